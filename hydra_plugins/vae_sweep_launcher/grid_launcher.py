@@ -1,0 +1,83 @@
+"""The launcher `grid`: all points of a multirun at once, in this process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+@dataclass
+class GridLauncherConf:
+    """hydra/launcher=grid."""
+
+    _target_: str = "hydra_plugins.vae_sweep_launcher.grid_launcher.GridLauncher"
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="grid", node=GridLauncherConf, provider="vae_sweep"
+)
+
+
+class GridLauncher(Launcher):
+    """Hands all points to the task's `grid` function, which trains them together.
+
+    A task function without one is called job by job, as by Hydra's basic launcher.
+    """
+
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+    ) -> None:
+        self.hydra_context, self.task_function = hydra_context, task_function
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        configs = [
+            self._compose(list(overrides), initial_job_idx + i)
+            for i, overrides in enumerate(job_overrides)
+        ]
+        grid = getattr(self.task_function, "grid", None)
+        if grid is None:
+            return [self._run(config, self.task_function) for config in configs]
+        outcomes = grid(configs)
+        return [
+            self._run(config, lambda _, outcome=outcome: _returned(outcome))
+            for config, outcome in zip(configs, outcomes, strict=True)
+        ]
+
+    def _compose(self, overrides: list[str], index: int) -> DictConfig:
+        loader = self.hydra_context.config_loader
+        config = loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = index
+            config.hydra.job.num = index
+        return config
+
+    def _run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
+        return run_job(
+            hydra_context=self.hydra_context,
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+
+
+def _returned(outcome: Any) -> Any:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

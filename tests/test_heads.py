@@ -1,0 +1,112 @@
+import pytest
+import torch
+from conftest import make_images
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_sweep.heads import BASES, EPS, Heads, affine_of, range_of
+from vae_sweep.normalize import fit, histograms
+
+COUNTS = histograms(make_images(20))
+NORMS = ("unit", "minus1_1", "zscore", "zscore_global", "raw255")
+ZSCORE = fit("zscore", COUNTS)
+
+
+def heads_of(*names: str, norm: str = "zscore") -> Heads:
+    target = fit(norm, COUNTS)
+    runs = len(names)
+    return Heads(list(names), [target] * runs, [ZSCORE] * runs).double()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("head", BASES)
+def test_derivative_is_autograds(head: str, norm: str):
+    heads = heads_of(head, norm=norm).eval()
+    a = torch.randn(1, 4, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    [expected] = torch.autograd.grad(heads(a).sum(), a)
+    torch.testing.assert_close(heads.derivative(a), expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("head", ["tanh_rescaled", "sigmoid_rescaled"])
+def test_rescaled_heads_cover_exactly_the_image_of_zero_one(head, norm):
+    target = fit(norm, COUNTS)
+    low, high = range_of(head, target)
+    torch.testing.assert_close(low, target.forward(torch.zeros(3, 1, 1).double())[:, 0, 0])
+    torch.testing.assert_close(high, target.forward(torch.ones(3, 1, 1).double())[:, 0, 0])
+    extremes = torch.tensor([-50.0, 50.0]).double().view(1, 2, 1, 1, 1)
+    out = heads_of(head, norm=norm)(extremes.expand(1, 2, 3, 1, 1))
+    torch.testing.assert_close(out[0, 0, :, 0, 0], low)
+    torch.testing.assert_close(out[0, 1, :, 0, 0], high)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_tanh_rescaled_is_minus1_1_with_tanh_in_pixels(norm):
+    """Its pixels do not depend on the target: u_hat = (tanh(a) + 1) / 2."""
+    target = fit(norm, COUNTS)
+    a = torch.randn(1, 2, 3, 4, 4, dtype=torch.float64)
+    u_hat = target.inverse(heads_of("tanh_rescaled", norm=norm)(a))
+    torch.testing.assert_close(u_hat, (torch.tanh(a) + 1) / 2)
+
+
+@given(st.floats(-30, 30), st.sampled_from(sorted(set(BASES) - {"tanh_standardized"})))
+def test_outputs_stay_inside_the_closure_of_the_range(a: float, head):
+    low, high = range_of(head, fit("zscore", COUNTS))
+    out = heads_of(head)(torch.full((1, 1, 3, 1, 1), a, dtype=torch.float64))
+    assert (out[0, 0, :, 0, 0] >= low - 1e-12).all()
+    assert (out[0, 0, :, 0, 0] <= high + 1e-12).all()
+
+
+def test_plain_ranges():
+    target = fit("zscore", COUNTS)
+    for head, ends in {"tanh": (-1, 1), "sigmoid": (0, 1), "hardtanh": (-1, 1)}.items():
+        low, high = range_of(head, target)
+        assert low.tolist() == [ends[0]] * 3
+        assert high.tolist() == [ends[1]] * 3
+    low, high = range_of("linear", target)
+    assert low.isneginf().all()
+    assert high.isposinf().all()
+
+
+def test_tanh_standardized_standardizes_by_the_first_batch_then_by_a_running_mean():
+    heads = heads_of("tanh_standardized").train()
+    first, second = torch.randn(2, 1, 64, 3, 4, 4, dtype=torch.float64)
+    out = heads(first)
+    torch.testing.assert_close(out.mean((0, 1, 3, 4)), torch.zeros(3).double())
+    y = torch.tanh(first)
+    expected = (y - y.mean((1, 3, 4), keepdim=True)) / (
+        y.var((1, 3, 4), correction=0, keepdim=True) + EPS
+    ).sqrt()
+    torch.testing.assert_close(out, expected)
+    mean = heads.mean.clone()
+    heads(second)
+    batch = torch.tanh(second).mean((1, 3, 4))
+    torch.testing.assert_close(heads.mean, 0.9 * mean + 0.1 * batch)
+    heads.eval()
+    kept = heads.mean.clone()
+    heads(first)
+    torch.testing.assert_close(heads.mean, kept)
+
+
+def test_tanh_standardized_speaks_zscore_pixels_under_any_target():
+    a = torch.randn(1, 8, 3, 4, 4, dtype=torch.float64)
+    pixels = [
+        fit(norm, COUNTS).inverse(heads_of("tanh_standardized", norm=norm)(a))
+        for norm in NORMS
+    ]
+    for other in pixels[1:]:
+        torch.testing.assert_close(other, pixels[0])
+
+
+def test_runs_have_their_own_heads_and_statistics():
+    a = torch.randn(3, 8, 3, 4, 4, dtype=torch.float64)
+    names = ("tanh_standardized", "linear", "tanh_standardized")
+    together = heads_of(*names)(a)
+    for r, name in enumerate(names):
+        torch.testing.assert_close(heads_of(name)(a[r : r + 1])[0], together[r])
+
+
+def test_affine_needs_no_zscore_where_it_is_not_used():
+    gain, bias = affine_of("tanh", fit("unit", COUNTS), None)
+    assert gain.tolist() == [1, 1, 1]
+    assert bias.tolist() == [0, 0, 0]

@@ -1,0 +1,93 @@
+"""Layers with a run axis against torch.nn layers, one per run."""
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from vae_sweep.layers import BatchNorm, Conv, GroupNorm, Linear
+
+RUNS = 3
+
+
+def generators(*seeds: int) -> list[Generator]:
+    return [Generator().manual_seed(seed) for seed in seeds]
+
+
+def x_of(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("way", ["per_run", "grouped"])
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_conv_is_torchs_per_run_with_gradients(transposed, kernel, way):
+    extra = (1, 0) if transposed else (0, 0)
+    conv = Conv(generators(0, 1, 2), 4, 6, kernel, 2, transposed, extra).double()
+    x = x_of(RUNS, 2, 4, 7, 9)
+    y = conv(x) if way == "per_run" else conv.grouped(x)
+    weight = torch.randn_like(y)
+    (y * weight).sum().backward()
+    for r in range(RUNS):
+        arguments = {"stride": 2, "padding": (kernel - 1) // 2, "dtype": torch.float64}
+        if transposed:
+            single = nn.ConvTranspose2d(4, 6, kernel, output_padding=extra, **arguments)
+        else:
+            single = nn.Conv2d(4, 6, kernel, **arguments)
+        single.weight.data, single.bias.data = conv.weight[r].data, conv.bias[r].data
+        alone = x[r].detach().requires_grad_()
+        out = single(alone)
+        (out * weight[r]).sum().backward()
+        torch.testing.assert_close(y[r], out)
+        torch.testing.assert_close(x.grad[r], alone.grad)
+        torch.testing.assert_close(conv.weight.grad[r], single.weight.grad)
+        torch.testing.assert_close(conv.bias.grad[r], single.bias.grad)
+
+
+def test_linear_is_torchs_per_run():
+    linear = Linear(generators(0, 1, 2), 5, 4).double()
+    x = x_of(RUNS, 6, 5)
+    for r in range(RUNS):
+        expected = nn.functional.linear(x[r], linear.weight[r], linear.bias[r])
+        torch.testing.assert_close(linear(x)[r], expected)
+
+
+def test_batch_norm_is_torchs_per_run_in_training_and_evaluation():
+    norm = BatchNorm(RUNS, 4).double()
+    singles = [nn.BatchNorm2d(4).double() for _ in range(RUNS)]
+    for training in (True, True, False):
+        norm.train(training)
+        x = x_of(RUNS, 6, 4, 3, 5)
+        y = norm(x)
+        for r, single in enumerate(singles):
+            single.train(training)
+            torch.testing.assert_close(y[r], single(x[r]))
+            torch.testing.assert_close(norm.running_var[r], single.running_var)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(32, 2), (12, 1)])
+def test_group_norm_is_torchs_per_run(channels, groups):
+    norm = GroupNorm(RUNS, channels).double()
+    norm.weight.data.normal_()
+    x = x_of(RUNS, 2, channels, 3, 5)
+    for r in range(RUNS):
+        single = nn.GroupNorm(groups, channels).double()
+        single.weight.data = norm.weight[r].data
+        torch.testing.assert_close(norm(x)[r], single(x[r]))
+
+
+def test_equal_seeds_start_equal_and_runs_do_not_see_each_other():
+    a, b = generators(1, 2)
+    together = Conv([a, b, a], 3, 4, 3)
+    assert torch.equal(together.weight[0], together.weight[2])
+    assert not torch.equal(together.weight[0], together.weight[1])
+    alone = Conv(generators(2), 3, 4, 3)
+    assert torch.equal(together.weight[1], alone.weight[0])
+
+
+def test_initial_weights_have_torchs_distribution():
+    conv = Conv(generators(0), 16, 32, 4)
+    reference = nn.Conv2d(16, 32, 4)
+    bound = 1 / (16 * 16) ** 0.5
+    assert conv.weight.abs().max() <= bound
+    assert reference.weight.abs().max() <= bound
+    assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)

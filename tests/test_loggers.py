@@ -1,0 +1,444 @@
+import json
+import logging
+import math
+import os
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import make_config
+from PIL import Image
+
+from vae_sweep import loggers
+from vae_sweep.config import RunConfig, UserError
+from vae_sweep.loggers import (
+    Logger,
+    drain,
+    open_wandb,
+    wandb_folder,
+    wandb_mode,
+    wandb_note,
+)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """No WANDB_* variable, key or settings file of the machine reaches a test."""
+    for name in [n for n in os.environ if n.startswith("WANDB_") or n == "NETRC"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    drain(tmp_path, timeout_s=20)
+
+
+def config_of(home: Path, *overrides: str, mode: str = "offline") -> RunConfig:
+    return make_config(f"runs={home}/runs", f"log.wandb.mode={mode}", *overrides)
+
+
+def opened(config: RunConfig) -> Logger:
+    logger = open_wandb(config)
+    assert logger is not None
+    return logger
+
+
+def rows_of(scale: float, steps: tuple[int, ...] = (0, 50, 100)) -> list[dict]:
+    return [
+        {"step": float(s), "epoch": s / 25, "train/loss": scale * s, "val/kl": s + scale}
+        for s in steps
+    ]
+
+
+# Reading back: a .wandb file is a LevelDB log (blocks of 32 KiB; a chunk is a checksum,
+# a length, a kind: 1 whole, 2 first, 3 middle, 4 last) after a header of 7 bytes.
+
+
+def read_records(path: Path) -> list:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, parts, records = path.read_bytes(), 7, b"", []
+    assert data[:4] == b":W&B"
+    while position + 7 <= len(data):
+        room = 32768 - position % 32768
+        if room < 7:
+            position += room
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, position)
+        parts += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(parts)
+            records.append(record)
+            parts = b""
+    return records
+
+
+def key_of(item) -> str:
+    return item.key or "/".join(item.nested_key)
+
+
+def read_run(config: RunConfig, part: int = 0) -> SimpleNamespace:
+    """What a run's `.wandb` file holds; `part` counts the runs with its id by time."""
+    folder = wandb_folder(config)
+    files = sorted(folder.glob(f"offline-run-*-{config.run_id}*/*.wandb"))
+    records = read_records(files[part])
+    kinds = [record.WhichOneof("record_type") for record in records]
+    history = [
+        {key_of(item): json.loads(item.value_json) for item in record.history.item}
+        for record, kind in zip(records, kinds, strict=True)
+        if kind == "history"
+    ]
+    summary = {}
+    for record in records:
+        for item in record.summary.update:
+            summary[key_of(item)] = json.loads(item.value_json)
+    run = records[kinds.index("run")].run
+    return SimpleNamespace(
+        folder=files[part].parent,
+        run=run,
+        config={key_of(u): json.loads(u.value_json) for u in run.config.update},
+        metrics=[r.metric for r in records if r.HasField("metric")],
+        history=history,
+        summary=summary,
+        exit_codes=[r.exit.exit_code for r in records if r.HasField("exit")],
+    )
+
+
+def curves(history: list[dict]) -> list[dict]:
+    """The history's rows, without wandb's own keys."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith("_")}
+        for row in history
+    ]
+
+
+def test_an_offline_run_holds_the_rows_and_the_point(home):
+    config = config_of(home, "sweep=main")
+    logger = opened(config)
+    rows = rows_of(0.1, (0, 50, 100, 150))
+    for row in rows:
+        logger.row({**row, "test/psnr": math.nan})
+    png = home / "reconstructions.png"
+    Image.fromarray(np.zeros((4, 8, 3), np.uint8)).save(png)
+    logger.images(150, png)
+    logger.finish({"status": "diverged", "val/kl": 7.5, "seconds": 2.0}, exit_code=3)
+    assert drain(config.sweep_dir)
+
+    read = read_run(config)
+    picture = read.history[-1].pop("reconstructions")
+    assert curves(read.history) == rows
+    assert [row["_step"] for row in read.history] == [0, 50, 100, 150]
+    assert (read.folder / "files" / picture["path"]).read_bytes() == png.read_bytes()
+    assert read.run.run_id == read.run.display_name == config.run_id
+    assert (read.run.run_group, read.run.project) == ("main", "vae-sweep")
+    values = {key: read.config[key] for key in config.model_dump()}
+    assert values == config.model_dump(mode="json")
+    named, glob = read.metrics
+    assert named.name == "step"
+    assert (glob.glob_name, glob.step_metric) == ("*", "step")
+    assert read.summary["status"] == "diverged"
+    assert read.summary["val/kl"] == 7.5
+    assert read.summary["train/loss"] == rows[-1]["train/loss"]
+    assert read.exit_codes == [3]
+
+
+def test_three_open_runs_keep_their_rows_apart(home):
+    configs = [config_of(home, f"seed={seed}") for seed in range(3)]
+    open_runs = [opened(config) for config in configs]
+    tables = [rows_of(seed + 1.0) for seed in range(3)]
+    for together in zip(*tables, strict=True):
+        for logger, row in zip(open_runs, together, strict=True):
+            logger.row(row)
+    for logger in reversed(open_runs):
+        logger.finish({"status": "finished"})
+    assert drain(home)
+    for config, table in zip(configs, tables, strict=True):
+        read = read_run(config)
+        assert curves(read.history) == table
+        assert read.exit_codes == [0]
+
+
+def test_a_resumed_run_continues_and_repeats_nothing(home):
+    config = config_of(home)
+    rows = rows_of(1.0, (0, 50, 100, 150))
+    for part in (rows[:2], rows[2:]):
+        logger = opened(config)
+        for row in part:
+            logger.row(row)
+        logger.row({**part[0], "train/loss": -1.0})  # wandb's step does not go back
+        logger.finish({})
+        assert drain(home)
+    first, second = read_run(config, 0), read_run(config, 1)
+    assert curves(first.history + second.history) == rows
+    assert [row["_step"] for row in second.history] == [100, 150]
+    assert first.run.resume
+    assert first.run.run_id == second.run.run_id
+
+
+def test_wandb_variables_fill_what_is_null(home, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(home / "elsewhere"))
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "together")
+    config = config_of(home)
+    opened(config).finish({})
+    named = config_of(home, "seed=1", "log.wandb.project=mine")
+    opened(named).finish({})
+    assert drain(home)
+    assert wandb_folder(config) == home / "elsewhere" / "wandb"
+    run = read_run(config).run
+    assert (run.project, run.entity, run.run_group) == ("theirs", "team", "together")
+    assert read_run(named).run.project == "mine"
+
+
+KEY = "a" * 40
+NETRC = f"machine api.wandb.ai login user password {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "variables", "files", "resolved"),
+    [
+        ("auto", {}, {}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY}, {}, "online"),
+        ("auto", {"WANDB_API_KEY": ""}, {}, "offline"),
+        ("auto", {"WANDB_IDENTITY_TOKEN_FILE": "token"}, {}, "online"),
+        ("auto", {}, {".netrc": NETRC}, "online"),
+        ("auto", {}, {"_netrc": NETRC}, "online"),
+        ("auto", {}, {".netrc": "machine example.org password x"}, "offline"),
+        ("auto", {}, {".netrc": "not a netrc"}, "offline"),
+        ("auto", {"NETRC": "~/keys"}, {"keys": NETRC}, "online"),
+        ("auto", {"NETRC": "~/none"}, {".netrc": NETRC}, "offline"),
+        ("auto", {"WANDB_BASE_URL": "https://w.org"}, {".netrc": NETRC}, "offline"),
+        (
+            "auto",
+            {"WANDB_BASE_URL": "https://w.org"},
+            {".netrc": "machine w.org login user password x"},
+            "online",
+        ),
+        ("auto", {}, {".config/wandb/settings": f"[default]\napi_key={KEY}"}, "online"),
+        (
+            "auto",
+            {"WANDB_API_KEY": KEY},
+            {"wandb/settings": "[default]\nmode = offline"},
+            "offline",
+        ),
+        (
+            "auto",
+            {"WANDB_API_KEY": KEY, "WANDB_CONFIG_DIR": "~/c"},
+            {"c/settings": "[default]\nmode = disabled"},
+            "disabled",
+        ),
+        ("auto", {}, {"wandb/settings": "no section"}, "offline"),
+        ("auto", {"WANDB_MODE": "online"}, {}, "online"),
+        ("auto", {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}, {}, "offline"),
+        ("auto", {"WANDB_MODE": "dryrun", "WANDB_API_KEY": KEY}, {}, "offline"),
+        ("auto", {"WANDB_MODE": "run"}, {}, "online"),
+        ("auto", {"WANDB_MODE": "disabled", "WANDB_API_KEY": KEY}, {}, "disabled"),
+        ("auto", {"WANDB_DISABLED": "true", "WANDB_API_KEY": KEY}, {}, "disabled"),
+        ("auto", {"WANDB_DISABLED": "false"}, {}, "offline"),
+        ("online", {"WANDB_MODE": "disabled"}, {}, "online"),
+        ("offline", {"WANDB_API_KEY": KEY}, {}, "offline"),
+        ("disabled", {"WANDB_MODE": "online"}, {}, "disabled"),
+    ],
+)
+def test_mode(home, monkeypatch, mode, variables, files, resolved):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name, text in files.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    assert wandb_mode(config_of(home, mode=mode).log.wandb) == resolved
+
+
+def test_a_wrong_mode_in_the_environment_is_the_users_to_mend(home, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="got 'ofline'; mend it"):
+        open_wandb(config_of(home, mode="auto"))
+
+
+def test_disabled_opens_nothing(home):
+    config = config_of(home, mode="disabled")
+    assert open_wandb(config) is None
+    assert wandb_note(config) == "W&B: disabled"
+    assert drain(home)
+
+
+def test_the_note_says_how_to_sync_and_where_it_went(home):
+    folder = home / "runs" / "main" / "wandb"
+    assert wandb_note(config_of(home, "sweep=main")) == (
+        f"W&B: {folder}; sync it with: wandb sync {folder}/offline-run-*"
+    )
+    online = config_of(home, "sweep=main", "log.wandb.project=p", mode="online")
+    assert wandb_note(online) == "W&B: online, project p, group main"
+
+
+class FakeRun:
+    def __init__(self, fake: "FakeWandb", run_id: str) -> None:
+        self.fake, self.run_id, self.summary = fake, run_id, {}
+
+    def define_metric(self, *args, **kwargs) -> None: ...
+
+    def log(self, values, step) -> None:
+        self.fake.call("log", self.run_id, step)
+
+    def finish(self, exit_code) -> None:
+        self.fake.call("finish", self.run_id, exit_code)
+
+
+class FakeWandb:
+    """A wandb module that records calls; `on` maps a call's name to what it does."""
+
+    def __init__(self, **on) -> None:
+        self.on, self.calls = on, []
+
+    def call(self, name, *args) -> None:
+        self.calls.append((name, *args))
+        if name in self.on:
+            self.on[name](*args)
+
+    def init(self, id, mode, **kwargs) -> FakeRun:
+        self.call("init", id, mode)
+        return FakeRun(self, id)
+
+    def setup(self, settings) -> None: ...
+
+    def teardown(self) -> None:
+        self.call("teardown")
+
+    def Settings(self, **settings) -> dict:
+        return settings
+
+
+def install(monkeypatch, **on) -> FakeWandb:
+    fake = FakeWandb(**on)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def train(config: RunConfig) -> None:
+    logger = opened(config)
+    for row in rows_of(1.0):
+        logger.row(row)
+    logger.images(100, Path("nowhere.png"))
+    logger.finish({"status": "finished"})
+
+
+def fail(*args) -> None:
+    raise RuntimeError("no luck")
+
+
+@pytest.mark.parametrize("call", ["init", "log", "finish"])
+def test_a_failing_call_switches_off_one_run_and_says_so_once(
+    home, monkeypatch, caplog, call
+):
+    bad, good = config_of(home), config_of(home, "seed=1")
+
+    def fail_for_bad(run_id, *args):
+        if run_id == bad.run_id:
+            fail()
+
+    fake = install(monkeypatch, **{call: fail_for_bad})
+    fake.Image = lambda path, caption: path
+    train(bad)
+    train(good)
+    assert drain(home)
+    (warning,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "no luck" in warning.getMessage()
+    assert str(bad.run_dir) in warning.getMessage()
+    assert [c for c in fake.calls if c[1:2] == (bad.run_id,)][-1][0] == call
+    assert ("finish", good.run_id, 0) in fake.calls
+
+
+def test_a_failure_common_to_a_cohort_is_said_once(home, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # makes `import wandb` fail
+    for seed in range(3):
+        train(config_of(home, f"seed={seed}"))
+    assert drain(home)
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1
+
+
+def test_what_cannot_start_online_is_kept_offline(home, monkeypatch, caplog):
+    def online_fails(run_id, mode):
+        if mode == "online":
+            fail()
+
+    fake = install(monkeypatch, init=online_fails)
+    configs = [config_of(home, f"seed={s}", mode="online") for s in range(3)]
+    for config in configs:
+        opened(config).finish({})
+    assert drain(home)
+    modes = [c[2] for c in fake.calls if c[0] == "init"]
+    assert modes == ["online", "offline", "offline", "offline"]
+    (warning,) = caplog.records
+    assert f"wandb sync {wandb_folder(configs[0])}" in warning.getMessage()
+
+
+def test_a_hanging_wandb_blocks_neither_training_nor_the_end(home, monkeypatch, caplog):
+    started, release = threading.Event(), threading.Event()
+
+    def hang(*args):
+        started.set()
+        release.wait()
+
+    fake = install(monkeypatch, log=hang)
+    train(config_of(home))
+    assert started.wait(10)
+    assert not drain(home / "runs", timeout_s=0.1)
+    assert str(home / "runs") in caplog.records[-1].getMessage()
+    assert fake.calls[-1] == ("teardown",)  # which takes wandb's exit hook away
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "wandb":
+            thread.join(10)
+    assert [c[0] for c in fake.calls] == ["init", "log", "teardown"]
+
+
+SERVICE_DIES = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from conftest import make_config
+from vae_sweep.loggers import drain, open_wandb
+
+config = make_config("runs=" + sys.argv[2], "log.wandb.mode=offline")
+logger = open_wandb(config)
+logger.row({"step": 0.0, "epoch": 0.0})
+while "WANDB_SERVICE" not in os.environ or not list(Path(sys.argv[2]).glob("*/wandb/*")):
+    time.sleep(0.05)
+time.sleep(0.5)
+children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+for pid in " ".join(file.read_text() for file in children).split():
+    os.kill(int(pid), signal.SIGKILL)
+time.sleep(0.2)
+logger.row({"step": 1.0, "epoch": 0.0})
+logger.finish({})
+drain(config.sweep_dir)
+print("trained")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_a_dying_service_process_costs_one_warning(home):
+    ended = subprocess.run(
+        [sys.executable, "-c", SERVICE_DIES, str(Path(__file__).parent), str(home)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "trained\n"), ended.stderr
+    assert ended.stderr.count("W&B is off for") == 1
+    assert ended.stderr.count("\n") == 1
+
+
+def test_importing_the_module_leaves_wandb_and_torch_alone():
+    code = "import sys, vae_sweep.loggers; print({'wandb', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+    assert loggers.__name__ not in ("wandb", "torch")

@@ -1,0 +1,145 @@
+"""Each metric against a second way to compute it, over a split that is not a whole
+number of batches."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, make_config, make_images
+from torch.distributions import Normal, kl_divergence
+
+from vae_sweep import metrics
+from vae_sweep.cohort import Cohort, Streams, point
+from vae_sweep.normalize import histograms
+
+IMAGES = make_images(21)
+OVERRIDES = (
+    ("norm=zscore", "head=tanh", "beta.value=0.7"),
+    ("norm=minus1_1", "target=unit", "head=sigmoid", "reduction=mean", "seed=3"),
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    configs = [make_config(*TINY, "train.precision=fp64", *o) for o in OVERRIDES]
+    counts = histograms(IMAGES)
+    points = [point(c, counts, 64) for c in configs]
+    cohort = Cohort(configs, points, (3, 8, 8))
+    for p in cohort.parameters():  # far from the start, so that nothing is near 0
+        p.data *= 3
+    beta = torch.tensor([p.beta for p in points])
+    seeds = [c.seed for c in configs]
+    values = metrics.evaluate(cohort, IMAGES, beta, seeds, batch=8)
+    return cohort, points, beta, seeds, values
+
+
+@pytest.fixture(scope="module")
+def by_hand(evaluated):
+    """The whole split in one pass, in numpy, in pixels."""
+    cohort, points, _, seeds, _ = evaluated
+    noise = Streams(seeds, "evaluation")
+    chunks = [noise.normal(n, 4) for n in (8, 8, 5)]
+    u = cohort.pixels_of(IMAGES)
+    with torch.no_grad():
+        f = cohort(u, torch.cat(chunks, 1).double())
+    results = []
+    for r, p in enumerate(points):
+        u_hat = p.target.inverse(f.t_hat[r]).numpy()
+        results.append((u[0].numpy(), u_hat, f.mu[r], f.logvar[r], f.a[r]))
+    return results
+
+
+def test_names_are_complete(evaluated):
+    values = evaluated[-1]
+    assert tuple(values) == metrics.NAMES
+    assert all(v.dtype == torch.float64 and v.shape == (2,) for v in values.values())
+
+
+@pytest.mark.parametrize("r", [0, 1])
+def test_errors_and_psnr(evaluated, by_hand, r):
+    _, points, _, _, values = evaluated
+    u, u_hat, *_ = by_hand[r]
+    scale = points[r].target.scale.numpy()[:, None, None]
+    assert values["mse_pixel"][r].item() == pytest.approx(((u - u_hat) ** 2).mean())
+    expected = (((u - u_hat) / scale) ** 2).mean()
+    assert values["mse"][r].item() == pytest.approx(expected)
+    clipped = ((u - u_hat.clip(0, 1)) ** 2).mean()
+    assert values["psnr"][r].item() == pytest.approx(10 * math.log10(1 / clipped))
+
+
+@pytest.mark.parametrize("r", [0, 1])
+def test_kl_loss_and_share(evaluated, by_hand, r):
+    cohort, points, beta, _, values = evaluated
+    _, _, mu, logvar, _ = by_hand[r]
+    posterior = Normal(mu, (logvar / 2).exp())
+    kl = kl_divergence(posterior, Normal(0.0, 1.0)).sum(1).mean().item()
+    assert values["kl"][r].item() == pytest.approx(kl)
+    w_r, w_k = points[r].weights
+    recon = w_r * values["mse"][r].item() * cohort.pixels
+    assert values["loss"][r].item() == pytest.approx(recon + beta[r].item() * w_k * kl)
+    share = recon / (recon + beta[r].item() * w_k * kl)
+    assert values["recon_share"][r].item() == pytest.approx(share)
+
+
+@pytest.mark.parametrize("r", [0, 1])
+def test_elbos_are_gaussian_log_densities(evaluated, by_hand, r):
+    cohort, points, _, _, values = evaluated
+    u, u_hat, *_ = by_hand[r]
+    kl, mse = values["kl"][r].item(), ((u - u_hat) ** 2).mean()
+    std = points[r].variance.sqrt()[:, None, None]
+    density = Normal(torch.from_numpy(u_hat), std).log_prob(torch.from_numpy(u))
+    elbo = density.sum((1, 2, 3)).mean().item() - kl
+    assert values["elbo"][r].item() == pytest.approx(elbo)
+    density = Normal(torch.from_numpy(u_hat), math.sqrt(mse)).log_prob(torch.from_numpy(u))
+    calibrated = density.sum((1, 2, 3)).mean().item() - kl
+    assert values["elbo_calibrated"][r].item() == pytest.approx(calibrated)
+    bits = -calibrated / math.log(2) / cohort.pixels + 8
+    assert values["bits_per_dim_calibrated"][r].item() == pytest.approx(bits)
+
+
+@pytest.mark.parametrize("r", [0, 1])
+def test_counts(evaluated, by_hand, r):
+    _, points, _, _, values = evaluated
+    u, _, mu, _, a = by_hand[r]
+    active = (np.var(mu.numpy(), axis=0) > 0.01).sum()
+    assert active > 0
+    assert values["active_units"][r].item() == active
+    if r == 0:  # tanh on z-scored targets
+        t = points[0].target.forward(torch.from_numpy(u)).numpy()
+        outside, slope = (np.abs(t) > 1).mean(), 1 - np.tanh(a.numpy()) ** 2
+        assert outside > 0.2
+    else:  # sigmoid on [0, 1]
+        s = 1 / (1 + np.exp(-a.numpy()))
+        outside, slope = 0.0, s * (1 - s)
+    assert values["out_of_range"][r].item() == pytest.approx(outside)
+    saturated = (np.abs(slope) < 0.05).mean()
+    assert values["head_saturation"][r].item() == pytest.approx(saturated)
+
+
+def test_gradient_norms_are_those_of_the_two_terms_alone(evaluated):
+    cohort, points, beta, seeds, values = evaluated
+    noise = Streams(seeds, "evaluation").normal(8, 4).double()
+    u = cohort.pixels_of(IMAGES[:8])
+    encoder = [p for n, p in cohort.named_parameters() if "encoder" in n or "to_" in n]
+    for r in (0, 1):
+        f = cohort(u, noise)
+        w_r, w_k = points[r].weights
+        sse = ((f.t[r] - f.t_hat[r]) ** 2).sum((1, 2, 3)).mean()
+        kl = kl_divergence(Normal(f.mu[r], (f.logvar[r] / 2).exp()), Normal(0.0, 1.0)).sum(
+            1
+        )
+        terms = {"recon": w_r * sse, "kl": beta[r] * w_k * kl.mean()}
+        for name, term in terms.items():
+            grads = torch.autograd.grad(term, encoder, retain_graph=True)
+            expected = math.sqrt(sum(g[r].square().sum().item() for g in grads))
+            assert values[f"grad_norm_{name}"][r].item() == pytest.approx(expected)
+
+
+def test_no_noise_leaves_the_elbo_undefined_and_the_calibrated_one_defined():
+    config = make_config(*TINY, "beta.value=0")
+    counts = histograms(IMAGES)
+    cohort = Cohort([config], [point(config, counts, 64)], (3, 8, 8))
+    values = metrics.evaluate(cohort, IMAGES, torch.zeros(1), [0], batch=8)
+    assert values["elbo"].isnan().all()
+    assert values["elbo_calibrated"].isfinite().all()

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from conftest import make_config
+from torch import Generator
+
+from vae_sweep.config import UserError
+from vae_sweep.models import ConvVAE, resolutions
+
+
+def vae(*overrides: str, shape=(3, 32, 32), runs: int = 2) -> ConvVAE:
+    config = make_config(*overrides).model
+    return ConvVAE(config, shape, [Generator().manual_seed(r) for r in range(runs)])
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+@pytest.mark.parametrize("size", [(8, 8), (9, 15), (28, 28), (33, 20), (50, 64)])
+def test_every_size_comes_back_as_it_went_in(size, kernel):
+    model = vae(f"model.kernel={kernel}", "model=small", shape=(1, *size))
+    x = torch.rand(2, 3, 1, *size)
+    a, mu, logvar = model(x, torch.randn(2, 3, 64))
+    assert a.shape == x.shape
+    assert mu.shape == logvar.shape == (2, 3, 64)
+
+
+def test_default_size_is_what_the_readme_says():
+    parameters = sum(p.numel() for p in vae(runs=1).parameters())
+    assert parameters == 725_779
+
+
+@pytest.mark.parametrize("norm_layer", ["none", "batch", "group"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "silu", "gelu", "tanh"])
+def test_options_train(norm_layer, activation):
+    model = vae(
+        "model.widths=[8,16]",
+        "model.depth=2",
+        f"model.norm_layer={norm_layer}",
+        f"model.activation={activation}",
+    )
+    a, mu, _ = model(torch.rand(2, 4, 3, 32, 32), torch.randn(2, 4, 128))
+    (a.square().sum() + mu.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_an_image_too_small_to_halve_is_refused():
+    with pytest.raises(UserError, match=r"3 levels.*4x4 is too small.*at most 2"):
+        resolutions(make_config().model, 4, 4)
+
+
+def test_posterior_sample_is_mu_plus_std_times_noise():
+    model = vae().double()
+    x = torch.rand(2, 3, 3, 32, 32, dtype=torch.float64)
+    noise = torch.randn(2, 3, 128, dtype=torch.float64)
+    a, mu, logvar = model(x, noise)
+    std = torch.distributions.Normal(mu, (logvar / 2).exp()).stddev
+    torch.testing.assert_close(a, model.decode(mu + std * noise))

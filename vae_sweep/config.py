@@ -1,0 +1,294 @@
+"""One grid point, typed, frozen and validated (pydantic; no torch)."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Norm = Literal["unit", "minus1_1", "zscore", "zscore_global", "raw255"]
+Head = Literal[
+    "linear",
+    "tanh",
+    "sigmoid",
+    "hardtanh",
+    "tanh_rescaled",
+    "sigmoid_rescaled",
+    "tanh_standardized",
+]
+Reduction = Literal["sum", "gaussian", "mean", "pixel_mean"]
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class UserError(Exception):
+    """Something a user can mend: one or two lines with rule, what was received, remedy."""
+
+
+class Frozen(BaseModel):
+    """Base of all sections: unknown keys, lossy conversions and nan are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ConstantBeta(Frozen):
+    """The same beta at every step."""
+
+    name: Literal["constant"]
+    value: NonNegative
+
+    @property
+    def label(self) -> str:
+        return f"{self.value:g}"
+
+
+class WarmupBeta(Frozen):
+    """Linear from 0 to `value` over the first `fraction` of the steps."""
+
+    name: Literal["warmup"]
+    value: NonNegative
+    fraction: Share
+
+    @property
+    def label(self) -> str:
+        return f"warmup{self.value:g}"
+
+
+class CyclicalBeta(Frozen):
+    """`cycles` ramps from 0 to `value`, each rising for `ramp` of it (Fu et al. 2019)."""
+
+    name: Literal["cyclical"]
+    value: NonNegative
+    cycles: Count
+    ramp: Annotated[float, Field(gt=0, le=1)]
+
+    @property
+    def label(self) -> str:
+        return f"cyclical{self.value:g}"
+
+
+class MatchedBeta(Frozen):
+    """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels."""
+
+    name: Literal["matched"]
+    sigma: Positive
+
+    @property
+    def label(self) -> str:
+        return f"matched{self.sigma:g}"
+
+
+class NormalizedBeta(Frozen):
+    """beta = beta_norm * N / D (Higgins et al. 2017)."""
+
+    name: Literal["normalized"]
+    beta_norm: NonNegative
+
+    @property
+    def label(self) -> str:
+        return f"normalized{self.beta_norm:g}"
+
+
+BetaConfig = Annotated[
+    ConstantBeta | WarmupBeta | CyclicalBeta | MatchedBeta | NormalizedBeta,
+    Field(discriminator="name"),
+]
+
+
+class ConvConfig(Frozen):
+    """Strided convolutions, linear layers, transposed convolutions (models.ConvVAE)."""
+
+    name: Literal["conv"]
+    latent: Count
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    depth: Count  # convolutions per resolution; all but the first keep the size
+    kernel: Literal[3, 4, 5]
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
+    norm_layer: Literal["none", "batch", "group"]
+
+
+class _Data(Frozen):
+    """Split sizes; None means a tenth of the images, at most 1,000."""
+
+    val_images: Count | None
+    cache: str
+
+    @property
+    def cache_dir(self) -> Path:
+        return Path(self.cache).expanduser()
+
+
+class DeadLeavesConfig(_Data):
+    """Procedural images by the dead-leaves model (dead_leaves.py)."""
+
+    name: Literal["dead_leaves"]
+    images: Annotated[int, Field(ge=10)]
+    size: Annotated[int, Field(ge=4, le=256)]
+    seed: Annotated[int, Field(ge=0)]
+    test_images: Count | None
+
+
+class TorchvisionConfig(_Data):
+    """A torchvision set, downloaded into `cache` on first use, with its own test split."""
+
+    name: Literal["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"]
+
+
+class ImageFolderConfig(_Data):
+    """`path` holds train/ and test/, or class folders directly (then split here)."""
+
+    name: Literal["image_folder"]
+    path: str
+    size: Count | None  # resize the short side to this and crop the centre
+    grayscale: bool
+    test_images: Count | None
+
+
+class NpzConfig(_Data):
+    """uint8 arrays [n, H, W] or [n, H, W, C] under train_images/test_images, or images."""
+
+    name: Literal["npz"]
+    path: str
+    test_images: Count | None
+
+
+DataConfig = Annotated[
+    DeadLeavesConfig | TorchvisionConfig | ImageFolderConfig | NpzConfig,
+    Field(discriminator="name"),
+]
+
+
+class TrainConfig(Frozen):
+    """Optimization. `epochs`, where set, replaces `steps`."""
+
+    steps: Count | None
+    epochs: Positive | None
+    batch_size: Count
+    optimizer: Literal["adam", "adamw", "sgd"]
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]  # sgd only
+    weight_decay: NonNegative
+    lr_warmup: Annotated[int, Field(ge=0)]  # steps
+    lr_schedule: Literal["constant", "cosine"]
+    clip: Positive | None  # largest gradient norm, per run
+    precision: Literal["fp32", "bf16", "fp64"]
+    eval_every: Count  # steps; rows, checkpoints
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    fuse: Literal["auto"] | bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_replace_steps(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("epochs") is not None:
+            return {**values, "steps": None}
+        return values
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if self.steps is None and self.epochs is None:
+            raise ValueError("set train.steps or train.epochs")
+        return self
+
+
+class WandbConfig(Frozen):
+    """W&B; WANDB_* environment variables fill what is null."""
+
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: str | None
+    entity: str | None
+
+
+class LogConfig(Frozen):
+    """Where numbers go besides the local records, which are always kept."""
+
+    wandb: WandbConfig
+    reconstructions: Count  # images per picture
+
+
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,-]*$", max_length=100)]
+
+
+class RunConfig(Frozen):
+    """One point of a grid. `sweep` and `runs` say where it is kept, the rest what it is."""
+
+    sweep: Slug
+    runs: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    norm: Norm
+    target: Literal["same"] | Norm
+    head: Head
+    reduction: Reduction
+    beta: BetaConfig
+    model: ConvConfig
+    data: DataConfig
+    train: TrainConfig
+    log: LogConfig
+
+    @property
+    def target_norm(self) -> Norm:
+        """The decoder's target normalization: `target`, or `norm` where that is `same`."""
+        return self.norm if self.target == "same" else self.target
+
+    @property
+    def sweep_dir(self) -> Path:
+        return Path(self.runs).expanduser() / self.sweep
+
+    @property
+    def run_dir(self) -> Path:
+        return self.sweep_dir / self.run_id
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What decides the numbers: all but logging, device and folders."""
+        values = self.model_dump(
+            mode="json",
+            exclude={
+                "sweep": True,
+                "runs": True,
+                "log": True,
+                "data": {"cache"},
+                "train": {"device", "fuse"},
+            },
+        )
+        return {**values, "target": self.target_norm}
+
+    @property
+    def run_id(self) -> str:
+        """Readable, at most 64 characters of [a-z0-9._-], ends in a hash of `decisive`."""
+        target = "" if self.target_norm == self.norm else f"{self.target_norm}-"
+        reduction = "" if self.reduction == "sum" else f"{self.reduction}-"
+        name = (
+            f"{self.norm}-{target}{self.head}-{reduction}b{self.beta.label}-s{self.seed}"
+        ).replace("+", "")
+        canonical = json.dumps(self.decisive, sort_keys=True)
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        return f"{name[:55]}-{digest}"
+
+
+def _complaint(error: Any) -> str:
+    """One pydantic error as `key: rule, got value`."""
+    # a discriminator's tag (`beta.constant.value`) is no key of the user's
+    tags = {"constant", "warmup", "cyclical", "matched", "normalized"}
+    tags |= {"dead_leaves", "image_folder", "npz"}
+    tags |= set(TorchvisionConfig.model_fields["name"].annotation.__args__)  # pyright: ignore
+    parts = [str(p) for i, p in enumerate(error["loc"]) if not (i == 1 and p in tags)]
+    key = ".".join(parts) or "config"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}; remove it or mend its spelling"
+    if error["type"] == "missing":
+        return f"{key} is missing; set {key}=..."
+    rule = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+
+
+def validate(values: dict[str, Any]) -> RunConfig:
+    """A RunConfig from plain containers; UserError names each key that is wrong."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        complaints = [_complaint(e) for e in error.errors()]
+        raise UserError("; ".join(dict.fromkeys(complaints))) from None

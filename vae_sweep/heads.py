@@ -1,0 +1,144 @@
+"""Output heads t_hat = g(a): function, derivative, and range, per run and channel.
+
+Every head is a base function followed by an affine map per channel:
+g(a) = gain * f(a) + bias. `tanh` has gain 1 and bias 0; the `_rescaled` ones map
+f's open range onto exactly the target's image of [0, 1]; `tanh_standardized`
+standardizes tanh's output by its running mean and std, as z-scored data, and then
+expresses that in target space.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vae_sweep.config import Head
+from vae_sweep.normalize import Affine
+
+MOMENTUM, EPS = 0.1, 1e-5  # of tanh_standardized's running statistics
+
+
+class Base(NamedTuple):
+    """A scalar function with its derivative and its (open or closed) range."""
+
+    function: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    low: float
+    high: float
+
+
+def _sigmoid_derivative(a: Tensor) -> Tensor:
+    s = torch.sigmoid(a)
+    return s * (1 - s)
+
+
+INF = float("inf")
+LINEAR = Base(lambda a: a, torch.ones_like, -INF, INF)
+TANH = Base(torch.tanh, lambda a: 1 - torch.tanh(a) ** 2, -1.0, 1.0)
+SIGMOID = Base(torch.sigmoid, _sigmoid_derivative, 0.0, 1.0)
+HARDTANH = Base(F.hardtanh, lambda a: (a.abs() < 1).to(a.dtype), -1.0, 1.0)
+
+BASES: dict[Head, Base] = {
+    "linear": LINEAR,
+    "tanh": TANH,
+    "sigmoid": SIGMOID,
+    "hardtanh": HARDTANH,
+    "tanh_rescaled": TANH,
+    "sigmoid_rescaled": SIGMOID,
+    "tanh_standardized": TANH,
+}
+
+
+def affine_of(head: Head, target: Affine, zscore: Affine | None) -> tuple[Tensor, Tensor]:
+    """(gain, bias) float64 [C] after the base function, in target space.
+
+    For tanh_standardized the map that follows standardization; it needs `zscore`, the
+    z-score normalization of the training split.
+    """
+    ones = torch.ones_like(target.scale)
+    if head.endswith("_rescaled"):
+        base = BASES[head]
+        low, high = -target.shift / target.scale, (1 - target.shift) / target.scale
+        gain = (high - low) / (base.high - base.low)
+        return gain, low - gain * base.low
+    if head == "tanh_standardized":
+        assert zscore is not None
+        return zscore.scale / target.scale, (zscore.shift - target.shift) / target.scale
+    return ones, torch.zeros_like(ones)
+
+
+def range_of(head: Head, target: Affine) -> tuple[Tensor, Tensor]:
+    """Closure of the head's range in target space, (low, high) float64 [C].
+
+    tanh_standardized divides by a learned spread, so that nothing is out of its reach.
+    """
+    if head == "tanh_standardized":
+        return torch.full_like(target.scale, -INF), torch.full_like(target.scale, INF)
+    base = BASES[head]
+    gain, bias = affine_of(head, target, None)
+    return gain * base.low + bias, gain * base.high + bias
+
+
+class Heads(nn.Module):
+    """The heads of R runs: a [R, B, C, H, W] -> t_hat of the same shape.
+
+    `mean` and `var` [R, C] are tanh_standardized's running statistics; in training
+    they move by MOMENTUM towards the batch's, before they are used, and no gradient
+    flows through them. The first batch sets them. Other heads leave them alone.
+    """
+
+    gain: Tensor
+    bias: Tensor
+    mean: Tensor
+    var: Tensor
+    seen: Tensor
+
+    def __init__(
+        self, heads: list[Head], targets: list[Affine], zscores: list[Affine | None]
+    ):
+        super().__init__()
+        self.heads = heads
+        maps = [affine_of(*each) for each in zip(heads, targets, zscores, strict=True)]
+        for name, index in (("gain", 0), ("bias", 1)):
+            stacked = torch.stack([m[index] for m in maps])[:, None, :, None, None]
+            self.register_buffer(name, stacked, persistent=False)
+        runs, channels = len(heads), len(targets[0].scale)
+        self.register_buffer("mean", torch.zeros(runs, channels))
+        self.register_buffer("var", torch.ones(runs, channels))
+        self.register_buffer("seen", torch.zeros(runs))
+
+    def forward(self, a: Tensor) -> Tensor:
+        outputs = []
+        for r, head in enumerate(self.heads):
+            y = BASES[head].function(a[r])
+            if head == "tanh_standardized":
+                if self.training:
+                    self._track(r, y.detach())
+                mean, std = self._statistics(r, y)
+                y = (y - mean) / std
+            if head in ("tanh_standardized", "tanh_rescaled", "sigmoid_rescaled"):
+                y = y * self.gain[r].to(y) + self.bias[r].to(y)
+            outputs.append(y)
+        return torch.stack(outputs)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        """g'(a), the shape of `a` [R, B, C, H, W]; tanh_standardized's statistics held."""
+        outputs = []
+        for r, head in enumerate(self.heads):
+            d = BASES[head].derivative(a[r]) * self.gain[r].to(a)
+            outputs.append(d / self._statistics(r, d)[1] if "standard" in head else d)
+        return torch.stack(outputs)
+
+    def _track(self, r: int, y: Tensor) -> None:
+        var, mean = torch.var_mean(y, dim=(0, 2, 3), correction=0)
+        rate = torch.where(self.seen[r] > 0, MOMENTUM, 1.0)
+        self.mean[r].lerp_(mean.to(self.mean), rate)
+        self.var[r].lerp_(var.to(self.var), rate)
+        self.seen[r] = 1.0
+
+    def _statistics(self, r: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, std) [C, 1, 1]; clones, because _track writes in place."""
+        mean, var = self.mean[r].clone(), self.var[r].clone()
+        return mean.to(like)[:, None, None], (var + EPS).sqrt().to(like)[:, None, None]

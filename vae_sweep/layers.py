@@ -1,0 +1,149 @@
+"""Layers whose parameters and activations carry a leading run axis R.
+
+Two ways to the same numbers. On CUDA all runs go through one grouped kernel. On CPU
+each run has its own kernel call in channels-last layout: grouped kernels are slower
+there, and a run's bits then cannot depend on which runs stand beside it.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+
+def _uniform(shape: tuple[int, ...], bound: float, generators: list[Generator]):
+    """U(-bound, bound) float32 [R, *shape]; runs that share a generator share the draw."""
+    drawn: dict[int, Tensor] = {}
+    for g in generators:
+        if id(g) not in drawn:
+            drawn[id(g)] = torch.empty(shape).uniform_(-bound, bound, generator=g)
+    return nn.Parameter(torch.stack([drawn[id(g)] for g in generators]))
+
+
+def _unstack(x: Tensor) -> list[Tensor]:
+    """[R, B, C, H, W] -> R tensors [B, C, H, W]; gradients stay channels-last."""
+    return [y.permute(0, 3, 1, 2) for y in x.permute(0, 1, 3, 4, 2).unbind(0)]
+
+
+def _stack(ys: list[Tensor]) -> Tensor:
+    """R tensors [B, C, H, W] -> [R, B, C, H, W], channels-last in memory."""
+    return torch.stack([y.permute(0, 2, 3, 1) for y in ys]).permute(0, 1, 4, 2, 3)
+
+
+def _merge(x: Tensor) -> Tensor:
+    """[R, B, C, H, W] -> [B, R*C, H, W]: a view where `x` came out of _split."""
+    runs, batch, channels, height, width = x.shape
+    return x.transpose(0, 1).reshape(batch, runs * channels, height, width)
+
+
+def _split(y: Tensor, runs: int) -> Tensor:
+    """[B, R*C, H, W] -> [R, B, C, H, W], a view."""
+    return y.unflatten(1, (runs, -1)).transpose(0, 1)
+
+
+class Conv(nn.Module):
+    """Conv2d or ConvTranspose2d per run: [R, B, in, H, W] -> [R, B, out, H', W'].
+
+    Initial weights are PyTorch's own: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    `output_padding` (transposed only) adds rows and columns at the end.
+    """
+
+    def __init__(
+        self,
+        generators: list[Generator],
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        transposed: bool = False,
+        output_padding: tuple[int, int] = (0, 0),
+    ):
+        super().__init__()
+        self.transposed, self.stride, self.padding = (
+            transposed,
+            stride,
+            (kernel - 1) // 2,
+        )
+        self.output_padding = output_padding
+        shape = (inputs, outputs) if transposed else (outputs, inputs)
+        # PyTorch takes fan_in from dimension 1 of the weight, transposed or not.
+        bound = 1 / math.sqrt(shape[1] * kernel * kernel)
+        self.weight = _uniform((*shape, kernel, kernel), bound, generators)
+        self.bias = _uniform((outputs,), bound, generators)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            return self.grouped(x)
+        weights = [w.contiguous(memory_format=torch.channels_last) for w in self.weight]
+        each = zip(_unstack(x), weights, self.bias.unbind(0), strict=True)
+        return _stack([self._convolve(*args) for args in each])
+
+    def grouped(self, x: Tensor) -> Tensor:
+        """All runs in one call with R groups."""
+        runs = len(self.weight)
+        weight, bias = self.weight.flatten(0, 1), self.bias.flatten()
+        return _split(self._convolve(_merge(x), weight, bias, runs), runs)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1):
+        if not self.transposed:
+            return F.conv2d(x, weight, bias, self.stride, self.padding, 1, groups)
+        return F.conv_transpose2d(
+            x, weight, bias, self.stride, self.padding, self.output_padding, groups
+        )
+
+
+class Linear(nn.Module):
+    """Affine map per run: [R, B, in] -> [R, B, out]; initialized as torch.nn.Linear."""
+
+    def __init__(self, generators: list[Generator], inputs: int, outputs: int):
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = _uniform((outputs, inputs), bound, generators)
+        self.bias = _uniform((outputs,), bound, generators)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
+        each = zip(x.unbind(0), self.weight.unbind(0), self.bias.unbind(0), strict=True)
+        return torch.stack([F.linear(*args) for args in each])
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm2d per run over [R, B, C, H, W], with torch's momentum and eps."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, runs: int, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(runs, channels))
+        self.bias = nn.Parameter(torch.zeros(runs, channels))
+        self.register_buffer("running_mean", torch.zeros(runs, channels))
+        self.register_buffer("running_var", torch.ones(runs, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = (self.running_mean, self.running_var, self.weight, self.bias)
+        if x.is_cuda:
+            flat = [s.flatten() for s in state]
+            return _split(F.batch_norm(_merge(x), *flat, training=self.training), len(x))
+        each = zip(_unstack(x), *(s.unbind(0) for s in state), strict=True)
+        return _stack([F.batch_norm(y, *args, training=self.training) for y, *args in each])
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm per run over [R, B, C, H, W]: groups of 16 channels, or of all."""
+
+    def __init__(self, runs: int, channels: int):
+        super().__init__()
+        self.groups = channels // 16 if channels % 16 == 0 else 1
+        self.weight = nn.Parameter(torch.ones(runs, channels))
+        self.bias = nn.Parameter(torch.zeros(runs, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            weight, bias = self.weight.flatten(), self.bias.flatten()
+            y = F.group_norm(_merge(x), len(x) * self.groups, weight, bias)
+            return _split(y, len(x))
+        each = zip(_unstack(x), self.weight.unbind(0), self.bias.unbind(0), strict=True)
+        return _stack([F.group_norm(y, self.groups, w, b) for y, w, b in each])

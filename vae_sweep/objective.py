@@ -1,0 +1,63 @@
+"""Squared error, KL, reductions, implied noise and the ELBO."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vae_sweep.config import Reduction
+
+
+def squared_error(t: Tensor, t_hat: Tensor) -> Tensor:
+    """(t - t_hat)^2, elementwise."""
+    return (t - t_hat) ** 2
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, I)) per image, nats: [..., D] -> [...].
+
+    Kingma & Welling 2014, appendix B.
+    """
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(-1)
+
+
+def reduction_weights(reduction: Reduction, pixels: int, latent: int):
+    """(w_r, w_k) of the objective w_r * SSE_t + beta * w_k * KL; pixels N, latent D."""
+    return {
+        "sum": (1.0, 1.0),
+        "gaussian": (0.5, 1.0),
+        "mean": (1 / pixels, 1 / latent),
+        "pixel_mean": (1 / pixels, 1.0),
+    }[reduction]
+
+
+def implied_variance(beta: float, weights: tuple[float, float], scale: Tensor) -> Tensor:
+    """Decoder variance v_c = (beta w_k / w_r) scale_c^2 / 2 in pixel units, [C].
+
+    The objective divided by beta * w_k is sum_c SSE_u,c / (2 v_c) + KL.
+    """
+    w_r, w_k = weights
+    return beta * w_k / w_r * scale**2 / 2
+
+
+def implied_sigma(variance: Tensor) -> float:
+    """Implied decoder noise in 8-bit levels, from v_c [C] averaged over channels."""
+    return 255 * math.sqrt(variance.mean().item())
+
+
+def elbo(sse: Tensor, kl: Tensor, variance: Tensor, pixels: int) -> Tensor:
+    """Pixel-space ELBO in nats per image at decoder variance v_c.
+
+    `sse` [..., C] is the squared pixel error per image and channel, `kl` [...] nats,
+    `variance` [..., C], `pixels` N = C*H*W. Where v is 0 the density is undefined: nan.
+    """
+    per_channel = pixels / variance.shape[-1]
+    log_likelihood = -per_channel / 2 * torch.log(2 * math.pi * variance)
+    log_likelihood = log_likelihood - sse / (2 * variance)
+    value = log_likelihood.sum(-1) - kl
+    return torch.where((variance > 0).all(-1), value, torch.nan)
+
+
+def bits_per_dim(elbo: Tensor, pixels: int) -> Tensor:
+    """-ELBO / (N ln 2) + 8: bits per 8-bit level; the 8 is log2 of the levels in [0, 1]."""
+    return -elbo / (pixels * math.log(2)) + 8

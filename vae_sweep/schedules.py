@@ -1,0 +1,53 @@
+"""Pure functions of the step: beta and the learning rate, as whole tables."""
+
+import math
+
+import numpy as np
+
+from vae_sweep.config import (
+    BetaConfig,
+    CyclicalBeta,
+    MatchedBeta,
+    NormalizedBeta,
+    TrainConfig,
+    WarmupBeta,
+)
+
+
+def final_beta(config: BetaConfig, pixels: int, latent: int, unit_variance: float):
+    """The beta that a run trains towards, at which its ELBO and noise are quoted.
+
+    `pixels` N, `latent` D; `unit_variance` is the implied decoder variance (pixel
+    units squared, mean over channels) at beta = 1, to which v is proportional.
+    """
+    if isinstance(config, MatchedBeta):
+        return (config.sigma / 255) ** 2 / unit_variance
+    if isinstance(config, NormalizedBeta):
+        return config.beta_norm * pixels / latent
+    return config.value
+
+
+def beta_multipliers(config: BetaConfig, steps: int) -> np.ndarray:
+    """beta / final beta for steps 0 ... `steps`, float64 [steps + 1]."""
+    progress = np.arange(steps + 1) / steps
+    if isinstance(config, WarmupBeta):
+        ramp = max(config.fraction, 1 / steps) if config.fraction > 0 else 0
+        return np.minimum(progress / ramp, 1) if ramp else np.ones(steps + 1)
+    if isinstance(config, CyclicalBeta):
+        phase = (progress * config.cycles) % 1
+        phase[-1] = 1  # the last cycle ends at full weight, not at a new start
+        return np.minimum(phase / config.ramp, 1)
+    return np.ones(steps + 1)
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Learning rate of the update number `step` (from 0) of `steps`.
+
+    Linear warmup over `lr_warmup` steps, times cosine decay to 0 at `steps`
+    (Loshchilov & Hutter 2017) or constant.
+    """
+    warmup = min(1.0, (step + 1) / (config.lr_warmup + 1))
+    decay = 1.0
+    if config.lr_schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return config.lr * warmup * decay
