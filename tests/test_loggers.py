@@ -14,7 +14,6 @@ import pytest
 from conftest import make_config
 from PIL import Image
 
-from vae_sweep import loggers
 from vae_sweep.config import RunConfig, UserError
 from vae_sweep.loggers import (
     Logger,
@@ -49,7 +48,12 @@ def opened(config: RunConfig) -> Logger:
 
 def rows_of(scale: float, steps: tuple[int, ...] = (0, 50, 100)) -> list[dict]:
     return [
-        {"step": float(s), "epoch": s / 25, "train/loss": scale * s, "val/kl": s + scale}
+        {
+            "step": float(s),
+            "epoch": s / 25,
+            "train/loss": scale * s,
+            "val/kl": s + scale,
+        }
         for s in steps
     ]
 
@@ -59,7 +63,7 @@ def rows_of(scale: float, steps: tuple[int, ...] = (0, 50, 100)) -> list[dict]:
 
 
 def read_records(path: Path) -> list:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore
 
     data, position, parts, records = path.read_bytes(), 7, b"", []
     assert data[:4] == b":W&B"
@@ -111,11 +115,9 @@ def read_run(config: RunConfig, part: int = 0) -> SimpleNamespace:
 
 
 def curves(history: list[dict]) -> list[dict]:
-    """The history's rows, without wandb's own keys."""
-    return [
-        {key: value for key, value in row.items() if not key.startswith("_")}
-        for row in history
-    ]
+    """The history's rows, without wandb's own keys and the picture's."""
+    own = ("_", "reconstructions/")
+    return [{k: v for k, v in row.items() if not k.startswith(own)} for row in history]
 
 
 def test_an_offline_run_holds_the_rows_and_the_point(home):
@@ -131,10 +133,10 @@ def test_an_offline_run_holds_the_rows_and_the_point(home):
     assert drain(config.sweep_dir)
 
     read = read_run(config)
-    picture = read.history[-1].pop("reconstructions")
+    picture = read.history[-1]["reconstructions/path"]
     assert curves(read.history) == rows
     assert [row["_step"] for row in read.history] == [0, 50, 100, 150]
-    assert (read.folder / "files" / picture["path"]).read_bytes() == png.read_bytes()
+    assert (read.folder / "files" / picture).read_bytes() == png.read_bytes()
     assert read.run.run_id == read.run.display_name == config.run_id
     assert (read.run.run_group, read.run.project) == ("main", "vae-sweep")
     values = {key: read.config[key] for key in config.model_dump()}
@@ -146,6 +148,15 @@ def test_an_offline_run_holds_the_rows_and_the_point(home):
     assert read.summary["val/kl"] == 7.5
     assert read.summary["train/loss"] == rows[-1]["train/loss"]
     assert read.exit_codes == [3]
+
+
+def test_a_run_without_rows_has_no_history(home):
+    config = config_of(home)
+    opened(config).finish({"status": "failed"}, exit_code=1)
+    assert drain(home)
+    read = read_run(config)
+    assert curves(read.history) in ([], [{}])
+    assert (read.summary["status"], read.exit_codes) == ("failed", [1])
 
 
 def test_three_open_runs_keep_their_rows_apart(home):
@@ -284,7 +295,7 @@ class FakeRun:
 
     def define_metric(self, *args, **kwargs) -> None: ...
 
-    def log(self, values, step) -> None:
+    def log(self, values, step=None, commit=None) -> None:
         self.fake.call("log", self.run_id, step)
 
     def finish(self, exit_code) -> None:
@@ -441,4 +452,3 @@ def test_importing_the_module_leaves_wandb_and_torch_alone():
     code = "import sys, vae_sweep.loggers; print({'wandb', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
-    assert loggers.__name__ not in ("wandb", "torch")

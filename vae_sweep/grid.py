@@ -94,19 +94,19 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
     At the end prints the table, draws overview.png, and says where W&B's files lie.
     """
     console = Console()
-    for folder in dict.fromkeys(c.sweep_dir for c in configs):
-        with lock(folder):
-            pass
+    prepared = prepare(configs)
     with ExitStack() as stack:
         for folder in dict.fromkeys(c.sweep_dir for c in configs):
             stack.enter_context(lock(folder))
-        prepared = prepare(configs)
         ended = {p.config.run_id: p.folder.summary() for p in prepared}
         todo = [p for p in prepared if ended[p.config.run_id] is None]
         _say_skipped(console, len(prepared) - len(todo))
         todo = [_resume(console, p) for p in todo]
         if todo:
-            ended |= _train(console, todo)
+            try:
+                ended |= _train(console, todo)
+            finally:
+                loggers.drain(todo[0].config.sweep_dir)
         _report(console, [p.config for p in prepared])
     return [_outcome(c.run_id, ended[c.run_id] or {}) for c in configs]
 
@@ -146,7 +146,6 @@ def _train(console: Console, todo: list[Prepared]) -> dict[str, dict[str, Any]]:
             runs = [_open(p) for p in cohort]
             made = train(runs, cohort[0].images, cohort[0].device, display)
             summaries |= {s["run_id"]: s for s in made}
-        loggers.drain()
     return summaries
 
 
@@ -162,6 +161,8 @@ def _report(console: Console, configs: list[RunConfig]) -> None:
         results.print_table(loaded, console)
         path = plots.save_overview(loaded, folder)
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)
+    notes = dict.fromkeys(loggers.wandb_note(c) for c in configs)
+    console.print("\n".join(notes), highlight=False, markup=False, soft_wrap=True)
 
 
 def keep_freed_memory() -> None:

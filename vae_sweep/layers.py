@@ -6,6 +6,7 @@ there, and a run's bits then cannot depend on which runs stand beside it.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,14 +22,24 @@ def _uniform(shape: tuple[int, ...], bound: float, generators: list[Generator]):
     return nn.Parameter(torch.stack([drawn[id(g)] for g in generators]))
 
 
+def _runs(x: Tensor) -> Sequence[Tensor]:
+    """[R, ...] -> R tensors [...]; the only one of one run is a view, without a copy."""
+    return [x.squeeze(0)] if len(x) == 1 else x.unbind(0)
+
+
+def _together(ys: list[Tensor]) -> Tensor:
+    """R tensors [...] -> [R, ...]."""
+    return ys[0].unsqueeze(0) if len(ys) == 1 else torch.stack(ys)
+
+
 def _unstack(x: Tensor) -> list[Tensor]:
     """[R, B, C, H, W] -> R tensors [B, C, H, W]; gradients stay channels-last."""
-    return [y.permute(0, 3, 1, 2) for y in x.permute(0, 1, 3, 4, 2).unbind(0)]
+    return [y.permute(0, 3, 1, 2) for y in _runs(x.permute(0, 1, 3, 4, 2))]
 
 
 def _stack(ys: list[Tensor]) -> Tensor:
     """R tensors [B, C, H, W] -> [R, B, C, H, W], channels-last in memory."""
-    return torch.stack([y.permute(0, 2, 3, 1) for y in ys]).permute(0, 1, 4, 2, 3)
+    return _together([y.permute(0, 2, 3, 1) for y in ys]).permute(0, 1, 4, 2, 3)
 
 
 def _merge(x: Tensor) -> Tensor:
@@ -75,8 +86,9 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda:
             return self.grouped(x)
-        weights = [w.contiguous(memory_format=torch.channels_last) for w in self.weight]
-        each = zip(_unstack(x), weights, self.bias.unbind(0), strict=True)
+        layout = torch.channels_last
+        weights = [w.contiguous(memory_format=layout) for w in _runs(self.weight)]
+        each = zip(_unstack(x), weights, _runs(self.bias), strict=True)
         return _stack([self._convolve(*args) for args in each])
 
     def grouped(self, x: Tensor) -> Tensor:
@@ -105,8 +117,8 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda:
             return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
-        each = zip(x.unbind(0), self.weight.unbind(0), self.bias.unbind(0), strict=True)
-        return torch.stack([F.linear(*args) for args in each])
+        each = zip(_runs(x), _runs(self.weight), _runs(self.bias), strict=True)
+        return _together([F.linear(*args) for args in each])
 
 
 class BatchNorm(nn.Module):
@@ -127,7 +139,7 @@ class BatchNorm(nn.Module):
         if x.is_cuda:
             flat = [s.flatten() for s in state]
             return _split(F.batch_norm(_merge(x), *flat, training=self.training), len(x))
-        each = zip(_unstack(x), *(s.unbind(0) for s in state), strict=True)
+        each = zip(_unstack(x), *map(_runs, state), strict=True)
         return _stack([F.batch_norm(y, *args, training=self.training) for y, *args in each])
 
 
@@ -145,5 +157,5 @@ class GroupNorm(nn.Module):
             weight, bias = self.weight.flatten(), self.bias.flatten()
             y = F.group_norm(_merge(x), len(x) * self.groups, weight, bias)
             return _split(y, len(x))
-        each = zip(_unstack(x), self.weight.unbind(0), self.bias.unbind(0), strict=True)
+        each = zip(_unstack(x), _runs(self.weight), _runs(self.bias), strict=True)
         return _stack([F.group_norm(y, self.groups, w, b) for y, w, b in each])

@@ -1,8 +1,8 @@
 """Where rows go besides the local records: one small protocol and W&B behind it.
 
 W&B may fail or be slow; training never notices. Its calls run on one daemon thread,
-which imports wandb when the first run opens. An online run that cannot start, and those
-after it, are kept offline; any other failure switches off that run's logger, with one
+which imports wandb when the first run opens. Where the first online run cannot start,
+all are kept offline; any other failure switches off that run's logger, with one
 warning. The records in the run's folder are the truth.
 """
 
@@ -189,7 +189,7 @@ class _Worker:
 _worker: _Worker | None = None
 _worker_lock = threading.Lock()
 _warned: set[str] = set()  # causes of failures, said once; the worker's alone
-_unreachable = False  # an online run did not start; the worker's alone
+_reached: bool | None = None  # what the first online run found; the worker's alone
 
 
 def _submit(task: Callable[[], None]) -> None:
@@ -200,8 +200,8 @@ def _submit(task: Callable[[], None]) -> None:
 
 
 def _teardown() -> None:
-    global _unreachable
-    _unreachable = False
+    global _reached
+    _reached = None
     _warned.clear()
     if "wandb" in sys.modules:
         # SystemExit: wandb leaves with its service's exit code
@@ -210,7 +210,7 @@ def _teardown() -> None:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
 class _WandbRun:
@@ -218,7 +218,7 @@ class _WandbRun:
 
     def __init__(self, config: RunConfig, mode: Mode) -> None:
         self._config = config
-        self._mode = mode
+        self._mode: Mode = mode
         self._run: Any = None
         self._failed = False
         self._submit(self._open)
@@ -244,6 +244,8 @@ class _WandbRun:
         values = dict(summary)
 
         def finish_run() -> None:
+            # else the last row, still open for a picture, is written after the summary
+            self._run.log({}, commit=True)
             self._run.summary.update(values)
             self._run.finish(exit_code=exit_code)
 
@@ -272,18 +274,28 @@ class _WandbRun:
         _warned.add(cause)
 
     def _open(self) -> None:
-        global _unreachable
-        if self._mode == "online" and not _unreachable:
-            try:
-                return self._start("online")
-            except Exception as error:
-                _unreachable = True
-                log.warning(
-                    "W&B does not start online (%s). Runs are kept offline; "
-                    "sync them later with: wandb sync %s/offline-run-*",
-                    *(_reason(error), wandb_folder(self._config)),
-                )
-        return self._start("offline")
+        global _reached
+        # else wandb reports its own errors at exit, and waits for a server it lacks
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        mode: Mode = "offline" if _reached is False else self._mode
+        try:
+            self._start(mode)
+        except Exception as error:
+            if mode == "offline" or _reached:
+                raise
+            _reached = False
+            log.warning(
+                "W&B does not start online (%s). Runs are kept offline; "
+                "sync them later with: wandb sync %s/offline-run-*",
+                *(_reason(error), wandb_folder(self._config)),
+            )
+            with suppress(Exception, SystemExit):
+                wandb.teardown()  # else the run's id stays taken
+            self._start("offline")
+        else:
+            _reached = mode == "online" or _reached
 
     def _start(self, mode: Mode) -> None:
         import wandb

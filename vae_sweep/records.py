@@ -182,7 +182,7 @@ class RunFolder:
 def _cell(value: float) -> str:
     if math.isnan(value):
         return ""
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+    return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else repr(float(value))
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_sweep import dead_leaves
+from vae_sweep.dead_leaves import generate
+
+
+@pytest.fixture(scope="module")
+def u():
+    """Pixels in [0, 1], [n, 3, H, W]."""
+    return generate(2000, 32, seed=0) / 255
+
+
+@pytest.mark.parametrize(("images", "size"), [(7, 4), (3, 5), (2, 33), (1, 256)])
+def test_any_size(images, size):
+    made = generate(images, size, seed=0)
+    assert made.dtype == np.uint8
+    assert made.shape == (images, 3, size, size)
+    assert made.std() > 10
+
+
+def test_the_seed_decides_every_byte():
+    first, again, other = (generate(20, 16, seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.9
+
+
+def test_no_image_is_made_twice():
+    assert len(np.unique(generate(1000, 8, seed=0).reshape(1000, -1), axis=0)) == 1000
+
+
+def test_chunks_do_not_repeat(monkeypatch):
+    monkeypatch.setattr(dead_leaves, "CHUNK", 3 * 16**2)
+    assert len(np.unique(generate(10, 8, seed=0).reshape(10, -1), axis=0)) == 10
+
+
+def test_colour_moments_are_near_cifar10s(u):
+    # means and standard deviations of CIFAR-10's training images, as widely published
+    np.testing.assert_allclose(u.mean((0, 2, 3)), [0.4914, 0.4822, 0.4465], atol=0.015)
+    np.testing.assert_allclose(u.std((0, 2, 3)), [0.2470, 0.2435, 0.2616], atol=0.01)
+    correlation = np.corrcoef(u.transpose(1, 0, 2, 3).reshape(3, -1))
+    expected = [[1, 0.92, 0.81], [0.92, 1, 0.91], [0.81, 0.91, 1]]
+    np.testing.assert_allclose(correlation, expected, atol=0.03)
+
+
+def test_power_spectrum_is_near_one_over_f_squared(u):
+    size = u.shape[-1]
+    power = (np.abs(np.fft.fft2(u - u.mean((2, 3), keepdims=True))) ** 2).mean((0, 1))
+    frequencies = np.fft.fftfreq(size, 1 / size)
+    radius = np.hypot(frequencies[:, None], frequencies)
+    f = np.arange(1, size // 2)
+    radial = [power[(radius >= k - 0.5) & (radius < k + 0.5)].mean() for k in f]
+    slope, _ = np.polyfit(np.log(f), np.log(radial), 1)
+    # a scale-free ensemble has -2; a smallest disc and antialiasing make it steeper, as
+    # blur does in CIFAR-10 itself: -2.7 by this very fit
+    assert -2.7 < slope < -1.9
+
+
+def test_leaves_occlude_and_are_flat(u):
+    equal = (u[..., 1:] == u[..., :-1]).all(1)
+    assert 0.4 < equal.mean() < 0.9  # edges are few, and between them nothing changes
+    assert (u.std((2, 3)) > 0.02).mean() > 0.95  # one leaf seldom fills an image
+
+
+def test_radii_follow_the_power_law():
+    side = 64
+    r = np.sort(dead_leaves._radii(np.random.default_rng(0), 400, side).ravel())
+    low, high = r.min(), r.max()
+    assert low >= dead_leaves.SMALLEST * dead_leaves.SUPERSAMPLING
+    assert high <= dead_leaves.LARGEST * side
+    # weighing each disc by 1 / (area from which it touches the image) leaves r^-3, of
+    # which the share under x is (low^-2 - x^-2) / (low^-2 - high^-2)
+    weight = (side + 2 * r) ** -2.0
+    share = np.cumsum(weight) / weight.sum()
+    law = (low**-2 - r**-2.0) / (low**-2 - high**-2)
+    assert np.abs(share - law).max() < 0.01
+
+
+coordinates = st.floats(-8, 20)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 15), coordinates, coordinates), min_size=1))
+def test_a_disc_covers_the_pixels_whose_centres_it_holds(discs):
+    side, n = 12, len(discs)
+    r, x, y = np.array(discs).T
+    canvas = np.zeros(n * side * side, np.uint32)
+    colours = np.arange(1, n + 1, dtype=np.uint32)
+    dead_leaves._paint_discs(canvas, side, r, x, y, colours)
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    distance = np.hypot(
+        columns - x[:, None, None], rows - y[:, None, None]
+    )  # [n, side, side]
+    painted = canvas.reshape(n, side, side)
+    clear = np.abs(distance - r[:, None, None]) > 1e-6  # rounding may decide the others
+    expected = (distance < r[:, None, None]) * colours[:, None, None]
+    np.testing.assert_array_equal(painted[clear], expected[clear])
+
+
+def test_pixels_are_means_of_two_by_two_painted_ones():
+    canvas = dead_leaves._paint(np.random.default_rng(3), 5, 16)
+    colours = canvas.view(np.uint8).reshape(5, 8, 2, 8, 2, 4)[..., :3]
+    expected = colours.mean((2, 4)).transpose(0, 3, 1, 2)
+    assert np.abs(generate(5, 8, seed=3) - expected).max() <= 0.5
+
+
+def test_later_leaves_lie_over_earlier_ones(monkeypatch):
+    painted = []
+    monkeypatch.setattr(dead_leaves, "_paint_discs", lambda *disc: painted.append(disc))
+    canvas = dead_leaves._paint(np.random.default_rng(0), 1, 16)
+    monkeypatch.undo()
+    rows, columns = np.mgrid[:16, :16] + 0.5
+    expected = canvas.copy().reshape(16, 16)
+    for _, _, r, x, y, colour in painted:
+        expected[np.hypot(columns - x, rows - y) <= r] = colour
+    actual = dead_leaves._paint(np.random.default_rng(0), 1, 16)
+    np.testing.assert_array_equal(actual.reshape(16, 16), expected)

@@ -1,0 +1,275 @@
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from vae_sweep import results
+from vae_sweep.config import UserError, validate
+
+COLUMNS = "step,epoch,train/loss,val/loss,val/mse_pixel,val/psnr,val/kl,val/elbo"
+COLUMNS += ",val/active_units,val/bits_per_dim_calibrated,test/psnr"
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """A run's config.yaml; dotted keys with `__`."""
+    values: dict[str, Any] = {
+        "sweep": "s",
+        "runs": "runs",
+        "seed": 0,
+        "norm": "zscore",
+        "target": "same",
+        "head": "tanh",
+        "reduction": "sum",
+        "beta": {"name": "constant", "value": 1.0},
+        "model": {
+            "name": "conv",
+            "latent": 4,
+            "widths": [4, 8],
+            "depth": 1,
+            "kernel": 4,
+            "activation": "silu",
+            "norm_layer": "none",
+        },
+        "data": {"name": "mnist", "val_images": None, "cache": "c"},
+        "train": {
+            "steps": 20,
+            "epochs": None,
+            "batch_size": 8,
+            "optimizer": "adam",
+            "lr": 0.001,
+            "momentum": 0.9,
+            "weight_decay": 0.0,
+            "lr_warmup": 0,
+            "lr_schedule": "constant",
+            "clip": None,
+            "precision": "fp32",
+            "eval_every": 10,
+            "device": "auto",
+            "fuse": "auto",
+        },
+        "log": {
+            "wandb": {"mode": "disabled", "project": None, "entity": None},
+            "reconstructions": 8,
+        },
+    }
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return values
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    """A finished run's summary.json."""
+    final = {"step": 20, "epoch": 2.0, "val/psnr": 18.42, "val/kl": 12.34}
+    final |= {"val/active_units": 3, "val/bits_per_dim_calibrated": 4.5678}
+    return {
+        "status": "finished",
+        "final": final | {"test/psnr": None},
+        "implied_sigma": 48.3,
+        "beta": 1.0,
+        "floor_mse": 0.2,
+        "floor_mse_pixel": 0.0135,
+        "psnr_cap": 18.7,
+        "seconds": 3.5,
+        "device": "cpu",
+        "diverged_at": None,
+    } | changes
+
+
+ROWS = ["10,1,5,6,0.5,3.01,1.5,-9,4,7,", "20,2,4,5,0.25,6.02,2.5,-8,3,6.5,5.5"]
+
+
+def write_run(
+    folder: Path, ended: dict[str, Any] | None, rows=ROWS, tail="", **changes: Any
+) -> str:
+    """Writes a run folder below the sweep's `folder`; returns the run id."""
+    values = config(**changes)
+    run_id = validate(values).run_id
+    path = folder / run_id
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    if rows:
+        (path / "metrics.csv").write_text("\n".join([COLUMNS, *rows]) + "\n" + tail)
+    if ended is not None:
+        (path / "summary.json").write_text(json.dumps(ended))
+    tiles = np.arange(2 * 6 * 4 * 6, dtype=np.uint8).reshape(12, 24)
+    Image.fromarray(tiles).save(path / "reconstructions.png")
+    return run_id
+
+
+def printed(loaded: results.Results, width: int = 100) -> list[str]:
+    file = io.StringIO()
+    results.print_table(loaded, Console(file=file, width=width))
+    return file.getvalue().splitlines()
+
+
+def test_curves_are_the_written_numbers(tmp_path):
+    first = write_run(tmp_path, summary())
+    second = write_run(tmp_path, None, beta__value=0.5, target="unit")
+    curves = results.load(tmp_path, [first, second]).curves
+    assert curves["run_id"].tolist() == [first, first, second, second]
+    assert curves["step"].tolist() == [10, 20, 10, 20]
+    assert curves["step"].dtype == "int64"
+    assert curves["val/mse_pixel"].tolist() == [0.5, 0.25, 0.5, 0.25]
+    assert curves["val/elbo"].tolist() == [-9, -8, -9, -8]
+    np.testing.assert_equal(curves["test/psnr"].to_list(), [math.nan, 5.5] * 2)
+    assert curves["target"].tolist() == ["zscore"] * 2 + ["unit"] * 2
+    assert curves["beta"].tolist() == ["1", "1", "0.5", "0.5"]
+    expected = [*results.IDENTITY, *COLUMNS.split(",")]
+    assert curves.columns.tolist() == expected
+
+
+def test_finals_are_the_summary(tmp_path):
+    write_run(tmp_path, summary())
+    [run] = results.load(tmp_path).finals.to_dict("records")
+    assert run["status"] == "finished"
+    assert (run["implied_sigma"], run["beta_value"]) == (48.3, 1.0)
+    assert (run["psnr_cap"], run["floor_mse"]) == (18.7, 0.2)
+    assert (run["seconds"], run["device"]) == (3.5, "cpu")
+    assert run["val/psnr"] == 18.42
+    assert math.isnan(run["test/psnr"])
+    assert math.isnan(run["diverged_at"])
+
+
+def test_no_floor_is_an_infinite_cap(tmp_path):
+    write_run(tmp_path, summary(psnr_cap=None))
+    assert results.load(tmp_path).finals["psnr_cap"].tolist() == [math.inf]
+
+
+@pytest.mark.parametrize("tail", ["30,3,4,5,0.1", "3", "30,3,4,5,0.1,6.02,2.5,-8,3,6.5,5"])
+def test_a_torn_line_is_dropped_and_the_run_is_running(tmp_path, tail):
+    write_run(tmp_path, None, tail=tail)
+    loaded = results.load(tmp_path)
+    assert loaded.curves["step"].tolist() == [10, 20]
+    [run] = loaded.finals.to_dict("records")
+    assert run["status"] == "running"
+    assert run["val/kl"] == 2.5  # of the last whole row
+    assert math.isnan(run["psnr_cap"])
+
+
+def test_a_run_without_rows_is_there(tmp_path):
+    with_rows = write_run(tmp_path, summary())
+    bare = write_run(tmp_path, None, rows=[], seed=1)
+    loaded = results.load(tmp_path, [bare, with_rows])
+    assert loaded.finals["run_id"].tolist() == [bare, with_rows]
+    assert set(loaded.curves["run_id"]) == {with_rows}
+    assert loaded.curves["step"].dtype == "int64"
+    alone = results.load(tmp_path, [bare])
+    assert len(alone.curves) == 0
+    assert "–" in printed(alone)[-2]
+
+
+def test_order_and_restriction(tmp_path):
+    ids = [write_run(tmp_path, summary(), seed=seed) for seed in (2, 0, 1)]
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "overview.png").write_bytes(b"")
+    assert results.load(tmp_path).finals["run_id"].tolist() == sorted(ids)
+    backwards = [ids[2], ids[0], ids[2]]
+    loaded = results.load(tmp_path, backwards)
+    assert loaded.finals["run_id"].tolist() == [ids[2], ids[0]]
+    assert loaded.finals["seed"].tolist() == [1, 2]
+
+
+def test_what_is_not_there_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"no folder .*absent"):
+        results.load(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"no sub-folder .*config\.yaml"):
+        results.load(tmp_path)
+    run_id = write_run(tmp_path, None)
+    with pytest.raises(UserError, match="nothing-like-it"):
+        results.load(tmp_path, [run_id, "nothing-like-it"])
+    (tmp_path / run_id / "config.yaml").write_text("norm: none\n")
+    with pytest.raises(UserError, match=rf"{run_id}.config\.yaml"):
+        results.load(tmp_path)
+
+
+def test_labels_name_what_differs(tmp_path):
+    one = write_run(tmp_path, summary())
+    label = results.labels(results.load(tmp_path).finals)
+    assert label[one] == "zscore · tanh · β 1"
+    two = write_run(tmp_path, summary(), target="unit", head="sigmoid")
+    label = results.labels(results.load(tmp_path).finals)
+    assert label[one] == "zscore · tanh"
+    assert label[two] == "zscore→unit · sigmoid"
+
+
+def test_settings_without_a_column_are_named_where_they_differ(tmp_path):
+    ids = [
+        write_run(tmp_path, summary(), model__latent=4, model__widths=[4, 8]),
+        write_run(tmp_path, summary(), model__latent=16, model__widths=[4, 8, 16]),
+    ]
+    loaded = results.load(tmp_path, ids)
+    expected = ["latent=4 widths=[4,8]", "latent=16 widths=[4,8,16]"]
+    assert loaded.finals["other"].tolist() == expected
+    assert results.labels(loaded.finals) == dict(zip(ids, expected, strict=True))
+    assert any("widths=[4,8,16]" in line for line in printed(loaded))
+
+
+def test_table_leaves_out_what_is_the_same(tmp_path):
+    write_run(tmp_path, summary())
+    numbers = [name for name, _ in results.NUMBERS.values()]
+    frame = results.table(results.load(tmp_path))
+    assert frame.columns.tolist() == ["norm", "head", "beta", *numbers]
+    write_run(tmp_path, None, target="unit", reduction="mean", seed=3)
+    frame = results.table(results.load(tmp_path))
+    assert frame.columns.tolist() == [
+        *("norm", "target", "head", "reduction", "beta", "seed"),
+        *numbers,
+        "status",
+    ]
+
+
+def test_printed_digits(tmp_path):
+    capped = write_run(tmp_path, summary())  # 18.42 dB under a cap of 18.7
+    free = write_run(tmp_path, summary(psnr_cap=None, implied_sigma=4.81), head="linear")
+    far = write_run(tmp_path, summary(psnr_cap=18.73), head="hardtanh")
+    lines = printed(results.load(tmp_path, [capped, free, far]))
+    cells = [line.split() for line in lines[2:5]]
+    shared = ["12.3", "3", "4.568"]
+    assert cells[0] == ["zscore", "tanh", "1", "48", "18.70", "*18.42", *shared]
+    assert cells[1] == ["zscore", "linear", "1", "4.8", "–", "18.42", *shared]
+    assert cells[2] == ["zscore", "hardtanh", "1", "48", "18.73", "18.42", *shared]
+    assert "within 0.3 dB of the cap" in lines[5]
+
+
+def test_the_widest_table_fits_100_columns(tmp_path):
+    ended = summary(status="diverged", diverged_at=20, implied_sigma=12345.6)
+    wide = {"norm": "zscore_global", "target": "minus1_1", "reduction": "pixel_mean"}
+    normalized = {"name": "normalized", "beta_norm": 0.015}
+    write_run(tmp_path, ended, **wide, head="tanh_standardized", beta=normalized)
+    write_run(tmp_path, summary(), seed=12)
+    lines = printed(results.load(tmp_path))
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    for number in ("12346", "18.70", "*18.42", "12.3", "4.568"):
+        assert number in text
+    assert "…" not in text
+
+
+def test_no_torch_and_no_pyplot():
+    code = (
+        "import sys, vae_sweep.results, vae_sweep.plots;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib.pyplot')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_frames_are_plain(tmp_path):
+    write_run(tmp_path, summary())
+    loaded = results.load(tmp_path)
+    assert isinstance(loaded.finals["seed"].dtype, np.dtype)
+    assert pd.api.types.is_float_dtype(loaded.curves["val/kl"])
+    assert pd.api.types.is_float_dtype(loaded.finals["val/kl"])

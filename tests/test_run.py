@@ -1,0 +1,218 @@
+"""The command, as a user types it: a process of its own, its folders, its exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY, make_images
+from filelock import FileLock
+
+HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
+SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=30", "train.eval_every=10")
+PARTS = {
+    "config.yaml",
+    "metrics.csv",
+    "summary.json",
+    "state.safetensors",
+    "reconstructions.png",
+    ".hydra",
+}
+
+
+class Cli:
+    """Runs `python -m vae_sweep.run` in a folder that holds images.npz."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        images = make_images(120).permute(0, 2, 3, 1).numpy()
+        np.savez(folder / "images.npz", images=images)
+        self.env = {
+            **os.environ,
+            "VAE_SWEEP_CACHE": str(folder / "cache"),
+            "WANDB_MODE": "disabled",
+            "COLUMNS": "120",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "vae_sweep.run", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, out + err
+        assert "Traceback" not in err
+        return out, err
+
+    def runs(self, sweep: str = "main") -> list[Path]:
+        folders = (self.folder / "runs" / sweep).glob("*/config.yaml")
+        return sorted(p.parent for p in folders)
+
+
+@pytest.fixture
+def cli(tmp_path) -> Cli:
+    return Cli(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> tuple[Cli, str]:
+    cli = Cli(tmp_path_factory.mktemp("grid"))
+    out, _ = cli(*HEADLINE, *SMALL)
+    return cli, out
+
+
+def test_headline_leaves_four_whole_folders_a_table_and_a_picture(grid):
+    cli, out = grid
+    assert len(cli.runs()) == 4
+    for folder in cli.runs():
+        assert {p.name for p in folder.iterdir()} == PARTS
+        rows = pd.read_csv(folder / "metrics.csv")
+        assert rows["step"].tolist() == [0, 10, 20, 30]
+        assert rows["test/mse"].notna().tolist() == [False, False, False, True]
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["status"] == "finished"
+        assert summary["final"]["val/kl"] == rows["val/kl"].iloc[-1]
+        overrides = (folder / ".hydra" / "overrides.yaml").read_text()
+        assert "head=" in overrides
+    assert (cli.folder / "runs/main/overview.png").stat().st_size > 10_000
+    for word in ("zscore", "minus1_1", "tanh", "linear", "overview.png"):
+        assert word in out
+
+
+def test_the_same_command_again_trains_nothing(grid):
+    cli, first = grid
+    files = [f / name for f in cli.runs() for name in PARTS - {".hydra"}]
+    before = [f.stat().st_mtime_ns for f in files]
+    out, _ = cli(*HEADLINE, *SMALL)
+    assert "4 points are finished already" in out
+    assert [f.stat().st_mtime_ns for f in files] == before
+    table = [line for line in first.splitlines() if "tanh" in line and "step" not in line]
+    assert all(line in out for line in table)
+
+
+@pytest.mark.parametrize("way", ["hydra/launcher=basic", "train.fuse=false"])
+def test_every_way_to_run_gives_the_same_rows(grid, cli, way):
+    fused, _ = grid
+    cli(*HEADLINE, *SMALL, way)
+    assert [f.name for f in cli.runs()] == [f.name for f in fused.runs()]
+    for ours, theirs in zip(cli.runs(), fused.runs(), strict=True):
+        rows = (ours / "metrics.csv").read_text()
+        assert rows == (theirs / "metrics.csv").read_text()
+
+
+def test_numbers_on_the_command_line_are_constant_betas(cli):
+    cli("norm=unit", "beta=0.5,1,4", *SMALL)
+    values = [json.loads((f / "summary.json").read_text())["beta"] for f in cli.runs()]
+    assert sorted(values) == [0.5, 1, 4]
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(grid, cli):
+    whole, _ = grid
+    slow = cli.start(*HEADLINE, *SMALL)
+    deadline = time.monotonic() + 120
+    while not list(cli.folder.glob("runs/main/*/state.safetensors")):
+        assert time.monotonic() < deadline
+        assert slow.poll() is None
+        time.sleep(0.002)
+    slow.send_signal(signal.SIGKILL)
+    slow.communicate()
+    assert not list(cli.folder.glob("runs/main/*/summary.json"))
+    kept = {f.name: (f / "metrics.csv").read_text() for f in cli.runs()}
+    cli(*HEADLINE, *SMALL)
+    for ours, theirs in zip(cli.runs(), whole.runs(), strict=True):
+        rows = (ours / "metrics.csv").read_text()
+        assert rows == (theirs / "metrics.csv").read_text()
+        whole_rows = kept[ours.name].rpartition("\n")[0]
+        assert rows.startswith(whole_rows)
+
+
+def test_a_diverging_run_is_named_and_the_rest_finishes(cli):
+    hot = ("train.optimizer=sgd", "train.lr=1e-5", "reduction=sum,mean")
+    out, err = cli(*SMALL, *hot, "norm=raw255", "train.momentum=0", code=1)
+    states = {
+        s["run_id"]: s["status"]
+        for s in (json.loads((f / "summary.json").read_text()) for f in cli.runs())
+    }
+    assert sorted(states.values()) == ["diverged", "finished"]
+    [name] = [run_id for run_id, status in states.items() if status == "diverged"]
+    assert name in err
+    assert "diverged at step" in err
+    rows = pd.read_csv(cli.folder / "runs/main" / name / "metrics.csv")
+    assert len(rows) >= 1
+    assert np.isfinite(rows["val/loss"]).all()
+    assert "diverged" in out
+
+
+BAD = {
+    "an unknown group": (("nrm=unit",), "nrm"),
+    "an unknown option": (("norm=foo",), "norm/foo"),
+    "an unknown key": (("+typo=1",), "unknown key typo"),
+    "negative beta": (("beta=-1",), "beta.value"),
+    "no number": (("beta.value=abc",), "beta.value"),
+    "mixed beta": (("beta=1,warmup",), "numbers or schedules"),
+    "no latents": (("model.latent=0",), "model.latent"),
+    "an image too small": (("model.widths=[4,4,4,4,4]",), "8x8 is too small"),
+    "one bad point of many": (("beta.value=1,2,-3",), "got -3"),
+    "a batch too large": (("train.batch_size=999",), "train.batch_size"),
+    "a missing folder": (("data=image_folder", "data.path=nowhere"), "nowhere"),
+    "a missing file": (("data.path=nowhere.npz",), "nowhere.npz"),
+    "broken syntax": (("norm=[unit",), "norm=[unit"),
+    "a folder that cannot be": (("runs=images.npz",), "images.npz"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_said_in_a_line_and_trains_nothing(cli, case):
+    arguments, complaint = BAD[case]
+    _, err = cli(*SMALL, *arguments, code=2)
+    assert complaint in err
+    assert err.startswith("error: ")
+    assert 1 <= err.count("\n") <= 2
+    assert not list(cli.folder.glob("runs/main"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_asked_for_and_absent(cli):
+    _, err = cli(*SMALL, "train.device=cuda", code=2)
+    assert "needs a CUDA device" in err
+
+
+def test_another_sweep_in_the_folder(cli):
+    (cli.folder / "runs/main").mkdir(parents=True)
+    with FileLock(cli.folder / "runs/main/.lock"):
+        _, err = cli(*SMALL, code=2)
+    assert "another sweep is running in runs/main" in err
+
+
+def test_a_truncated_checkpoint_is_said_and_kept(grid, cli):
+    whole, _ = grid
+    point = (*SMALL, "norm=zscore", "head=tanh")
+    cli(*point)
+    [folder] = cli.runs()
+    (folder / "summary.json").unlink()
+    state = folder / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    out, _ = cli(*point)
+    assert "is truncated or damaged: starting over" in out
+    assert (folder / "state.safetensors.old-1").stat().st_size == 1000
+    rows = (folder / "metrics.csv").read_text()
+    assert rows == (whole.folder / "runs/main" / folder.name / "metrics.csv").read_text()
+
+
+def test_help_names_the_groups(cli):
+    out, _ = cli("--help")
+    assert "head: hardtanh, linear" in out

@@ -1,0 +1,378 @@
+"""Data sets as uint8 tensors in memory: made, downloaded, or read from the user's files.
+
+Whatever the set, the splits are the same for every run: they do not depend on its seed.
+What is slow to make is kept in `config.cache_dir`; without that a run goes on as well.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from http.client import HTTPException
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from vae_sweep import dead_leaves
+from vae_sweep.config import (
+    DataConfig,
+    DeadLeavesConfig,
+    ImageFolderConfig,
+    NpzConfig,
+    TorchvisionConfig,
+    UserError,
+)
+
+FOLDER_VERSION = 1  # of the folder cache: raise it when the same files give other bytes
+MANY_FILES = 5_000  # take seconds to decode, so a bar or a line says what goes on
+MANY_PIXELS = 50_000_000  # the same for dead leaves
+
+TORCHVISION = {  # data.name -> class in torchvision.datasets
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "svhn": "SVHN",
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+}
+NPZ_KEYS = ("train_images", "val_images", "test_images", "images")
+
+Pixels = NDArray[np.uint8]
+
+
+class Images(NamedTuple):
+    """The three splits, each uint8 [n, C, H, W], contiguous, on the CPU."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+class _Splits(NamedTuple):
+    """The splits a set comes with, [n, C, H, W]; None where it has no such split."""
+
+    train: Pixels
+    val: Pixels | None
+    test: Pixels | None
+
+
+def load(config: DataConfig) -> Images:
+    """The images of `config`, split.
+
+    Where the set has no test or validation split of its own, random images (always the
+    same ones) are split off its training images, test first. Raises UserError where the
+    set cannot be had, is malformed, or is too small for its splits.
+    """
+    if isinstance(config, DeadLeavesConfig):
+        train, val, test = _dead_leaves(config)
+    elif isinstance(config, ImageFolderConfig):
+        train, val, test = _image_folder(config)
+    elif isinstance(config, NpzConfig):
+        train, val, test = _npz(config)
+    else:
+        train, val, test = _torchvision(config)
+    wanted = None if isinstance(config, TorchvisionConfig) else config.test_images
+    train, test = _hold_out(train, test, wanted, "test")
+    train, val = _hold_out(train, val, config.val_images, "val")
+    splits = (torch.from_numpy(np.ascontiguousarray(s)) for s in (train, val, test))
+    return Images(*splits)
+
+
+def _hold_out(
+    train: Pixels, own: Pixels | None, wanted: int | None, split: str
+) -> tuple[Pixels, Pixels]:
+    """(train, split): the set's own split, or random images taken off `train`."""
+    key = f"data.{split}_images"
+    if own is not None:
+        if wanted is not None:
+            raise UserError(
+                f"{key} must be null where the set has its own {split} split "
+                f"(here of {len(own)} images), got {wanted}; set {key}=null"
+            )
+        return train, own
+    n = len(train)
+    count = max(1, min(1000, n // 10)) if wanted is None else wanted
+    if count >= n:
+        raise UserError(
+            f"{key} are split off and must leave at least one image to train on, "
+            f"got {count} of {n}; give more images or a smaller {key}"
+        )
+    held = np.zeros(n, bool)
+    held[np.random.default_rng(0).permutation(n)[:count]] = True
+    return train[~held], train[held]
+
+
+def _say(text: str) -> None:
+    console = Console(stderr=True)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+# --- the cache ---
+
+
+def _cached(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:
+    """`make()`, [n, C, H, W], or what an earlier call kept of it at `path` (.npz)."""
+    with contextlib.suppress(Exception):  # whatever ails a cache file, it is remade
+        images = _read_npz(path, ["images"])["images"]
+        if images.dtype == np.uint8 and images.ndim == 4 and len(images) == n:
+            return images
+    images = make()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # no room or no permission: no cache
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, images=images)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return images
+
+
+def _read_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray]:
+    """Those of `keys` that the file holds; any exception where it cannot be read."""
+    with path.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is no whole .npz archive")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as file:  # checks the CRCs
+            arrays = {key: file[key] for key in keys if key in file.files}
+            if not arrays:
+                raise ValueError(f"its keys are {', '.join(file.files) or 'none'}")
+            return arrays
+
+
+# --- dead leaves ---
+
+
+def _dead_leaves(config: DeadLeavesConfig) -> _Splits:
+    n, size, seed = config.images, config.size, config.seed
+
+    def make() -> Pixels:
+        if n * size**2 > MANY_PIXELS:
+            _say(f"making {n} dead-leaves images of {size}x{size} (kept for next time)")
+        return dead_leaves.generate(n, size, seed)
+
+    name = f"dead_leaves-v{dead_leaves.VERSION}-n{n}-size{size}-seed{seed}.npz"
+    return _Splits(_cached(config.cache_dir / name, n, make), None, None)
+
+
+# --- torchvision's sets ---
+
+
+def _torchvision(config: TorchvisionConfig) -> _Splits:
+    from torchvision import datasets  # slow to import
+
+    dataset: Any = getattr(datasets, TORCHVISION[config.name])
+    root = config.cache_dir / "torchvision"
+    folder, names = _files(dataset, root)
+    try:
+        train, test = _open(dataset, root)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"data={config.name} needs {error.name}, which is not installed; "
+            f"pip install {error.name}"
+        ) from None
+    except (OSError, HTTPException, RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"data={config.name} could not be downloaded or read ({reason});\n"
+            f"put {', '.join(names)} into {folder}, or use data=dead_leaves"
+        ) from None
+    return _Splits(train, None, test)
+
+
+def _files(dataset: Any, root: Path) -> tuple[Path, list[str]]:
+    """The folder and names of the files that torchvision downloads."""
+    if hasattr(dataset, "resources"):
+        return root / dataset.__name__ / "raw", [name for name, _ in dataset.resources]
+    if hasattr(dataset, "split_list"):
+        return root, [dataset.split_list[split][1] for split in ("train", "test")]
+    return root, [dataset.filename]
+
+
+def _open(dataset: Any, root: Path) -> tuple[Pixels, Pixels]:
+    """Train and test images [n, C, H, W]; downloaded where they are not there."""
+    by_name = hasattr(dataset, "split_list")
+    splits = (
+        [{"split": "train"}, {"split": "test"}]
+        if by_name
+        else [{"train": True}, {"train": False}]
+    )
+    try:
+        train, test = (_pixels(dataset(root, **split)) for split in splits)
+    except RuntimeError:  # not there, or not whole
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".lock"), contextlib.ExitStack() as stack:
+            _say(f"downloading {dataset.__name__} into {root}")
+            if not sys.stderr.isatty():  # torchvision's bar is for terminals
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            train, test = (
+                _pixels(dataset(root, download=True, **split)) for split in splits
+            )
+    return train, test
+
+
+def _pixels(dataset: Any) -> Pixels:
+    """[n, C, H, W] from torchvision's [n, H, W], [n, H, W, 3] or [n, 3, H, W]."""
+    data = np.asarray(dataset.data)
+    if data.ndim == 3:
+        return data[:, None]
+    return data.transpose(0, 3, 1, 2) if data.shape[3] == 3 else data
+
+
+# --- a folder of images ---
+
+
+def _image_folder(config: ImageFolderConfig) -> _Splits:
+    root = Path(config.path).expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(
+            f"data.path must be a folder of images, got {config.path}, which is "
+            f"{'a file' if root.exists() else 'not there'}; set data.path=FOLDER"
+        )
+    has_splits = (root / "train").is_dir() and (root / "test").is_dir()
+    names = ("train", "val", "test") if has_splits else ("",)
+    listings = {name: _list(root / name) for name in names if (root / name).is_dir()}
+    for name, files in listings.items():
+        if not files:
+            raise UserError(
+                f"data.path must hold images (.jpg, .png, ...), in class folders or "
+                f"directly, got none in {root / name}; set data.path=FOLDER"
+            )
+    files = [file for listing in listings.values() for file in listing]
+    cache = config.cache_dir / f"image_folder-{_key(root, files, config)}.npz"
+    images = _cached(cache, len(files), partial(_decode_all, files, config))
+    ends = np.cumsum([len(listing) for listing in listings.values()])
+    splits = dict(zip(listings, np.split(images, ends[:-1]), strict=True))
+    return _Splits(splits.get("train", images), splits.get("val"), splits.get("test"))
+
+
+def _list(folder: Path) -> list[str]:
+    """Paths as ImageFolder finds them, or of the images directly in `folder`."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import is_image_file
+
+    in_classes = []
+    with contextlib.suppress(FileNotFoundError):  # no class folders
+        in_classes = [file for file, _ in ImageFolder(folder, allow_empty=True).samples]
+    return in_classes or sorted(
+        str(path) for path in folder.iterdir() if is_image_file(path.name)
+    )
+
+
+def _key(root: Path, files: list[str], config: ImageFolderConfig) -> str:
+    """A hash of the names, sizes and times of the files, and of what is made of them."""
+    try:
+        stats = [os.stat(file) for file in files]
+    except OSError as error:
+        raise UserError(
+            f"images must be readable, got {error.filename} ({error.strerror}); "
+            f"mend or remove it"
+        ) from None
+    listing = [
+        (file.removeprefix(str(root)), stat.st_size, stat.st_mtime_ns)
+        for file, stat in zip(files, stats, strict=True)
+    ]
+    content = json.dumps([FOLDER_VERSION, config.size, config.grayscale, listing])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _decode_all(files: list[str], config: ImageFolderConfig) -> Pixels:
+    """All images, [n, C, H, W]."""
+    mode = "L" if config.grayscale else "RGB"
+    decode = partial(_decode, size=config.size, mode=mode)
+    with ThreadPool() as pool:
+        decoded: Iterable[Pixels] = pool.imap(decode, files, chunksize=64)
+        if len(files) >= MANY_FILES:
+            console = Console(stderr=True)
+            text = f"decoding {len(files)} images"
+            if console.is_terminal:
+                decoded = track(decoded, text, len(files), console=console)
+            else:
+                _say(f"{text} of {config.path} (kept for next time)")
+        shape = _decode(files[0], config.size, mode).shape
+        out = np.empty((len(files), *shape), np.uint8)
+        for i, image in enumerate(decoded):
+            if image.shape != shape:
+                raise UserError(
+                    f"all images must have one size, got {shape[2]}x{shape[1]} in "
+                    f"{files[0]} and {image.shape[2]}x{image.shape[1]} in {files[i]};\n"
+                    f"set data.size=32 (or another size)"
+                )
+            out[i] = image
+    return out
+
+
+def _decode(file: str, size: int | None, mode: str) -> Pixels:
+    """One image, [C, H, W]; resized (bilinear, antialiased) and cropped to `size`."""
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):  # PIL would clip it to white
+                raise ValueError(f"more than 8 bits a channel, mode {image.mode}")
+            pixels = image.convert(mode)
+    except Exception as error:  # PIL's decoders raise what they like
+        raise UserError(
+            f"images must be readable 8-bit files, got {file} ({error}); mend or remove it"
+        ) from None
+    if size is not None:
+        pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(pixels)
+    return array[None] if mode == "L" else array.transpose(2, 0, 1)
+
+
+# --- arrays in an .npz ---
+
+
+def _npz(config: NpzConfig) -> _Splits:
+    path = Path(config.path).expanduser()
+    rule = "data.path must be an .npz that holds train_images (with test_images, "
+    rule += "val_images if there are any) or images alone"
+    try:
+        arrays = _read_npz(path, NPZ_KEYS)
+    except Exception as error:  # zip, zlib and numpy raise what they like
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(
+            f"{rule}, got {path} ({reason});\nset data.path=FILE, or save it with "
+            f"np.savez(FILE, images=array)"
+        ) from None
+    if set(arrays) != {"images"} and ("images" in arrays or "train_images" not in arrays):
+        raise UserError(
+            f"{rule}, got {path} with {', '.join(arrays)};\nrename or remove keys"
+        )
+    splits = {key: _channels_first(key, array) for key, array in arrays.items()}
+    shapes = {key: images.shape[1:] for key, images in splits.items()}
+    if len(set(shapes.values())) > 1:
+        received = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
+        raise UserError(
+            f"all splits must have images of one shape, got {received} (C, H, W) in "
+            f"{path};\nmake them equal"
+        )
+    train = splits.pop("images" if "images" in splits else "train_images")
+    return _Splits(train, splits.get("val_images"), splits.get("test_images"))
+
+
+def _channels_first(key: str, array: NDArray) -> Pixels:
+    """[n, C, H, W] from [n, H, W] or [n, H, W, C]; UserError where it is neither."""
+    images = array[..., None] if array.ndim == 3 else array
+    shaped = images.ndim == 4 and images.size > 0 and images.shape[3] <= 4
+    if array.dtype != np.uint8 or not shaped:
+        raise UserError(
+            f"{key} must be uint8 [n, H, W] or [n, H, W, C] with C in 1..4, got "
+            f"{array.dtype} {list(array.shape)}; convert it (pixels 0..255) or "
+            f"transpose it"
+        )
+    return images.transpose(0, 3, 1, 2)

@@ -1,0 +1,254 @@
+"""Run folders as tidy tables: every evaluation, every run's end, and the final table."""
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vae_sweep.config import RunConfig, UserError, validate
+
+# what tells the runs of a sweep apart: the first columns of every frame
+IDENTITY = ("run_id", "norm", "target", "head", "reduction", "beta", "seed", "other")
+
+# column of `finals` -> column of `table`, and the digits printed
+NUMBERS = {
+    "implied_sigma": ("sigma (8-bit)", 0),
+    "psnr_cap": ("PSNR cap (dB)", 2),
+    "val/psnr": ("val PSNR (dB)", 2),
+    "val/kl": ("KL (nats)", 1),
+    "val/active_units": ("active units", 0),
+    "val/bits_per_dim_calibrated": ("calibrated bits/dim", 3),
+}
+DIGITS = dict(NUMBERS.values())
+DRAWN = ("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr")
+NEAR_CAP = 0.3  # dB
+
+
+class Results(NamedTuple):
+    """What the runs of a sweep measured.
+
+    `curves` has a row per run and evaluation: IDENTITY, then the columns of metrics.csv.
+    `finals` has a row per run: IDENTITY, status (finished, diverged, running),
+    diverged_at (step), implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf
+    without a floor), floor_mse, floor_mse_pixel, seconds, device, then the columns of
+    metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
+    label, and `other` states whatever else differs within the sweep. nan is not known.
+    """
+
+    curves: pd.DataFrame
+    finals: pd.DataFrame
+
+
+def load(folder: Path | str, run_ids: Sequence[str] | None = None) -> Results:
+    """Reads the run folders in `folder`, runs/<sweep>; whole rows of unfinished ones too.
+
+    Runs come in the order of `run_ids`, which also restricts them, else by name.
+    Raises UserError where there is no such folder or run.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
+    found = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+    if not found:
+        raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
+    chosen = found if run_ids is None else list(dict.fromkeys(run_ids))
+    missing = [run_id for run_id in chosen if run_id not in found]
+    if missing or not chosen:
+        raise UserError(
+            f"asked for run {', '.join(missing) or 'none'}; {folder} holds {len(found)} "
+            f"runs, the first of which is {found[0]}"
+        )
+    configs = [_config(folder / run_id) for run_id in chosen]
+    curves, finals = [], []
+    for run_id, config, other in zip(chosen, configs, _others(configs), strict=True):
+        identity = _identity(run_id, config, other)
+        rows = _rows(folder / run_id)
+        curves.append(pd.DataFrame({**identity, **rows}, index=rows.index))
+        finals.append(identity | _final(folder / run_id, rows))
+    frames = [frame for frame in curves if len(frame)] or curves[:1]
+    return Results(
+        _with_columns(pd.concat(frames, ignore_index=True), DRAWN),
+        _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS)),
+    )
+
+
+def _config(folder: Path) -> RunConfig:
+    path = folder / "config.yaml"
+    try:
+        return validate(yaml.safe_load(path.read_text()))
+    except (UserError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is no run's configuration: {error}") from None
+
+
+def _identity(run_id: str, config: RunConfig, other: str) -> dict[str, Any]:
+    values = (
+        run_id,
+        config.norm,
+        config.target_norm,
+        config.head,
+        config.reduction,
+        config.beta.label,
+        config.seed,
+        other,
+    )
+    return dict(zip(IDENTITY, values, strict=True))
+
+
+def _others(configs: list[RunConfig]) -> list[str]:
+    """Per run the settings that differ between runs and have no column of their own."""
+    own = {*IDENTITY, "beta.name", "beta.value", "beta.sigma", "beta.beta_norm"}
+    runs = [_flat(config.decisive) for config in configs]
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in run.items():
+            values.setdefault(key, set()).add(value)
+    differing = [key for key, seen in values.items() if len(seen) > 1 and key not in own]
+    return [
+        " ".join(
+            run[key] if key.endswith(".name") else f"{_short(key)}={run[key]}"
+            for key in differing
+            if key in run
+        )
+        for run in runs
+    ]
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("model.").removeprefix("train.")
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"model": {"latent": 16}} as {"model.latent": "16"}."""
+    flat: dict[str, str] = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str):
+            flat[prefix + key] = value
+        else:
+            flat[prefix + key] = json.dumps(value, separators=(",", ":"))
+    return flat
+
+
+def _rows(folder: Path) -> pd.DataFrame:
+    """The whole lines of metrics.csv; a torn last one has no line end."""
+    path = folder / "metrics.csv"
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if not whole:
+        return pd.DataFrame({"step": pd.Series(dtype="int64")})
+    return pd.read_csv(io.StringIO(whole), dtype="float64").astype({"step": "int64"})
+
+
+def _final(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):  # none yet
+        summary = {}
+    last = rows.iloc[-1].to_dict() if len(rows) else {}
+    cap = summary.get("psnr_cap", math.nan)
+    values = {
+        "diverged_at": summary.get("diverged_at"),
+        "implied_sigma": summary.get("implied_sigma"),
+        "beta_value": summary.get("beta"),
+        "psnr_cap": math.inf if cap is None else cap,
+        "floor_mse": summary.get("floor_mse"),
+        "floor_mse_pixel": summary.get("floor_mse_pixel"),
+        "seconds": summary.get("seconds"),
+        **(summary.get("final") or last),
+    }
+    return {
+        "status": summary.get("status", "running"),
+        "device": summary.get("device") or "",
+        **{key: math.nan if v is None else float(v) for key, v in values.items()},
+    }
+
+
+def _with_columns(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """`frame` with columns of nan for those that no run has yet."""
+    missing = [column for column in columns if column not in frame]
+    return frame.assign(**dict.fromkeys(missing, math.nan))
+
+
+def labels(finals: pd.DataFrame) -> dict[str, str]:
+    """run_id -> what tells the run from the others: `zscore→unit · tanh · β 0.5`."""
+    arrow = finals["norm"] + "→" + finals["target"]
+    parts = {
+        "norm": arrow.where(finals["norm"] != finals["target"], finals["norm"]),
+        "head": finals["head"],
+        "reduction": finals["reduction"],
+        "beta": "β " + finals["beta"],
+        "seed": "seed " + finals["seed"].astype(str),
+        "other": finals["other"],
+    }
+    shown = [part for part in parts.values() if len(set(part)) > 1]
+    shown = shown or [parts[name] for name in ("norm", "head", "beta")]
+    texts = [" · ".join(filter(None, row)) for row in zip(*shown, strict=True)]
+    return dict(zip(finals["run_id"], texts, strict=True))
+
+
+def table(results: Results) -> pd.DataFrame:
+    """One line per run: what tells it from the others, then its last numbers.
+
+    sigma is the implied decoder noise in 8-bit levels; PSNR in dB; KL in nats per image.
+    """
+    finals = results.finals
+    keep = {
+        "norm": True,
+        "target": bool((finals["target"] != finals["norm"]).any()),
+        "head": True,
+        "reduction": len(set(finals["reduction"])) > 1,
+        "beta": True,
+        "seed": len(set(finals["seed"])) > 1,
+        "other": bool((finals["other"] != "").any()),
+        **dict.fromkeys(NUMBERS, True),
+        "status": bool((finals["status"] != "finished").any()),
+    }
+    shown = finals.filter(items=[column for column, kept in keep.items() if kept])
+    shown.columns = [NUMBERS[c][0] if c in NUMBERS else c for c in shown.columns]
+    return shown
+
+
+def print_table(results: Results, console: Console) -> None:
+    """Prints `table`; a star marks a PSNR that the head, not the training, limits."""
+    frame = table(results)
+    printed = _rich_table(frame)
+    unlimited = console.options.update_width(1000)
+    if console.measure(printed, options=unlimited).maximum > console.width:
+        frame = frame.filter(items=[*DIGITS, "status"])
+        frame.insert(0, "run", list(labels(results.finals).values()))  # wraps at spaces
+        printed = _rich_table(frame)
+    console.print(printed)
+
+
+def _rich_table(frame: pd.DataFrame) -> Table:
+    caption = "sigma: implied decoder noise"
+    if any(map(math.isfinite, frame["PSNR cap (dB)"])):
+        caption += f"; *: within {NEAR_CAP} dB of the cap of the head's range"
+    printed = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for name in frame.columns:
+        header = Text("\n".join(str(name).rsplit(" ", 1)))
+        justify = "right" if name in DIGITS or name == "seed" else "left"
+        printed.add_column(header, justify=justify, no_wrap=name != "run", overflow="fold")
+    for line in frame.to_dict("records"):
+        printed.add_row(*(Text(_cell(str(name), line)) for name in frame.columns))
+    return printed
+
+
+def _cell(name: str, line: dict[Any, Any]) -> str:
+    value = line[name]
+    if name not in DIGITS:
+        return str(value)
+    if not math.isfinite(value):
+        return "–"
+    near = name == "val PSNR (dB)" and value >= line["PSNR cap (dB)"] - NEAR_CAP
+    digits = 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
+    return f"{'*' if near else ''}{value:.{digits}f}"
