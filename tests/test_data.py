@@ -272,9 +272,25 @@ def test_npz_with_its_own_splits(tmp_path, shape):
         channels = shape[2] if len(shape) == 3 else 1
         assert tuple(split.shape) == (len(array), channels, 8, 6)
         assert split.is_contiguous()
+        order = slice(None) if split is images.test else fixed_order(len(array))
         for c in range(channels):
             expected = array[..., c] if array.ndim == 4 else array
-            np.testing.assert_array_equal(split[:, c], expected)
+            np.testing.assert_array_equal(split[:, c], expected[order])
+
+
+def fixed_order(n: int):
+    """What training and validation images are shuffled by, whatever the set."""
+    return np.random.default_rng(1).permutation(n)
+
+
+def test_a_splits_first_images_stand_for_all_of_it(tmp_path):
+    """A folder lists class after class; the first images of a split are of every one."""
+    levels = np.repeat(np.arange(10, dtype=np.uint8), 100)
+    images = np.broadcast_to(levels[:, None, None], (1000, 4, 4))
+    np.savez(tmp_path / "a.npz", images=images)
+    images = data.load(npz(tmp_path / "a.npz"))
+    for split in (images.train, images.val):
+        assert len(set(split[:80, 0, 0, 0].tolist())) == 10
 
 
 def test_npz_without_a_validation_split(tmp_path):

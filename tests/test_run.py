@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import TINY, make_images
 from filelock import FileLock
+from test_loggers import key_of, read_records
 
 HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
 SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=30", "train.eval_every=10")
@@ -211,6 +212,34 @@ def test_a_truncated_checkpoint_is_said_and_kept(grid, cli):
     assert (folder / "state.safetensors.old-1").stat().st_size == 1000
     rows = (folder / "metrics.csv").read_text()
     assert rows == (whole.folder / "runs/main" / folder.name / "metrics.csv").read_text()
+
+
+def test_wandb_files_read_back_hold_the_curves(cli):
+    cli.env["WANDB_MODE"] = "offline"
+    cli.env.pop("WANDB_DIR", None)
+    point = [o for o in SMALL if "wandb" not in o]
+    out, _ = cli(*point, "norm=zscore,unit")
+    assert "wandb sync runs/main/wandb/offline-run-*" in out
+    for folder in cli.runs():
+        [file] = cli.folder.glob(f"runs/main/wandb/*{folder.name}/run-{folder.name}.wandb")
+        history: dict[float, dict[str, float]] = {}
+        for record in read_records(file):
+            items = {key_of(i): i.value_json for i in record.history.item}
+            if "step" in items:
+                step = float(items["step"])
+                history.setdefault(step, {}).update(
+                    {
+                        k: float(v)
+                        for k, v in items.items()
+                        if "/" in k and v[0] in "-.0123456789"
+                    }
+                )
+        rows = pd.read_csv(folder / "metrics.csv")
+        assert sorted(history) == rows["step"].tolist()
+        for _, row in rows.iterrows():
+            expected = row.drop(["step", "epoch"]).dropna().to_dict()
+            logged = {k: v for k, v in history[row["step"]].items() if k in expected}
+            assert logged == pytest.approx(expected)
 
 
 def test_help_names_the_groups(cli):

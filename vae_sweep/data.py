@@ -87,8 +87,14 @@ def load(config: DataConfig) -> Images:
     wanted = None if isinstance(config, TorchvisionConfig) else config.test_images
     train, test = _hold_out(train, test, wanted, "test")
     train, val = _hold_out(train, val, config.val_images, "val")
-    splits = (torch.from_numpy(np.ascontiguousarray(s)) for s in (train, val, test))
-    return Images(*splits)
+    splits = (_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
+    return Images(*map(torch.from_numpy, splits))
+
+
+def _shuffled(images: Pixels) -> Pixels:
+    """In one fixed random order: folders are sorted by class, and a split's first images
+    must stand for all of it."""
+    return np.ascontiguousarray(images[np.random.default_rng(1).permutation(len(images))])
 
 
 def _hold_out(

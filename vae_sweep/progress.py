@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 COLUMNS = {  # column -> (header, format)
     "val/mse_pixel": ("MSE pixel", ".5f"),
@@ -97,5 +98,5 @@ class Display:
             cells = [f"{row[key]:{form}}" for key, (_, form) in COLUMNS.items()]
             table.add_row(run_id, f"{row['step']:.0f}", *cells)
         hidden = len(self.rows) - SHOWN
-        note = [f"... and {hidden} more runs"] if hidden > 0 else []
+        note = [Text(f"... and {hidden} more runs")] if hidden > 0 else []
         return Group(self.bar, table, *note)

@@ -5,6 +5,7 @@ then moved there, so that a kill at any moment leaves whole files. Nothing is un
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -74,9 +75,8 @@ class RunFolder:
     def __init__(self, config: RunConfig, fingerprint: str):
         self.config = config
         self.path = config.run_dir
-        self.identity = json.dumps(
-            {**config.decisive, "images": fingerprint}, sort_keys=True
-        )
+        decisive = json.dumps({**config.decisive, "images": fingerprint}, sort_keys=True)
+        self.identity = hashlib.sha256(decisive.encode()).hexdigest()[:16]
 
     def open(self) -> None:
         """Makes the folder and states the configuration in it."""

@@ -91,7 +91,9 @@ def one_line(error: BaseException) -> str:
             return str(cause)
     said = next((str(cause) for cause in causes if str(cause)), repr(error))
     text = re.sub(r"\s+", " ", said).strip()
-    text = re.sub(r" Config search path: .*", "", text)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; set runs=FOLDER to write elsewhere"
+    text = re.sub(r" (Config search path|See https:).*", "", text)
     found = re.search(r"Key '(\S+)' is not in struct.*", text)
     if found is None:
         found = re.search(r"Could not override '(\S+?)'", text)
@@ -113,6 +115,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if debug:
             raise
