@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from vae_sweep import data, dead_leaves
+from vae_sweep import data, dead_leaves, image_folder
 from vae_sweep.config import (
     DeadLeavesConfig,
     ImageFolderConfig,
@@ -450,14 +450,14 @@ def test_folder_is_decoded_once(tmp_path, monkeypatch):
     root = tmp_path / "pets"
     write_folder(root, 10)
     first = data.load(folder(root))
-    decode = data._decode_all
+    decode = image_folder._decode_all
 
     def must_not(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(data, "_decode_all", must_not)
+    monkeypatch.setattr(image_folder, "_decode_all", must_not)
     assert all(map(torch.equal, first, data.load(folder(root))))
-    monkeypatch.setattr(data, "_decode_all", decode)
+    monkeypatch.setattr(image_folder, "_decode_all", decode)
     assert data.load(folder(root, size=4)).train.shape[1:] == (3, 4, 4)
     assert data.load(folder(root, grayscale=True)).train.shape[1:] == (1, 8, 8)
 
@@ -487,7 +487,7 @@ def test_a_changed_folder_is_decoded_again(tmp_path, change):
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_many_files_are_announced(tmp_path, monkeypatch, capsys, terminal):
-    monkeypatch.setattr(data, "MANY_FILES", 5)
+    monkeypatch.setattr(image_folder, "MANY_FILES", 5)
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
     write_folder(tmp_path / "pets", 10)
@@ -731,3 +731,11 @@ def test_svhn_without_scipy(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "SVHN", NoScipy)
     fails(torchvision_set("svhn", tmp_path), "needs scipy", "pip install scipy")
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    def denied(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(image_folder, "_list", denied)
+    fails(folder(tmp_path), f"got {tmp_path} (Permission denied); mend its permissions")

@@ -13,7 +13,17 @@ import vae_sweep
 PACKAGE = Path(vae_sweep.__file__).parent
 FLOORS = {
     0: ("config",),
-    1: ("normalize", "heads", "objective", "schedules", "dead_leaves", "data", "layers"),
+    1: (
+        "normalize",
+        "heads",
+        "objective",
+        "schedules",
+        "dead_leaves",
+        "layers",
+        "cache",
+        "image_folder",
+        "data",
+    ),
     2: ("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
     3: ("train", "results", "progress"),
     4: ("grid", "plots"),

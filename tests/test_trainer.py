@@ -1,4 +1,6 @@
+import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -6,12 +8,14 @@ from conftest import TINY, make_config, make_images
 from torch.func import functional_call
 
 from vae_sweep.cohort import point
-from vae_sweep.config import RunConfig, UserError
+from vae_sweep.config import Head, Norm, Reduction, RunConfig, UserError, validate
 from vae_sweep.normalize import histograms
 from vae_sweep.trainer import Trainer, resolve_device, total_steps
 
 IMAGES = make_images(64)
 COUNTS = histograms(IMAGES)
+BETAS = ("constant", "warmup", "cyclical", "matched", "normalized")
+KEYS = ("norm", "target", "head", "reduction")
 FOUR = (
     ("norm=zscore", "head=tanh"),
     ("norm=minus1_1", "head=linear", "seed=1"),
@@ -80,7 +84,8 @@ def test_order_and_size_of_the_cohort_change_no_bit_on_cpu():
     forward, backward = trainer_of(*configs), trainer_of(*configs[::-1])
     alone = trainer_of(configs[2])
     for _ in range(5):
-        forward.update(), backward.update(), alone.update()
+        for trainer in (forward, backward, alone):
+            trainer.update()
     mine = forward.state(2).tensors
     for other in (backward.state(1).tensors, alone.state(0).tensors):
         assert all(torch.equal(mine[name], other[name]) for name in mine)
@@ -169,7 +174,8 @@ def test_clipping_is_per_run():
     configs = [config_of(*o, "train.clip=0.5", "train.precision=fp64") for o in FOUR[:2]]
     free = trainer_of(*[config_of(*o, "train.precision=fp64") for o in FOUR[:2]])
     clipped = trainer_of(*configs)
-    free.update(), clipped.update()
+    free.update()
+    clipped.update()
     for r in (0, 1):
         raw, cut = free.weights.grad[r], clipped.weights.grad[r]
         assert raw.norm() > 0.5
@@ -200,7 +206,8 @@ def test_a_restored_trainer_goes_on_bit_for_bit(optimizer, norm_layer):
 def test_evaluation_leaves_training_alone():
     looked, blind = trainer_of(config_of(*FOUR[2])), trainer_of(config_of(*FOUR[2]))
     for _ in range(4):
-        looked.update(), blind.update()
+        looked.update()
+        blind.update()
         looked.evaluate(IMAGES[:20])
         looked.reconstruct(IMAGES[:4])
     ours, theirs = looked.state(0).tensors, blind.state(0).tensors
@@ -229,3 +236,24 @@ def test_absent_cuda_is_refused_and_auto_falls_back(monkeypatch):
     assert resolve_device("auto").type == "cpu"
     with pytest.raises(UserError, match=r"cuda:1 needs a CUDA device.*train.device"):
         resolve_device("cuda:1")
+
+
+def test_every_combination_trains_as_one_cohort():
+    """norm x target x head x reduction, with every kind of beta among them."""
+    betas = [make_config(f"beta={name}").beta for name in BETAS]
+    base = config_of("train.batch_size=2", "model.widths=[4]").model_dump()
+    grid = itertools.product(
+        get_args(Norm), ("same", *get_args(Norm)), get_args(Head), get_args(Reduction)
+    )
+    configs = [
+        validate(base | dict(zip(KEYS, point, strict=True)) | {"beta": beta.model_dump()})
+        for point, beta in zip(grid, itertools.cycle(betas), strict=False)
+    ]
+    assert len(configs) == 5 * 6 * 7 * 4
+    trainer = trainer_of(*configs)
+    for _ in range(2):
+        losses = trainer.update()
+    assert losses.isfinite().all()
+    assert trainer.alive.all()
+    u_hat = trainer.reconstruct(IMAGES[:2])
+    assert u_hat.shape == (840, 2, 3, 8, 8)

@@ -5,16 +5,9 @@ What is slow to make is kept in `config.cache_dir`; without that a run goes on a
 """
 
 import contextlib
-import hashlib
 import io
-import json
-import os
 import sys
-import zipfile
-from collections.abc import Callable, Iterable
-from functools import partial
 from http.client import HTTPException
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +15,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
-from vae_sweep import dead_leaves
+from vae_sweep import dead_leaves, image_folder
+from vae_sweep.cache import Pixels, cached, read_npz, say
 from vae_sweep.config import (
     DataConfig,
     DeadLeavesConfig,
@@ -37,9 +28,7 @@ from vae_sweep.config import (
     UserError,
 )
 
-FOLDER_VERSION = 1  # of the folder cache: raise it when the same files give other bytes
-MANY_FILES = 5_000  # take seconds to decode, so a bar or a line says what goes on
-MANY_PIXELS = 50_000_000  # the same for dead leaves
+MANY_PIXELS = 50_000_000  # take seconds to make, so a line says what goes on
 
 TORCHVISION = {  # data.name -> class in torchvision.datasets
     "cifar10": "CIFAR10",
@@ -49,8 +38,6 @@ TORCHVISION = {  # data.name -> class in torchvision.datasets
     "fashion_mnist": "FashionMNIST",
 }
 NPZ_KEYS = ("train_images", "val_images", "test_images", "images")
-
-Pixels = NDArray[np.uint8]
 
 
 class Images(NamedTuple):
@@ -79,7 +66,7 @@ def load(config: DataConfig) -> Images:
     if isinstance(config, DeadLeavesConfig):
         train, val, test = _dead_leaves(config)
     elif isinstance(config, ImageFolderConfig):
-        train, val, test = _image_folder(config)
+        train, val, test = image_folder.read(config)
     elif isinstance(config, NpzConfig):
         train, val, test = _npz(config)
     else:
@@ -121,46 +108,6 @@ def _hold_out(
     return train[~held], train[held]
 
 
-def _say(text: str) -> None:
-    console = Console(stderr=True)
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-# --- the cache ---
-
-
-def _cached(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:
-    """`make()`, [n, C, H, W], or what an earlier call kept of it at `path` (.npz)."""
-    with contextlib.suppress(Exception):  # whatever ails a cache file, it is remade
-        images = _read_npz(path, ["images"])["images"]
-        if images.dtype == np.uint8 and images.ndim == 4 and len(images) == n:
-            return images
-    images = make()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # no room or no permission: no cache
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, images=images)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return images
-
-
-def _read_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray]:
-    """Those of `keys` that the file holds; any exception where it cannot be read."""
-    with path.open("rb") as stream:
-        if not zipfile.is_zipfile(stream):
-            raise ValueError("it is no whole .npz archive")
-        stream.seek(0)
-        with np.load(stream, allow_pickle=False) as file:  # checks the CRCs
-            arrays = {key: file[key] for key in keys if key in file.files}
-            if not arrays:
-                raise ValueError(f"its keys are {', '.join(file.files) or 'none'}")
-            return arrays
-
-
 # --- dead leaves ---
 
 
@@ -169,11 +116,11 @@ def _dead_leaves(config: DeadLeavesConfig) -> _Splits:
 
     def make() -> Pixels:
         if n * size**2 > MANY_PIXELS:
-            _say(f"making {n} dead-leaves images of {size}x{size} (kept for next time)")
+            say(f"making {n} dead-leaves images of {size}x{size} (kept for next time)")
         return dead_leaves.generate(n, size, seed)
 
     name = f"dead_leaves-v{dead_leaves.VERSION}-n{n}-size{size}-seed{seed}.npz"
-    return _Splits(_cached(config.cache_dir / name, n, make), None, None)
+    return _Splits(cached(config.cache_dir / name, n, make), None, None)
 
 
 # --- torchvision's sets ---
@@ -223,7 +170,7 @@ def _open(dataset: Any, root: Path) -> tuple[Pixels, Pixels]:
     except RuntimeError:  # not there, or not whole
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".lock"), contextlib.ExitStack() as stack:
-            _say(f"downloading {dataset.__name__} into {root}")
+            say(f"downloading {dataset.__name__} into {root}")
             if not sys.stderr.isatty():  # torchvision's bar is for terminals
                 stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             train, test = (
@@ -240,106 +187,6 @@ def _pixels(dataset: Any) -> Pixels:
     return data.transpose(0, 3, 1, 2) if data.shape[3] == 3 else data
 
 
-# --- a folder of images ---
-
-
-def _image_folder(config: ImageFolderConfig) -> _Splits:
-    root = Path(config.path).expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(
-            f"data.path must be a folder of images, got {config.path}, which is "
-            f"{'a file' if root.exists() else 'not there'}; set data.path=FOLDER"
-        )
-    has_splits = (root / "train").is_dir() and (root / "test").is_dir()
-    names = ("train", "val", "test") if has_splits else ("",)
-    listings = {name: _list(root / name) for name in names if (root / name).is_dir()}
-    for name, files in listings.items():
-        if not files:
-            raise UserError(
-                f"data.path must hold images (.jpg, .png, ...), in class folders or "
-                f"directly, got none in {root / name}; set data.path=FOLDER"
-            )
-    files = [file for listing in listings.values() for file in listing]
-    cache = config.cache_dir / f"image_folder-{_key(root, files, config)}.npz"
-    images = _cached(cache, len(files), partial(_decode_all, files, config))
-    ends = np.cumsum([len(listing) for listing in listings.values()])
-    splits = dict(zip(listings, np.split(images, ends[:-1]), strict=True))
-    return _Splits(splits.get("train", images), splits.get("val"), splits.get("test"))
-
-
-def _list(folder: Path) -> list[str]:
-    """Paths as ImageFolder finds them, or of the images directly in `folder`."""
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import is_image_file
-
-    in_classes = []
-    with contextlib.suppress(FileNotFoundError):  # no class folders
-        in_classes = [file for file, _ in ImageFolder(folder, allow_empty=True).samples]
-    return in_classes or sorted(
-        str(path) for path in folder.iterdir() if is_image_file(path.name)
-    )
-
-
-def _key(root: Path, files: list[str], config: ImageFolderConfig) -> str:
-    """A hash of the names, sizes and times of the files, and of what is made of them."""
-    try:
-        stats = [os.stat(file) for file in files]
-    except OSError as error:
-        raise UserError(
-            f"images must be readable, got {error.filename} ({error.strerror}); "
-            f"mend or remove it"
-        ) from None
-    listing = [
-        (file.removeprefix(str(root)), stat.st_size, stat.st_mtime_ns)
-        for file, stat in zip(files, stats, strict=True)
-    ]
-    content = json.dumps([FOLDER_VERSION, config.size, config.grayscale, listing])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _decode_all(files: list[str], config: ImageFolderConfig) -> Pixels:
-    """All images, [n, C, H, W]."""
-    mode = "L" if config.grayscale else "RGB"
-    decode = partial(_decode, size=config.size, mode=mode)
-    with ThreadPool() as pool:
-        decoded: Iterable[Pixels] = pool.imap(decode, files, chunksize=64)
-        if len(files) >= MANY_FILES:
-            console = Console(stderr=True)
-            text = f"decoding {len(files)} images"
-            if console.is_terminal:
-                decoded = track(decoded, text, len(files), console=console)
-            else:
-                _say(f"{text} of {config.path} (kept for next time)")
-        shape = _decode(files[0], config.size, mode).shape
-        out = np.empty((len(files), *shape), np.uint8)
-        for i, image in enumerate(decoded):
-            if image.shape != shape:
-                raise UserError(
-                    f"all images must have one size, got {shape[2]}x{shape[1]} in "
-                    f"{files[0]} and {image.shape[2]}x{image.shape[1]} in {files[i]};\n"
-                    f"set data.size=32 (or another size)"
-                )
-            out[i] = image
-    return out
-
-
-def _decode(file: str, size: int | None, mode: str) -> Pixels:
-    """One image, [C, H, W]; resized (bilinear, antialiased) and cropped to `size`."""
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # PIL would clip it to white
-                raise ValueError(f"more than 8 bits a channel, mode {image.mode}")
-            pixels = image.convert(mode)
-    except Exception as error:  # PIL's decoders raise what they like
-        raise UserError(
-            f"images must be readable 8-bit files, got {file} ({error}); mend or remove it"
-        ) from None
-    if size is not None:
-        pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)
-    array = np.asarray(pixels)
-    return array[None] if mode == "L" else array.transpose(2, 0, 1)
-
-
 # --- arrays in an .npz ---
 
 
@@ -348,7 +195,7 @@ def _npz(config: NpzConfig) -> _Splits:
     rule = "data.path must be an .npz that holds train_images (with test_images, "
     rule += "val_images if there are any) or images alone"
     try:
-        arrays = _read_npz(path, NPZ_KEYS)
+        arrays = read_npz(path, NPZ_KEYS)
     except Exception as error:  # zip, zlib and numpy raise what they like
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(

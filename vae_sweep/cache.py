@@ -1,0 +1,50 @@
+"""What is slow to make, kept as .npz files; without a cache a run goes on as well."""
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+Pixels = NDArray[np.uint8]
+
+
+def cached(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:
+    """`make()`, [n, C, H, W], or what an earlier call kept of it at `path` (.npz)."""
+    with contextlib.suppress(Exception):  # whatever ails a cache file, it is remade
+        images = read_npz(path, ["images"])["images"]
+        if images.dtype == np.uint8 and images.ndim == 4 and len(images) == n:
+            return images
+    images = make()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # no room or no permission: no cache
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, images=images)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return images
+
+
+def read_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray]:
+    """Those of `keys` that the file holds; any exception where it cannot be read."""
+    with path.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is no whole .npz archive")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as file:  # checks the CRCs
+            arrays = {key: file[key] for key in keys if key in file.files}
+            if not arrays:
+                raise ValueError(f"its keys are {', '.join(file.files) or 'none'}")
+            return arrays
+
+
+def say(text: str) -> None:
+    console = Console(stderr=True)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
