@@ -71,6 +71,14 @@ def test_a_point_given_twice_trains_once(config_of, capsys):
     assert "training 1 points" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_a_point_in_two_sweeps_is_two_runs(config_of):
+    a, b = config_of("sweep=a"), config_of("sweep=b", "train.fuse=false")
+    assert a.run_id == b.run_id
+    grid.run([a, b])
+    assert rows_of(a) == rows_of(b)
+    assert a.run_dir != b.run_dir
+
+
 def test_members_of_a_cohort_resume_from_where_each_stood(config_of, tmp_path):
     """Two of three runs were killed, at different checkpoints: their curves still
     equal those of runs that nothing interrupted."""

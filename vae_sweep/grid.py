@@ -5,6 +5,7 @@ import hashlib
 import sys
 from collections.abc import Hashable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -76,6 +77,7 @@ def prepare(configs: list[RunConfig]) -> list[Prepared]:
     prepared = []
     for config in {c.run_dir: c for c in configs}.values():
         device = resolve_device(config.train.device)
+        loggers.wandb_mode(config.log.wandb)
         if config.data not in loaded:
             loaded[config.data] = _load(config.data)
         images, counts, digest = loaded[config.data]
@@ -94,12 +96,14 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
     At the end prints the table, draws overview.png, and says where W&B's files lie.
     """
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a log file has no edge at 80
     prepared = prepare(configs)
     with ExitStack() as stack:
         for folder in dict.fromkeys(c.sweep_dir for c in configs):
             stack.enter_context(lock(folder))
-        ended = {p.config.run_id: p.folder.summary() for p in prepared}
-        todo = [p for p in prepared if ended[p.config.run_id] is None]
+        ended = {p.folder.path: p.folder.summary() for p in prepared}
+        todo = [p for p in prepared if ended[p.folder.path] is None]
         _say_skipped(console, len(prepared) - len(todo))
         todo = [_resume(console, p) for p in todo]
         if todo:
@@ -108,7 +112,7 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
             finally:
                 loggers.drain(todo[0].config.sweep_dir)
         _report(console, [p.config for p in prepared])
-    return [_outcome(c.run_id, ended[c.run_id] or {}) for c in configs]
+    return [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
 
 
 def _outcome(run_id: str, summary: dict[str, Any]) -> dict[str, Any] | Diverged:
@@ -130,7 +134,8 @@ def _resume(console: Console, prepared: Prepared) -> Prepared:
     return prepared._replace(state=state)
 
 
-def _train(console: Console, todo: list[Prepared]) -> dict[str, dict[str, Any]]:
+def _train(console: Console, todo: list[Prepared]) -> dict[Path, dict[str, Any]]:
+    """Trains cohort after cohort; folder -> summary."""
     keep_freed_memory()
     cohorts: dict[Hashable, list[Prepared]] = {}
     for p in todo:
@@ -139,13 +144,13 @@ def _train(console: Console, todo: list[Prepared]) -> dict[str, dict[str, Any]]:
     sizes = ", ".join(str(len(c)) for c in cohorts.values())
     where = ", ".join(dict.fromkeys(str(p.device) for p in todo))
     console.print(f"training {len(todo)} points on {where}, cohorts of {sizes}")
-    summaries: dict[str, dict[str, Any]] = {}
+    summaries: dict[Path, dict[str, Any]] = {}
     with Display(console, remaining, len(todo)) as display:
         for cohort in cohorts.values():
             display.start_cohort(len(cohort))
             runs = [_open(p) for p in cohort]
             made = train(runs, cohort[0].images, cohort[0].device, display)
-            summaries |= {s["run_id"]: s for s in made}
+            summaries |= {p.folder.path: s for p, s in zip(cohort, made, strict=True)}
     return summaries
 
 

@@ -35,7 +35,9 @@ class Progress(Protocol):
     def say(self, text: str) -> None: ...
 
 
-def train(runs: list[Run], images: Images, device: torch.device, progress: Progress):
+def train(
+    runs: list[Run], images: Images, device: torch.device, progress: Progress
+) -> list[dict[str, Any]]:
     """Trains `runs` (equal in model, data and train settings, at one step) to the end.
 
     Rows, checkpoints, pictures and summaries go to each run's folder. Returns the
@@ -74,7 +76,7 @@ class Recorder:
         if self.open:
             self._evaluate(last=True)
         for r, run in list(self.open.items()):
-            self._close(r, run, "finished")
+            self._close(r, run)
         return [self.summaries[r] for r in range(len(self.runs))]
 
     def _resumed_at(self) -> int | None:
@@ -97,7 +99,7 @@ class Recorder:
             row = {"step": trainer.step, "epoch": epoch}
             row |= {key: value[r] for key, value in values.items()}
             if not math.isfinite(row["train/loss"] + row["val/loss"]):
-                self._close(r, run, "diverged")
+                self._close(r, run, diverged_at=trainer.step)
                 continue
             self._record(r, run, row, pictures[r])
 
@@ -120,17 +122,17 @@ class Recorder:
 
     def _close_diverged(self, alive: list[bool]) -> None:
         for r, run in list(self.open.items()):
-            if not alive[r]:
-                self._close(r, run, "diverged")
+            if not alive[r]:  # the loss before the update just made
+                self._close(r, run, diverged_at=self.trainer.step - 1)
 
-    def _close(self, r: int, run: Run, status: str) -> None:
+    def _close(self, r: int, run: Run, diverged_at: int | None = None) -> None:
         del self.open[r]
         kept = run.folder.rows()
         summary: dict[str, Any] = {
-            "status": status,
+            "status": "finished" if diverged_at is None else "diverged",
             "run_id": run.config.run_id,
             "final": self.last.get(r) or (kept[-1] if kept else {}),
-            "diverged_at": self.trainer.step if status == "diverged" else None,
+            "diverged_at": diverged_at,
             "beta": run.point.beta,
             "implied_sigma": run.point.sigma,
             "floor_mse": run.point.floor.mse,
@@ -143,11 +145,11 @@ class Recorder:
         }
         run.folder.finish(summary)
         self.summaries[r] = summary
-        if status == "diverged":
-            at = f"diverged at step {self.trainer.step}"
-            self.progress.say(f"{run.config.run_id} {at}: loss not finite")
+        if diverged_at is not None:
+            said = f"diverged at step {diverged_at}: its loss is not finite"
+            self.progress.say(f"{run.config.run_id} {said}")
         if run.logger is not None:
-            run.logger.finish(summary, exit_code=int(status == "diverged"))
+            run.logger.finish(summary, exit_code=int(diverged_at is not None))
 
 
 def _device_name(device: torch.device) -> str:

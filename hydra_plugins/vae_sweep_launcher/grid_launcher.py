@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+
+from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 
 
 @dataclass
@@ -37,6 +40,10 @@ class GridLauncher(Launcher):
         task_function: TaskFunction,
         config: DictConfig,
     ) -> None:
+        # the sweeper, which set this up, validates its batch with the same loader
+        hydra_context.config_loader = cast(
+            ConfigLoader, Compositions(hydra_context.config_loader)
+        )
         self.hydra_context, self.task_function = hydra_context, task_function
         self.config = config
 
