@@ -67,8 +67,9 @@ def _gradient_norms(cohort: Cohort, u: Tensor, noise: Tensor, beta: Tensor):
     norms = []
     for term, keep in ((recon, True), (kl, False)):
         gradients = torch.autograd.grad(term.sum(), parameters, retain_graph=keep)
-        squares = [g.double().flatten(1).square().sum(1) for g in gradients]
-        norms.append(torch.stack(squares).sum(0).sqrt())
+        rows = torch.cat([g.flatten(1) for g in gradients], 1).double()
+        # row by row: a sum over [R, P] may round by R
+        norms.append(torch.stack([row.square().sum().sqrt() for row in rows]))
     return norms[0], norms[1]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -89,6 +89,8 @@ def one_line(error: BaseException) -> str:
     for cause in reversed(causes):
         if isinstance(cause, UserError):
             return str(cause)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the option {error.override}: {error.message.splitlines()[0]}"
     said = next((str(cause) for cause in causes if str(cause)), repr(error))
     text = re.sub(r"\s+", " ", said).strip()
     if isinstance(error, OSError) and error.filename:

@@ -165,8 +165,8 @@ class Trainer:
         if not self.alive.all():
             gradient[~self.alive] = 0
         if self.config.clip is not None:
-            norm = gradient.norm(dim=1, keepdim=True)
-            gradient.mul_((self.config.clip / norm).clamp(max=1))
+            norm = torch.stack([row.norm() for row in gradient])  # [R]
+            gradient.mul_((self.config.clip / norm).clamp(max=1)[:, None])
 
     def evaluate(self, images: Tensor) -> dict[str, Tensor]:
         """metrics.NAMES -> float64 [R] on a split."""
