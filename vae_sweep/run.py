@@ -96,9 +96,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; set runs=FOLDER to write elsewhere"
     text = re.sub(r" (Config search path|See https:).*", "", text)
-    found = re.search(r"Key '(\S+)' is not in struct.*", text)
-    if found is None:
-        found = re.search(r"Could not override '(\S+?)'", text)
+    found = re.search(r"Could not override '(\S+?)'", text)
+    found = found or re.search(r"is not in struct full_key: (\S+)", text)
     if found is not None:
         return f"unknown option {found[1]}; see the groups and keys with --help"
     return text
