@@ -2,9 +2,10 @@
 
     python -m benchmarks.harness
 
-Runs grids of FEW and of MANY points of a net so small that training is nothing, in
-processes of their own and in turns, without and with W&B (offline); the slope is the
-cost of a point. The picture is drawn once per grid and counted too.
+Runs grids of 4 and of 24 points of a net so small that training is nothing, in
+processes of their own and in turns; the slope is the cost of a point, its share of the
+table and of the picture included. Grids over seeds, without and with W&B (offline), and
+over norm x head: each choice of groups is composed by Hydra once.
 """
 
 import os
@@ -18,16 +19,26 @@ from pathlib import Path
 
 import numpy as np
 
-FEW, MANY, REPEATS = 4, 24, 5
+REPEATS = 5
+SEEDS = {n: ["seed=" + ",".join(map(str, range(n)))] for n in (4, 24)}
+HEADS = "linear,tanh,sigmoid,hardtanh,tanh_rescaled,sigmoid_rescaled"
+GROUPS = {
+    4: ["norm=unit,zscore", "head=linear,tanh"],
+    24: ["norm=unit,zscore,minus1_1,zscore_global", f"head={HEADS}"],
+}
+KINDS = {  # name -> (overrides by number of points, W&B mode)
+    "a point, seeds, W&B disabled": (SEEDS, "disabled"),
+    "a point, seeds, W&B offline": (SEEDS, "offline"),
+    "a point, norm x head, W&B disabled": (GROUPS, "disabled"),
+}
 POINT = (
     *("data=npz", "data.path=images.npz", "model.widths=[4]", "model.latent=4"),
     *("train.batch_size=8", "train.steps=1", "train.device=cpu"),
 )
 
 
-def seconds(folder: Path, points: int, mode: str, sweep: str) -> float:
-    seeds = ",".join(map(str, range(points)))
-    command = [sys.executable, "-m", "vae_sweep.run", *POINT, f"seed={seeds}"]
+def seconds(folder: Path, overrides: list[str], mode: str, sweep: str) -> float:
+    command = [sys.executable, "-m", "vae_sweep.run", *POINT, *overrides]
     start = time.perf_counter()
     subprocess.run(
         [*command, f"log.wandb.mode={mode}", f"sweep={sweep}"],
@@ -46,21 +57,23 @@ def help_seconds() -> float:
 
 
 def main() -> None:
-    costs: dict[str, list[float]] = {"disabled": [], "offline": []}
+    costs: dict[str, list[float]] = {name: [] for name in KINDS}
     helps = []
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as folder:
         images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
-        np.savez(Path(name) / "images.npz", images=images)
+        np.savez(Path(folder) / "images.npz", images=images)
         for repeat in range(REPEATS):
-            for mode, values in costs.items():
-                few = seconds(Path(name), FEW, mode, f"few-{mode}-{repeat}")
-                many = seconds(Path(name), MANY, mode, f"many-{mode}-{repeat}")
-                values.append((many - few) / (MANY - FEW))
+            for i, (name, (points, mode)) in enumerate(KINDS.items()):
+                few, many = (
+                    seconds(Path(folder), points[n], mode, f"{i}-{n}-{repeat}")
+                    for n in (4, 24)
+                )
+                costs[name].append((many - few) / 20)
             helps.append(help_seconds())
     print(f"n = {REPEATS}, {os.cpu_count()} cores, {platform.machine()}, medians")
-    print(f"a point, W&B disabled  {statistics.median(costs['disabled']) * 1e3:7.0f} ms")
-    print(f"a point, W&B offline   {statistics.median(costs['offline']) * 1e3:7.0f} ms")
-    print(f"--help                 {statistics.median(helps) * 1e3:7.0f} ms")
+    for name, values in costs.items():
+        print(f"{name:35s} {statistics.median(values) * 1e3:5.0f} ms")
+    print(f"{'--help':35s} {statistics.median(helps) * 1e3:5.0f} ms")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def test_a_torn_row_is_dropped_and_written_anew(folder, cut):
 
 
 def test_state_comes_back_bit_for_bit(folder):
+    folder.append(row_of(17))
     tensors = {"w": torch.randn(3, 4), "generator.noise": torch.Generator().get_state()}
     folder.save_state(State(17, tensors))
     state, complaint = folder.load_state()
@@ -80,6 +81,21 @@ def test_a_truncated_checkpoint_is_kept_aside_and_the_run_starts_over(folder, ke
     assert (folder.path / "metrics.csv.old-1").exists()
     assert folder.rows() == []
     assert folder.load_state() == (None, None)
+
+
+@pytest.mark.parametrize("content", ["garbage", "step,epoch\n1,2\n", "", None])
+def test_damaged_rows_are_kept_aside_with_their_checkpoint(folder, content):
+    folder.append(row_of(0))
+    folder.append(row_of(17))
+    folder.save_state(State(17, {"w": torch.ones(3)}))
+    path = folder.path / "metrics.csv"
+    cut = path.read_text().rpartition("17,")[0] + "17,oops\n"
+    path.write_text(cut if content is None else content)
+    state, complaint = folder.load_state()
+    assert state is None
+    assert "has no rows in metrics.csv: starting over" in complaint
+    assert (folder.path / "metrics.csv.old-1").exists()
+    assert (folder.path / "state.safetensors.old-1").exists()
 
 
 def test_a_checkpoint_of_other_data_is_kept_aside(folder):

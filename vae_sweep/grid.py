@@ -112,7 +112,11 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
             finally:
                 loggers.drain(todo[0].config.sweep_dir)
         _report(console, [p.config for p in prepared])
-    return [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
+    outcomes = [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
+    for outcome in outcomes:
+        if isinstance(outcome, Diverged):
+            console.print(str(outcome), highlight=False, markup=False, soft_wrap=True)
+    return outcomes
 
 
 def _outcome(run_id: str, summary: dict[str, Any]) -> dict[str, Any] | Diverged:

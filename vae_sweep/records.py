@@ -93,17 +93,17 @@ class RunFolder:
         return summary if summary.get("identity") == self.identity else None
 
     def rows(self) -> list[dict[str, float]]:
-        """The whole rows so far; a torn last line is not one of them."""
+        """The whole rows so far, without a torn last line; none if the file is damaged."""
         try:
             text = (self.path / "metrics.csv").read_text()
-        except OSError:
+            whole = text[: text.rfind("\n") + 1]
+            header, *lines = csv.reader(io.StringIO(whole))
+            if tuple(header) != COLUMNS:
+                return []
+            numbers = [[float(cell or "nan") for cell in line] for line in lines]
+            return [dict(zip(COLUMNS, row, strict=True)) for row in numbers]
+        except (OSError, ValueError):
             return []
-        whole = text[: text.rfind("\n") + 1]
-        lines = [r for r in csv.reader(io.StringIO(whole)) if len(r) == len(COLUMNS)]
-        return [
-            {key: float(value or "nan") for key, value in zip(COLUMNS, line, strict=True)}
-            for line in lines[1:]
-        ]
 
     def append(self, row: Row) -> None:
         """Adds a row, unless one of its step is there (a resumed run passes it again)."""
@@ -141,9 +141,13 @@ class RunFolder:
                 if meta.get("identity") != self.identity:
                     return None, self._set_aside("is of another configuration or data")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return State(int(meta["step"]), tensors), None
+            state = State(int(meta["step"]), tensors)
         except (SafetensorError, OSError, KeyError, ValueError):
             return None, self._set_aside("is truncated or damaged")
+        kept = self.rows()
+        if not kept or kept[-1]["step"] < state.step:  # rows come before checkpoints
+            return None, self._set_aside("has no rows in metrics.csv")
+        return state, None
 
     def _set_aside(self, why: str, first: str = "state.safetensors") -> str | None:
         """Renames checkpoint, rows and summary to NAME.old-K; None if nothing is there."""
