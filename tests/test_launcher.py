@@ -20,6 +20,10 @@ JOBS = [
     ["seed=5", "seed=6", "train.clip=1e-3", "data.cache='a b'"],
     ["norm=zscore", "head=tanh", "seed=3", "beta.value=0.5"],
     ["hydra.job.name=other", "seed=7"],
+    ["norm=unit", "head=linear", "target=raw255", "reduction=mean", "beta=warmup"],
+    ["norm=unit", "norm=zscore"],
+    ["data=image_folder", "norm=unit", "hydra/job_logging=default"],
+    ["data=mnist", "beta=cyclical", "beta.cycles=2", "model=small", "norm=minus1_1"],
 ]
 
 

@@ -111,8 +111,8 @@ class Heads(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         outputs = []
-        for r, head in enumerate(self.heads):
-            y = BASES[head].function(a[r])
+        for r, (head, a_r) in enumerate(zip(self.heads, a.unbind(0), strict=True)):
+            y = BASES[head].function(a_r)
             if head == "tanh_standardized":
                 if self.training:
                     self._track(r, y.detach())
@@ -126,8 +126,8 @@ class Heads(nn.Module):
     def derivative(self, a: Tensor) -> Tensor:
         """g'(a), the shape of `a` [R, B, C, H, W]; tanh_standardized's statistics held."""
         outputs = []
-        for r, head in enumerate(self.heads):
-            d = BASES[head].derivative(a[r]) * self.gain[r].to(a)
+        for r, (head, a_r) in enumerate(zip(self.heads, a.unbind(0), strict=True)):
+            d = BASES[head].derivative(a_r) * self.gain[r].to(a)
             outputs.append(d / self._statistics(r, d)[1] if "standard" in head else d)
         return torch.stack(outputs)
 

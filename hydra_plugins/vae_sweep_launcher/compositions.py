@@ -1,9 +1,10 @@
-"""Composes the jobs of a grid, each choice of groups once.
+"""Composes the jobs of a grid from what they share.
 
 Hydra composes every job from its files, twice: the sweeper checks it, the launcher runs
-it. That takes 75 ms each time, of which most is the same for all jobs. Values
-(`seed=3`, `beta.value=0.5`) are what Hydra applies last, so they can be applied here to
-a copy of the composition that the job's groups give.
+it. That takes 60 ms each time, of which most is the same for all jobs. Here each option
+of a group is composed once (norm=unit alone, head=tanh alone): where options touch
+different keys, a job's composition is theirs put together. Values (`seed=3`) are what
+Hydra applies last, so they are applied to a copy. Whatever does not fit goes to Hydra.
 """
 
 import copy
@@ -22,7 +23,7 @@ class Compositions:
     def __init__(self, loader: ConfigLoader):
         self._loader = loader
         self._parser = OverridesParser.create()
-        self._by_groups: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._is_group: dict[str, bool] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -33,12 +34,13 @@ class Compositions:
     ) -> DictConfig:
         """The config of one job, a copy of its own."""
         overrides = self._parser.parse_overrides(sweep_overrides)
-        values = [o for o in overrides if self._is_value(o)]
-        groups = tuple(str(o.input_line) for o in overrides if o not in values)
-        if groups not in self._by_groups:
-            base = self._loader.load_sweep_config(master_config, list(groups))
-            self._by_groups[groups] = base
-        config = copy.deepcopy(self._by_groups[groups])
+        values = [o for o in overrides if self._is_plain(o, group=False)]
+        options = [o for o in overrides if self._is_plain(o, group=True)]
+        rest = [o for o in overrides if o not in values and o not in options]
+        config = self._assemble(master_config, rest, options)
+        if config is None:
+            groups = [o for o in overrides if o not in values]
+            config = copy.deepcopy(self._compose(master_config, groups))
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         task = [o for o in overrides if not o.is_hydra_override()]
@@ -49,10 +51,47 @@ class Compositions:
         )
         return config
 
-    def _is_value(self, override: Override) -> bool:
-        """Whether it sets a plain key: no group, nothing added, deleted, or Hydra's."""
+    def _compose(self, master: DictConfig, overrides: list[Override]) -> DictConfig:
+        lines = tuple(str(o.input_line) for o in overrides)
+        if lines not in self._composed:
+            composed = self._loader.load_sweep_config(master, list(lines))
+            self._composed[lines] = composed
+        return self._composed[lines]
+
+    def _assemble(
+        self, master: DictConfig, rest: list[Override], options: list[Override]
+    ) -> DictConfig | None:
+        """What Hydra composes of `rest` and `options`; None where options may meet."""
+        base = self._compose(master, rest)
+        config, before = copy.deepcopy(base), _without_hydra(base)
+        touched: set[str] = set()
+        for option in options:
+            alone = _without_hydra(self._compose(master, [*rest, option]))
+            changed = {k: v for k, v in alone.items() if v != before.get(k)}
+            reach = {*changed, option.key_or_group.split("/")[0]}
+            if reach & touched or alone.keys() != before.keys():
+                return None
+            touched |= reach
+            for key, value in changed.items():
+                config[key] = value
+            config.hydra.runtime.choices[option.key_or_group] = option.value()
+        return config
+
+    def _is_plain(self, override: Override, group: bool) -> bool:
+        """Whether it sets a key (or a group's option); not added, deleted, or Hydra's."""
         key = override.key_or_group
         if key not in self._is_group:
             self._is_group[key] = bool(self._loader.get_group_options(key))
         plain = not (override.is_add() or override.is_delete() or override.package)
-        return plain and not override.is_hydra_override() and not self._is_group[key]
+        plain = plain and not override.is_hydra_override() and "@" not in key
+        if group:
+            plain = plain and isinstance(override.value(), str)
+        return plain and self._is_group[key] == group
+
+
+def _without_hydra(config: DictConfig) -> dict[str, Any]:
+    """All but the node `hydra`, as plain containers, interpolations as they stand."""
+    keys = [str(key) for key in config if key != "hydra"]
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, keys))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
