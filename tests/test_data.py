@@ -1,5 +1,6 @@
 """The sets against what was written into them; the errors against their three parts."""
 
+import errno
 import gzip
 import hashlib
 import os
@@ -733,9 +734,25 @@ def test_svhn_without_scipy(tmp_path, monkeypatch):
     fails(torchvision_set("svhn", tmp_path), "needs scipy", "pip install scipy")
 
 
-def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
-    def denied(folder):
-        raise PermissionError(13, "Permission denied", str(folder))
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("closed", ["", "train"])
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch, closed, code):
+    root, scandir, reason = tmp_path / "set", os.scandir, os.strerror(code)
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
 
-    monkeypatch.setattr(image_folder, "_list", denied)
+    def denied(path):
+        if Path(path) == root / closed:
+            raise OSError(code, reason, str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    fails(folder(root), f"got {root / closed} ({reason}); mend its permissions")
+
+
+def test_a_folder_in_one_that_is_closed(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", denied)
     fails(folder(tmp_path), f"got {tmp_path} (Permission denied); mend its permissions")

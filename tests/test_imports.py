@@ -23,10 +23,11 @@ FLOORS = {
         "cache",
         "image_folder",
         "data",
+        "wandb_mode",
     ),
     2: ("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
     3: ("train", "results", "progress"),
-    4: ("grid", "plots"),
+    4: ("grid", "panels", "plots"),
     5: ("run",),
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -15,14 +15,8 @@ from conftest import make_config
 from PIL import Image
 
 from vae_sweep.config import RunConfig, UserError
-from vae_sweep.loggers import (
-    Logger,
-    drain,
-    open_wandb,
-    wandb_folder,
-    wandb_mode,
-    wandb_note,
-)
+from vae_sweep.loggers import Logger, drain, open_wandb, wandb_folder, wandb_note
+from vae_sweep.wandb_mode import wandb_mode
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from vae_sweep.cache import Pixels, cached, say
 from vae_sweep.config import ImageFolderConfig, UserError
 
 FOLDER_VERSION = 1  # of the cache: raise it when the same files give other bytes
+SPLITS = ("train", "val", "test")
 MANY_FILES = 5_000  # take seconds to decode, so a bar or a line says what goes on
 
 
@@ -30,15 +31,13 @@ def read(
     image, and for images of several sizes where none is asked for.
     """
     root = Path(config.path).expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(
-            f"data.path must be a folder of images, got {config.path}, which is "
-            f"{'a file' if root.exists() else 'not there'}; set data.path=FOLDER"
-        )
-    has_splits = (root / "train").is_dir() and (root / "test").is_dir()
-    names = ("train", "val", "test") if has_splits else ("",)
     try:
-        listings = {name: _list(root / name) for name in names if (root / name).is_dir()}
+        if not root.is_dir():
+            raise UserError(
+                f"data.path must be a folder of images, got {config.path}, which is "
+                f"{'a file' if root.exists() else 'not there'}; set data.path=FOLDER"
+            )
+        listings = {name: _list(root / name) for name in _splits(root)}
     except OSError as error:
         raise UserError(
             f"data.path must be a folder that can be listed, got {error.filename} "
@@ -56,6 +55,15 @@ def read(
     ends = np.cumsum([len(listing) for listing in listings.values()])
     splits = dict(zip(listings, np.split(images, ends[:-1]), strict=True))
     return splits.get("train", images), splits.get("val"), splits.get("test")
+
+
+def _splits(root: Path) -> list[str]:
+    """The folders in `root` that are splits; "", which is `root` itself, where none are."""
+    with os.scandir(root) as entries:  # unlike is_dir, names `root` where it is closed
+        there = {entry.name for entry in entries if entry.name in SPLITS and entry.is_dir()}
+    if not there >= {"train", "test"}:
+        return [""]
+    return [name for name in SPLITS if name in there]
 
 
 def _list(folder: Path) -> list[str]:
