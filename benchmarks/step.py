@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae_sweep.cohort import point
+from vae_sweep.command import CONF, config_of
 from vae_sweep.config import ConvConfig
 from vae_sweep.grid import keep_freed_memory
 from vae_sweep.normalize import histograms
-from vae_sweep.run import CONF, config_of
 from vae_sweep.trainer import Trainer
 
 BLOCKS, STEPS = 30, 10
@@ -90,6 +90,7 @@ def main() -> None:
     images = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         model = config_of(compose("config")).model
+    assert isinstance(model, ConvConfig)
     steps = {
         "bare loop": bare_step(images, model, torch.contiguous_format),
         "bare loop, channels-last": bare_step(images, model, torch.channels_last),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 os.environ["WANDB_MODE"] = "disabled"
 
+from vae_sweep.command import CONF, config_of
 from vae_sweep.config import RunConfig
-from vae_sweep.run import CONF, config_of
 
 settings.register_profile("vae-sweep", deadline=None, derandomize=True)
 settings.load_profile("vae-sweep")

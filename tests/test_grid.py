@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TINY, make_config, make_images
 
-from vae_sweep import grid
+from vae_sweep import dataset, grid
 from vae_sweep.config import RunConfig, UserError
 from vae_sweep.data import Images
 
@@ -32,11 +32,11 @@ def rows_of(config: RunConfig) -> str:
 def test_fingerprint_sees_every_pixel_and_the_splits():
     images = make_images(10)
     whole = Images(images[:6], images[6:8], images[8:])
-    digests = {grid.fingerprint(whole)}
-    digests.add(grid.fingerprint(Images(images[:5], images[5:8], images[8:])))
+    digests = {dataset.fingerprint(whole)}
+    digests.add(dataset.fingerprint(Images(images[:5], images[5:8], images[8:])))
     other = images.clone()
     other[9, 2, 7, 7] ^= 1
-    digests.add(grid.fingerprint(Images(other[:6], other[6:8], other[8:])))
+    digests.add(dataset.fingerprint(Images(other[:6], other[6:8], other[8:])))
     assert len(digests) == 3
 
 

@@ -17,6 +17,7 @@ FLOORS = {
         "normalize",
         "heads",
         "objective",
+        "likelihoods",
         "schedules",
         "dead_leaves",
         "layers",
@@ -24,11 +25,15 @@ FLOORS = {
         "image_folder",
         "data",
         "wandb_mode",
+        "spectrum",
     ),
-    2: ("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
-    3: ("train", "results", "progress"),
-    4: ("grid", "panels", "plots"),
-    5: ("run",),
+    2: (
+        *("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
+        "dataset",
+    ),
+    3: ("predictions", "train", "results", "progress"),
+    4: ("grid", "panels", "plots", "prediction_table", "command"),
+    5: ("run", "predict"),
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 
@@ -71,6 +76,7 @@ def test_every_import_is_read():
 LIGHT = {
     "config": ("torch", "pandas", "wandb", "hydra"),
     "run": ("torch", "pandas", "wandb", "matplotlib"),
+    "predict": ("torch", "pandas", "wandb", "matplotlib"),
     "results": ("torch", "wandb", "matplotlib"),
     "plots": ("torch", "wandb"),
     "loggers": ("torch", "wandb"),

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
-from vae_sweep.run import CONF
+from vae_sweep.command import CONF
 
 JOBS = [
     ["norm=zscore", "head=tanh"],

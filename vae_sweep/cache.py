@@ -13,33 +13,48 @@ from rich.console import Console
 Pixels = NDArray[np.uint8]
 
 
-def cached(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:
-    """`make()`, [n, C, H, W], or what an earlier call kept of it at `path` (.npz)."""
+def cached(
+    path: Path,
+    make: Callable[[], dict[str, NDArray]],
+    fits: Callable[[dict[str, NDArray]], bool],
+) -> dict[str, NDArray]:
+    """`make()`, or what an earlier call kept of it at `path` (.npz) if that `fits`."""
     with contextlib.suppress(Exception):  # whatever ails a cache file, it is remade
-        images = read_npz(path, ["images"])["images"]
-        if images.dtype == np.uint8 and images.ndim == 4 and len(images) == n:
-            return images
-    images = make()
+        arrays = read_npz(path)
+        if fits(arrays):
+            return arrays
+    arrays = make()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # no room or no permission: no cache
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                np.savez(file, images=images)
+                np.savez(file, allow_pickle=False, **arrays)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    return images
+    return arrays
 
 
-def read_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray]:
-    """Those of `keys` that the file holds; any exception where it cannot be read."""
+def cached_images(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:
+    """The same for `n` images [n, C, H, W]."""
+
+    def fits(arrays: dict[str, NDArray]) -> bool:
+        images = arrays["images"]
+        return images.dtype == np.uint8 and images.ndim == 4 and len(images) == n
+
+    return cached(path, lambda: {"images": make()}, fits)["images"]
+
+
+def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, NDArray]:
+    """Those of `keys` (or all) that the file holds; any exception if it is unreadable."""
     with path.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError("it is no whole .npz archive")
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as file:  # checks the CRCs
-            arrays = {key: file[key] for key in keys if key in file.files}
+            wanted = file.files if keys is None else keys
+            arrays = {key: file[key] for key in wanted if key in file.files}
             if not arrays:
                 raise ValueError(f"its keys are {', '.join(file.files) or 'none'}")
             return arrays

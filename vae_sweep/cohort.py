@@ -11,10 +11,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vae_sweep import objective, schedules
-from vae_sweep.config import Head, RunConfig
+from vae_sweep.config import ERRORS, Head, RunConfig
 from vae_sweep.heads import Heads, range_of
-from vae_sweep.models import ConvVAE
-from vae_sweep.normalize import Affine, fit
+from vae_sweep.likelihoods import Likelihoods, Noise
+from vae_sweep.models import build
+from vae_sweep.normalize import Affine, fit, moments
 from vae_sweep.theory import Floor, head_floor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
@@ -52,13 +53,24 @@ class Point(NamedTuple):
     zscore: Affine | None
     weights: tuple[float, float]  # (w_r, w_k) of the reduction
     beta: float  # the one the run trains towards
-    variance: Tensor  # implied decoder variance [C], pixel units, at `beta`
+    variance: Tensor  # implied decoder variance [C], pixel units, at `beta`; or nan
+    spread: float  # root mean square deviation of the targets from their mean
     floor: Floor
 
     @property
     def sigma(self) -> float:
-        """Implied decoder noise in 8-bit levels."""
+        """Implied decoder noise in 8-bit levels; nan where beta implies none."""
         return objective.implied_sigma(self.variance)
+
+    @property
+    def beta_pixel(self) -> float:
+        """The beta of SSE_u + beta * KL, in pixels, with the same noise; or nan."""
+        return 2 * self.variance.mean().item()
+
+    @property
+    def tempering(self) -> float:
+        """Nats of likelihood that the loss gives for a nat of KL: beta w_k / w_r."""
+        return self.beta * self.weights[1] / self.weights[0]
 
 
 def point(config: RunConfig, counts: Tensor, size: int) -> Point:
@@ -69,22 +81,33 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
     pixels, latent = len(counts) * size, config.model.latent
     target = fit(config.target_norm, counts)
     weights = objective.reduction_weights(config.reduction, pixels, latent)
-    unit = objective.implied_variance(1.0, weights, target.scale).mean().item()
-    beta = schedules.final_beta(config.beta, pixels, latent, unit)
+    implied, power = objective.implied_variance, 1
+    if config.likelihood == "l1":
+        implied, power = objective.implied_laplace_variance, 2
+    unit = implied(1.0, weights, target.scale).mean().item()
+    beta = schedules.final_beta(config.beta, pixels, latent, unit, power)
+    variance = implied(beta, weights, target.scale)
+    # images of one colour have no spread; a level's is as good a start as any
+    std = moments(counts)[1].clamp(min=1 / 255) / target.scale
     return Point(
         norm=fit(config.norm, counts),
         target=target,
         zscore=fit("zscore", counts) if config.head == "tanh_standardized" else None,
         weights=weights,
         beta=beta,
-        variance=objective.implied_variance(beta, weights, target.scale),
+        variance=variance if config.likelihood in ERRORS else variance * torch.nan,
+        spread=std.square().mean().sqrt().item(),
         floor=head_floor(config.head, target, counts),
     )
 
 
 class Forward(NamedTuple):
-    """A pass over a batch: t, t_hat, a [R, B, C, H, W]; mu, logvar [R, B, D]."""
+    """A pass over a batch: t, t_hat, a [R, B, C, H, W]; mu, logvar [R, B, D].
 
+    `u` [R or 1, B, C, H, W] are the pixels; `t_hat` is the decoder's mean.
+    """
+
+    u: Tensor
     t: Tensor
     t_hat: Tensor
     a: Tensor
@@ -124,10 +147,14 @@ class Cohort(nn.Module):
         self.bf16 = configs[0].train.precision == "bf16"
         self.dtype = DTYPES[configs[0].train.precision]
         seeds = [config.seed for config in configs]
-        self.model = ConvVAE(configs[0].model, shape, Streams(seeds, "init").of_runs())
+        self.model = build(configs[0].model, shape, Streams(seeds, "init").of_runs())
         heads: list[Head] = [config.head for config in configs]
         targets = [p.target for p in points]
         self.heads = Heads(heads, targets, [p.zscore for p in points])
+        noises = [Noise(p.variance.sqrt(), p.spread) for p in points]
+        self.likelihoods = Likelihoods(
+            [config.likelihood for config in configs], heads, targets, noises
+        )
         ranges = [range_of(*each) for each in zip(heads, targets, strict=True)]
         self._per_channel("shift", [p.norm.shift for p in points])
         self._per_channel("scale", [p.norm.scale for p in points])
@@ -164,9 +191,29 @@ class Cohort(nn.Module):
             a, mu, logvar = self.model(x, noise)
         a, mu, logvar = (v.to(self.dtype) for v in (a, mu, logvar))
         t = (u - self.target_shift) / self.target_scale
-        return Forward(t, self.heads(a), a, mu, logvar)
+        t_hat = self.heads(a)
+        if "continuous_bernoulli" in self.likelihoods.names:
+            runs = enumerate(zip(t_hat, a, strict=True))
+            t_hat = torch.stack([self.likelihoods.mean(r, *each) for r, each in runs])
+        return Forward(u, t, t_hat, a, mu, logvar)
+
+    def errors(self, forward: Forward) -> Tensor:
+        """What the loss weighs with w_r, per image, [R, B]: a squared or absolute error
+        in target space, or a negative log likelihood of the pixels in nats."""
+        sse, names = forward.sse(), self.likelihoods.names
+        if set(names) == {"mse"}:
+            return sse
+        u_hat = self.to_pixels(forward.t_hat)
+        u = forward.u.expand_as(u_hat)
+        rows = [
+            sse[r]
+            if name == "mse"
+            else self.likelihoods.error(r, u[r], u_hat[r], forward.a[r])
+            for r, name in enumerate(names)
+        ]
+        return torch.stack(rows)
 
     def terms(self, forward: Forward, beta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss's two terms, batch means, each [R]; beta is [R]."""
-        recon = self.recon_weight * forward.sse().mean(1)
+        recon = self.recon_weight * self.errors(forward).mean(1)
         return recon, beta * self.kl_weight * forward.kl().mean(1)

@@ -17,7 +17,24 @@ Head = Literal[
     "sigmoid_rescaled",
     "tanh_standardized",
 ]
+Likelihood = Literal[
+    "mse",
+    "l1",
+    "laplace",
+    "gaussian_learned",
+    "gaussian_optimal",
+    "bernoulli",
+    "continuous_bernoulli",
+    "discretized_logistic",
+    "discretized_gaussian",
+]
 Reduction = Literal["sum", "gaussian", "mean", "pixel_mean"]
+
+# errors whose weight against the KL, and so beta, implies the decoder's noise
+ERRORS: tuple[Likelihood, ...] = ("mse", "l1")
+# likelihoods of values in [0, 1], and the heads whose range is (0, 1) on unit targets
+UNIT_INTERVAL: tuple[Likelihood, ...] = ("bernoulli", "continuous_bernoulli")
+UNIT_HEADS: tuple[Head, ...] = ("sigmoid", "sigmoid_rescaled", "tanh_rescaled")
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -109,6 +126,16 @@ class ConvConfig(Frozen):
     kernel: Literal[3, 4, 5]
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
     norm_layer: Literal["none", "batch", "group"]
+
+
+class LinearConfig(Frozen):
+    """Linear encoder and decoder, one posterior variance per latent (models.LinearVAE)."""
+
+    name: Literal["linear"]
+    latent: Count
+
+
+ModelConfig = Annotated[ConvConfig | LinearConfig, Field(discriminator="name")]
 
 
 class _Data(Frozen):
@@ -221,12 +248,39 @@ class RunConfig(Frozen):
     norm: Norm
     target: Literal["same"] | Norm
     head: Head
+    likelihood: Likelihood
     reduction: Reduction
     beta: BetaConfig
-    model: ConvConfig
+    model: ModelConfig
     data: DataConfig
     train: TrainConfig
     log: LogConfig
+
+    @model_validator(mode="after")
+    def _likelihood_has_a_meaning(self) -> "RunConfig":
+        name = self.likelihood
+        if name in UNIT_INTERVAL and self.target_norm != "unit":
+            raise ValueError(
+                f"likelihood={name} is one of values in [0, 1], which needs target=unit, "
+                f"got target={self.target_norm}; set target=unit"
+            )
+        if name in UNIT_INTERVAL and self.head not in UNIT_HEADS:
+            raise ValueError(
+                f"likelihood={name} needs a head with outputs in (0, 1), got "
+                f"head={self.head}; set head={', '.join(UNIT_HEADS[:-1])} or "
+                f"{UNIT_HEADS[-1]}"
+            )
+        if name != "mse" and self.reduction == "gaussian":
+            raise ValueError(
+                f"reduction=gaussian is the 1/2 of a Gaussian's squared error, which "
+                f"likelihood={name} has not; set reduction=sum"
+            )
+        if name not in ERRORS and self.beta.name == "matched":
+            raise ValueError(
+                f"beta=matched solves for the noise that beta implies, but "
+                f"likelihood={name} has one of its own or none; set beta=1"
+            )
+        return self
 
     @property
     def target_norm(self) -> Norm:
@@ -260,9 +314,11 @@ class RunConfig(Frozen):
     def run_id(self) -> str:
         """Readable, at most 64 characters of [a-z0-9._-], ends in a hash of `decisive`."""
         target = "" if self.target_norm == self.norm else f"{self.target_norm}-"
+        likelihood = "" if self.likelihood == "mse" else f"{self.likelihood}-"
         reduction = "" if self.reduction == "sum" else f"{self.reduction}-"
         name = (
-            f"{self.norm}-{target}{self.head}-{reduction}b{self.beta.label}-s{self.seed}"
+            f"{self.norm}-{target}{self.head}-{likelihood}{reduction}"
+            f"b{self.beta.label}-s{self.seed}"
         ).replace("+", "")
         canonical = json.dumps(self.decisive, sort_keys=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
@@ -272,16 +328,18 @@ class RunConfig(Frozen):
 def _complaint(error: Any) -> str:
     """One pydantic error as `key: rule, got value`."""
     # a discriminator's tag (`beta.constant.value`) is no key of the user's
-    tags = {"constant", "warmup", "cyclical", "matched", "normalized"}
+    tags = {"constant", "warmup", "cyclical", "matched", "normalized", "conv", "linear"}
     tags |= {"dead_leaves", "image_folder", "npz"}
     tags |= set(TorchvisionConfig.model_fields["name"].annotation.__args__)  # pyright: ignore
     parts = [str(p) for i, p in enumerate(error["loc"]) if not (i == 1 and p in tags)]
-    key = ".".join(parts) or "config"
+    key = ".".join(parts)
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}; remove it or mend its spelling"
     if error["type"] == "missing":
         return f"{key} is missing; set {key}=..."
     rule = error["msg"].removeprefix("Value error, ")
+    if not key:  # of several keys together, which the rule names
+        return rule
     return f"{key}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
 
 

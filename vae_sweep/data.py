@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_sweep import dead_leaves, image_folder
-from vae_sweep.cache import Pixels, cached, read_npz, say
+from vae_sweep.cache import Pixels, cached_images, read_npz, say
 from vae_sweep.config import (
     DataConfig,
     DeadLeavesConfig,
@@ -120,7 +120,7 @@ def _dead_leaves(config: DeadLeavesConfig) -> _Splits:
         return dead_leaves.generate(n, size, seed)
 
     name = f"dead_leaves-v{dead_leaves.VERSION}-n{n}-size{size}-seed{seed}.npz"
-    return _Splits(cached(config.cache_dir / name, n, make), None, None)
+    return _Splits(cached_images(config.cache_dir / name, n, make), None, None)
 
 
 # --- torchvision's sets ---

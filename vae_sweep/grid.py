@@ -1,7 +1,6 @@
 """A list of points, from validation to the table: what every launcher calls."""
 
 import ctypes
-import hashlib
 import sys
 from collections.abc import Hashable
 from contextlib import ExitStack
@@ -10,14 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from vae_sweep import data, loggers, plots, results
+from vae_sweep import loggers, models, plots, results
 from vae_sweep.cohort import Point, point
-from vae_sweep.config import DataConfig, RunConfig
-from vae_sweep.data import Images
-from vae_sweep.models import resolutions
-from vae_sweep.normalize import histograms
+from vae_sweep.config import RunConfig
+from vae_sweep.dataset import Dataset, Datasets
+from vae_sweep.predictions import predict
 from vae_sweep.progress import Display
 from vae_sweep.records import RunFolder, lock
 from vae_sweep.train import Run, train
@@ -32,7 +29,7 @@ class Prepared(NamedTuple):
     """A validated point with its data, folder and, where interrupted, checkpoint."""
 
     config: RunConfig
-    images: Images
+    dataset: Dataset
     point: Point
     folder: RunFolder
     device: torch.device
@@ -48,45 +45,23 @@ class Prepared(NamedTuple):
         return c.model, c.data, c.train, c.log.reconstructions, step, alone
 
 
-def fingerprint(images: Images) -> str:
-    """A digest of every pixel and of the splits."""
-    digest = hashlib.blake2b(digest_size=8)
-    for split in images:
-        digest.update(str(tuple(split.shape)).encode())
-        digest.update(split.numpy().data)
-    return digest.hexdigest()
-
-
-class LoadedData(NamedTuple):
-    images: Images
-    counts: Tensor  # of the training split, [C, 256]
-    fingerprint: str
-
-
-def _load(config: DataConfig) -> LoadedData:
-    images = data.load(config)
-    return LoadedData(images, histograms(images.train), fingerprint(images))
-
-
 def prepare(configs: list[RunConfig]) -> list[Prepared]:
     """Validates every point against its data and device, before any trains.
 
     Raises UserError at the first that cannot run. Writes nothing.
     """
-    loaded: dict[DataConfig, LoadedData] = {}
+    datasets = Datasets()
     prepared = []
     for config in {c.run_dir: c for c in configs}.values():
         device = resolve_device(config.train.device)
         loggers.wandb_mode(config.log.wandb)
-        if config.data not in loaded:
-            loaded[config.data] = _load(config.data)
-        images, counts, digest = loaded[config.data]
-        height, width = images.train.shape[2:]
-        resolutions(config.model, height, width)
-        steps = total_steps(config.train, len(images.train))
-        constants = point(config, counts, height * width)
-        folder = RunFolder(config, digest)
-        prepared.append(Prepared(config, images, constants, folder, device, steps))
+        dataset = datasets.of(config.data)
+        height, width = dataset.size
+        models.check(config.model, height, width)
+        steps = total_steps(config.train, len(dataset.images.train))
+        constants = point(config, dataset.counts, height * width)
+        folder = RunFolder(config, dataset.fingerprint)
+        prepared.append(Prepared(config, dataset, constants, folder, device, steps))
     return prepared
 
 
@@ -153,14 +128,16 @@ def _train(console: Console, todo: list[Prepared]) -> dict[Path, dict[str, Any]]
         for cohort in cohorts.values():
             display.start_cohort(len(cohort))
             runs = [_open(p) for p in cohort]
-            made = train(runs, cohort[0].images, cohort[0].device, display)
+            made = train(runs, cohort[0].dataset.images, cohort[0].device, display)
             summaries |= {p.folder.path: s for p, s in zip(cohort, made, strict=True)}
     return summaries
 
 
 def _open(p: Prepared) -> Run:
     p.folder.open()
-    return Run(p.config, p.point, p.folder, loggers.open_wandb(p.config), p.state)
+    predicted = predict(p.config, p.point, p.dataset)
+    logger = loggers.open_wandb(p.config)
+    return Run(p.config, p.point, predicted, p.folder, logger, p.state)
 
 
 def _report(console: Console, configs: list[RunConfig]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 
-from vae_sweep.cache import Pixels, cached, say
+from vae_sweep.cache import Pixels, cached_images, say
 from vae_sweep.config import ImageFolderConfig, UserError
 
 FOLDER_VERSION = 1  # of the cache: raise it when the same files give other bytes
@@ -51,7 +51,7 @@ def read(
             )
     files = [file for listing in listings.values() for file in listing]
     cache = config.cache_dir / f"image_folder-{_key(root, files, config)}.npz"
-    images = cached(cache, len(files), partial(_decode_all, files, config))
+    images = cached_images(cache, len(files), partial(_decode_all, files, config))
     ends = np.cumsum([len(listing) for listing in listings.values()])
     splits = dict(zip(listings, np.split(images, ends[:-1]), strict=True))
     return splits.get("train", images), splits.get("val"), splits.get("test")

@@ -1,10 +1,14 @@
 """Every logged number, defined once. Means are over images, not over batches."""
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
 from vae_sweep import objective
 from vae_sweep.cohort import Cohort, Forward, Streams
+from vae_sweep.config import ERRORS, Likelihood
+from vae_sweep.likelihoods import KINDS, Kind
 
 NAMES = (
     "loss",  # what is minimized, at the beta of the step
@@ -12,11 +16,17 @@ NAMES = (
     "mse_pixel",  # per element, [0, 1] space, unclipped
     "psnr",  # dB, of the mean squared error of the clipped images
     "kl",  # nats per image
-    "elbo",  # nats per image, pixel space, at the implied variance
+    "nll",  # nats per image, of the run's own density in pixel space, at its noise
+    "elbo",
     "bits_per_dim",
-    "elbo_calibrated",  # the same at the variance that fits best
+    "nll_discrete",  # nats per image, of the run's own mass over the 256 levels
+    "elbo_discrete",
+    "bits_per_dim_discrete",
+    "nll_bernoulli",  # nats per image; no probability of gray values
+    "elbo_calibrated",  # of a Gaussian density at the variance that fits best
     "bits_per_dim_calibrated",
-    "recon_share",  # the reconstruction term's share of the loss
+    "sigma",  # noise of the run's own likelihood, 8-bit levels
+    "recon_share",  # the reconstruction term's share of the loss, unless a density's
     "active_units",  # latents whose mean's variance over the split is above 0.01
     "grad_norm_recon",  # of the loss's two terms in the encoder's parameters, on the
     "grad_norm_kl",  # split's first batch
@@ -50,6 +60,7 @@ def _per_image(cohort: Cohort, u: Tensor, forward: Forward) -> dict[str, Tensor]
     saturated = cohort.heads.derivative(forward.a).abs() < 0.05
     return {
         "sse": forward.sse(),
+        "error": cohort.errors(forward),
         "sse_pixel": objective.squared_error(u, u_hat).sum((3, 4)),  # [R, B, C]
         "sse_clipped": objective.squared_error(u, u_hat.clamp(0, 1)).sum((2, 3, 4)),
         "kl": forward.kl(),
@@ -97,18 +108,38 @@ def evaluate(
     return _derived(cohort, sums, beta.double(), gradient_norms)
 
 
+def _own_likelihood(cohort: Cohort, sums: Sums) -> tuple[Tensor, Tensor]:
+    """(log likelihood in nats per image, noise in 8-bit levels), each [R]."""
+    error, sse_pixel = sums.mean("error"), sums.mean("sse_pixel")
+    size = cohort.pixels // sse_pixel.shape[1]
+    values, sigmas = [], []
+    with torch.no_grad():
+        for r, mse in enumerate(sse_pixel / size):
+            values.append(cohort.likelihoods.log_likelihood(r, error[r], mse, size))
+            std = cohort.likelihoods.std(r, mse)
+            sigmas.append(255 * std.square().mean().sqrt())
+    return torch.stack(values), torch.stack(sigmas)
+
+
 def _derived(
     cohort: Cohort, sums: Sums, beta: Tensor, gradient_norms: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
     pixels, kl = cohort.pixels, sums.mean("kl")
+    names = cohort.likelihoods.names
     sse_pixel = sums.mean("sse_pixel")  # [R, C]
     mse_pixel = sse_pixel.sum(1) / pixels
-    variance = torch.stack([p.variance for p in cohort.points]).to(kl)
-    elbo = objective.elbo(sse_pixel, kl, variance, pixels)
+    log_likelihood, sigma = _own_likelihood(cohort, sums)
+    nll = {kind: _only(kind, names, -log_likelihood) for kind in get_args(Kind)}
+    elbo, elbo_discrete = -nll["density"] - kl, -nll["mass"] - kl
     best = mse_pixel[:, None]
     calibrated = objective.elbo(sse_pixel.sum(1, keepdim=True), kl, best, pixels)
-    recon = cohort.recon_weight.double() * sums.mean("sse")
+    # the mean over batches of gaussian_optimal's error has each batch's own noise
+    optimal = _mask([name == "gaussian_optimal" for name in names], kl)
+    error = torch.where(optimal, -log_likelihood, sums.mean("error"))
+    recon = cohort.recon_weight.double() * error
     loss = recon + beta * cohort.kl_weight.double() * kl
+    # a density's logarithm is no share of anything: it may have either sign
+    is_share = [KINDS[name] != "density" or name in ERRORS for name in names]
     mu_variance = sums.mean("mu_squared") - sums.mean("mu") ** 2
     values = (
         loss,
@@ -116,14 +147,29 @@ def _derived(
         mse_pixel,
         -10 * torch.log10(sums.mean("sse_clipped") / pixels),
         kl,
+        nll["density"],
         elbo,
         objective.bits_per_dim(elbo, pixels),
+        nll["mass"],
+        elbo_discrete,
+        objective.bits_per_dim(elbo_discrete, pixels) - 8,  # a mass needs no bin width
+        nll["bernoulli"],
         calibrated,
         objective.bits_per_dim(calibrated, pixels),
-        recon / loss,
+        sigma,
+        torch.where(_mask(is_share, kl), recon / loss, torch.nan),
         (mu_variance > 0.01).sum(1).double(),
         *gradient_norms,
         sums.mean("saturated"),
         sums.mean("outside"),
     )
     return dict(zip(NAMES, values, strict=True))
+
+
+def _mask(flags: list[bool], like: Tensor) -> Tensor:
+    return torch.tensor(flags, device=like.device)
+
+
+def _only(kind: Kind, names: list[Likelihood], values: Tensor) -> Tensor:
+    """`values` [R] of the runs whose likelihood is of this kind, nan for the others."""
+    return torch.where(_mask([KINDS[n] == kind for n in names], values), values, torch.nan)

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from vae_sweep.config import ConvConfig, UserError
+from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, UserError
 from vae_sweep.layers import BatchNorm, Conv, GroupNorm, Linear
 
 ACTIVATIONS = {
@@ -129,3 +129,52 @@ class ConvVAE(nn.Module):
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
+
+
+class LinearVAE(nn.Module):
+    """mu = V x + c, one posterior variance per latent whatever x is, a = W z + b.
+
+    With a linear head and a Gaussian's squared error its optimum is probabilistic PCA's
+    (Lucas et al. 2019), which theory.linear_optimum has in closed form.
+    """
+
+    def __init__(
+        self,
+        config: LinearConfig,
+        shape: tuple[int, int, int],
+        generators: list[Generator],
+    ):
+        super().__init__()
+        pixels = shape[0] * shape[1] * shape[2]
+        self.latent, self.shape = config.latent, shape
+        self.to_mu = Linear(generators, pixels, config.latent)
+        self.logvar = nn.Parameter(torch.zeros(len(generators), config.latent))
+        self.from_latent = Linear(generators, config.latent, pixels)
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
+        mu = self.to_mu(x.flatten(2))
+        logvar = self.logvar[:, None].expand_as(mu)
+        z = mu + torch.exp(0.5 * logvar) * noise
+        return self.from_latent(z).unflatten(2, self.shape), mu, logvar
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return [*self.to_mu.parameters(), self.logvar]
+
+
+def build(
+    config: ModelConfig, shape: tuple[int, int, int], generators: list[Generator]
+) -> ConvVAE | LinearVAE:
+    """The network of `config` for images (C, H, W); one generator per run.
+
+    Raises UserError where the image is too small for it.
+    """
+    if isinstance(config, LinearConfig):
+        return LinearVAE(config, shape, generators)
+    return ConvVAE(config, shape, generators)
+
+
+def check(config: ModelConfig, height: int, width: int) -> None:
+    """Raises UserError where images of this size do not fit the network."""
+    if isinstance(config, ConvConfig):
+        resolutions(config, height, width)

@@ -33,10 +33,20 @@ def histograms(images: Tensor) -> Tensor:
     return torch.stack([torch.bincount(c, minlength=256) for c in channels])
 
 
+def moments(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (population) of each channel's pixels in [0, 1].
+
+    float64 [C], exact to rounding, from level `counts` [C, 256].
+    """
+    level = torch.arange(256, dtype=torch.float64) / 255
+    weight = counts.double() / counts.sum(1, keepdim=True)
+    mean = weight @ level
+    return mean, (weight * (level - mean[:, None]) ** 2).sum(1).sqrt()
+
+
 def fit(norm: Norm, counts: Tensor) -> Affine:
     """The normalization `norm` for a training split with level `counts` [C, 256].
 
-    Exact to float64 rounding: mean and std (population) come from the histogram.
     Raises UserError where a standard deviation is 0.
     """
     channels = len(counts)
@@ -47,10 +57,7 @@ def fit(norm: Norm, counts: Tensor) -> Affine:
         return Affine(shift * ones, scale * ones)
     if norm == "zscore_global":
         counts = counts.sum(0, keepdim=True).expand(channels, -1)
-    level = torch.arange(256, dtype=torch.float64) / 255
-    weight = counts.double() / counts.sum(1, keepdim=True)
-    mean = weight @ level
-    std = (weight * (level - mean[:, None]) ** 2).sum(1).sqrt()
+    mean, std = moments(counts)
     if (std == 0).any():
         constant = [c for c, s in enumerate(std.tolist()) if s == 0]
         raise UserError(

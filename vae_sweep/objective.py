@@ -45,17 +45,29 @@ def implied_sigma(variance: Tensor) -> float:
     return 255 * math.sqrt(variance.mean().item())
 
 
-def elbo(sse: Tensor, kl: Tensor, variance: Tensor, pixels: int) -> Tensor:
-    """Pixel-space ELBO in nats per image at decoder variance v_c.
+def implied_laplace_variance(beta: float, weights: tuple[float, float], scale: Tensor):
+    """Variance v_c = 2 b_c^2 in pixel units, [C], of the Laplace decoder that an absolute
+    error implies: divided by beta * w_k the objective is sum_c SAE_u,c / b_c + KL, with
+    b_c = (beta w_k / w_r) scale_c.
+    """
+    w_r, w_k = weights
+    return 2 * (beta * w_k / w_r * scale) ** 2
 
-    `sse` [..., C] is the squared pixel error per image and channel, `kl` [...] nats,
-    `variance` [..., C], `pixels` N = C*H*W. Where v is 0 the density is undefined: nan.
+
+def gaussian_log_likelihood(sse: Tensor, variance: Tensor, pixels: int) -> Tensor:
+    """Log density in nats per image of a Gaussian with variance v_c, in pixel space.
+
+    `sse` [..., C] is the squared pixel error per image and channel, `variance` [..., C],
+    `pixels` N = C*H*W. Where v is 0 the density is undefined: nan.
     """
     per_channel = pixels / variance.shape[-1]
-    log_likelihood = -per_channel / 2 * torch.log(2 * math.pi * variance)
-    log_likelihood = log_likelihood - sse / (2 * variance)
-    value = log_likelihood.sum(-1) - kl
-    return torch.where((variance > 0).all(-1), value, torch.nan)
+    value = -per_channel / 2 * torch.log(2 * math.pi * variance) - sse / (2 * variance)
+    return torch.where((variance > 0).all(-1), value.sum(-1), torch.nan)
+
+
+def elbo(sse: Tensor, kl: Tensor, variance: Tensor, pixels: int) -> Tensor:
+    """Pixel-space ELBO in nats per image of a Gaussian decoder; `kl` [...] in nats."""
+    return gaussian_log_likelihood(sse, variance, pixels) - kl
 
 
 def bits_per_dim(elbo: Tensor, pixels: int) -> Tensor:

@@ -192,6 +192,8 @@ def _cell(value: float) -> str:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

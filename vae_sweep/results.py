@@ -16,20 +16,34 @@ from rich.text import Text
 from vae_sweep.config import RunConfig, UserError, validate
 
 # what tells the runs of a sweep apart: the first columns of every frame
-IDENTITY = ("run_id", "norm", "target", "head", "reduction", "beta", "seed", "other")
+IDENTITY = (
+    *("run_id", "norm", "target", "head", "likelihood", "reduction", "beta", "seed"),
+    "other",
+)
 
 # column of `finals` -> column of `table`, and the digits printed
 NUMBERS = {
     "implied_sigma": ("sigma (8-bit)", 0),
     "psnr_cap": ("PSNR cap (dB)", 2),
     "val/psnr": ("val PSNR (dB)", 2),
+    "predicted_psnr": ("pred. PSNR", 2),
     "val/kl": ("KL (nats)", 1),
+    "predicted_kl": ("pred. KL", 1),
     "val/active_units": ("active units", 0),
+    "predicted_active_units": ("pred. units", 0),
     "val/bits_per_dim_calibrated": ("calibrated bits/dim", 3),
 }
 DIGITS = dict(NUMBERS.values())
-DRAWN = ("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr")
+PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<name>
+    *("floor_mse", "floor_mse_pixel", "sigma", "beta_pixel", "active_units", "kl"),
+    *("mse_pixel", "psnr", "bits_per_dim", "bits_per_dim_calibrated"),
+)
+DRAWN = (
+    *("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr"),
+    *("val/elbo_discrete", "val/sigma"),
+)
 NEAR_CAP = 0.3  # dB
+PREDICTIONS = ("pred. PSNR", "pred. KL", "pred. units")  # not printed where narrow
 
 
 class Results(NamedTuple):
@@ -38,13 +52,16 @@ class Results(NamedTuple):
     `curves` has a row per run and evaluation: IDENTITY, then the columns of metrics.csv.
     `finals` has a row per run: IDENTITY, status (finished, diverged, running),
     diverged_at (step), implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf
-    without a floor), floor_mse, floor_mse_pixel, seconds, device, then the columns of
-    metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
-    label, and `other` states whatever else differs within the sweep. nan is not known.
+    without a floor), predicted_<name> of PREDICTED, seconds, device, then the columns
+    of metrics.csv at the last finite row. `target` is resolved, `beta` is the
+    schedule's label, and `other` states whatever else differs within the sweep. nan is
+    not known. `theory` has a row per run and point of the curve of linear VAEs at
+    their optimum, the noise falling: run_id, kl (nats per image), psnr (dB).
     """
 
     curves: pd.DataFrame
     finals: pd.DataFrame
+    theory: pd.DataFrame
 
 
 def load(folder: Path | str, run_ids: Sequence[str] | None = None) -> Results:
@@ -67,17 +84,24 @@ def load(folder: Path | str, run_ids: Sequence[str] | None = None) -> Results:
             f"runs, the first of which is {found[0]}"
         )
     configs = [_config(folder / run_id) for run_id in chosen]
-    curves, finals = [], []
-    for run_id, config, other in zip(chosen, configs, _others(configs), strict=True):
-        identity = _identity(run_id, config, other)
-        rows = _rows(folder / run_id)
+    curves, finals, theory = [], [], []
+    for run_id, identity in zip(chosen, _identities(chosen, configs), strict=True):
+        rows, summary = _rows(folder / run_id), _summary(folder / run_id)
         curves.append(pd.DataFrame({**identity, **rows}, index=rows.index))
-        finals.append(identity | _final(folder / run_id, rows))
+        finals.append(identity | _final(summary, rows))
+        kl, psnr = (summary.get("predicted") or {}).get("curve") or ([], [])
+        theory.append(pd.DataFrame({"run_id": [run_id] * len(kl), "kl": kl, "psnr": psnr}))
     frames = [frame for frame in curves if len(frame)] or curves[:1]
     return Results(
         _with_columns(pd.concat(frames, ignore_index=True), DRAWN),
         _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS)),
+        pd.concat(theory, ignore_index=True).astype({"kl": float, "psnr": float}),
     )
+
+
+def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
+    """A row of IDENTITY per config."""
+    return pd.DataFrame(_identities([config.run_id for config in configs], configs))
 
 
 def _config(folder: Path) -> RunConfig:
@@ -88,21 +112,25 @@ def _config(folder: Path) -> RunConfig:
         raise UserError(f"{path} is no run's configuration: {error}") from None
 
 
-def _identity(run_id: str, config: RunConfig, other: str) -> dict[str, Any]:
-    values = (
-        run_id,
-        config.norm,
-        config.target_norm,
-        config.head,
-        config.reduction,
-        config.beta.label,
-        config.seed,
-        other,
-    )
-    return dict(zip(IDENTITY, values, strict=True))
+def _identities(ids: Sequence[str], configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
+    """IDENTITY -> value per run; folders may have been renamed, so `ids` are given."""
+    return [
+        {
+            "run_id": run_id,
+            "norm": config.norm,
+            "target": config.target_norm,
+            "head": config.head,
+            "likelihood": config.likelihood,
+            "reduction": config.reduction,
+            "beta": config.beta.label,
+            "seed": config.seed,
+            "other": other,
+        }
+        for run_id, config, other in zip(ids, configs, _others(configs), strict=True)
+    ]
 
 
-def _others(configs: list[RunConfig]) -> list[str]:
+def _others(configs: Sequence[RunConfig]) -> list[str]:
     """Per run the settings that differ between runs and have no column of their own."""
     own = {*IDENTITY, "beta.name", "beta.value", "beta.sigma", "beta.beta_norm"}
     runs = [_flat(config.decisive) for config in configs]
@@ -148,11 +176,15 @@ def _rows(folder: Path) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(whole), dtype="float64").astype({"step": "int64"})
 
 
-def _final(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
+def _summary(folder: Path) -> dict[str, Any]:
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        return json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):  # none yet
-        summary = {}
+        return {}
+
+
+def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+    predicted = summary.get("predicted") or {}
     last = rows.iloc[-1].to_dict() if len(rows) else {}
     cap = summary.get("psnr_cap", math.nan)
     values = {
@@ -160,8 +192,7 @@ def _final(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
         "implied_sigma": summary.get("implied_sigma"),
         "beta_value": summary.get("beta"),
         "psnr_cap": math.inf if cap is None else cap,
-        "floor_mse": summary.get("floor_mse"),
-        "floor_mse_pixel": summary.get("floor_mse_pixel"),
+        **{f"predicted_{name}": predicted.get(name) for name in PREDICTED},
         "seconds": summary.get("seconds"),
         **(summary.get("final") or last),
     }
@@ -184,6 +215,7 @@ def labels(finals: pd.DataFrame) -> dict[str, str]:
     parts = {
         "norm": arrow.where(finals["norm"] != finals["target"], finals["norm"]),
         "head": finals["head"],
+        "likelihood": finals["likelihood"],
         "reduction": finals["reduction"],
         "beta": "β " + finals["beta"],
         "seed": "seed " + finals["seed"].astype(str),
@@ -198,23 +230,32 @@ def labels(finals: pd.DataFrame) -> dict[str, str]:
 def table(results: Results) -> pd.DataFrame:
     """One line per run: what tells it from the others, then its last numbers.
 
-    sigma is the implied decoder noise in 8-bit levels; PSNR in dB; KL in nats per image.
+    sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
+    nats per image; pred. is what a linear VAE reaches at its optimum.
     """
     finals = results.finals
-    keep = {
-        "norm": True,
-        "target": bool((finals["target"] != finals["norm"]).any()),
-        "head": True,
-        "reduction": len(set(finals["reduction"])) > 1,
-        "beta": True,
-        "seed": len(set(finals["seed"])) > 1,
-        "other": bool((finals["other"] != "").any()),
-        **dict.fromkeys(NUMBERS, True),
-        "status": bool((finals["status"] != "finished").any()),
-    }
-    shown = finals.filter(items=[column for column, kept in keep.items() if kept])
+    shown = distinguishing(finals).join(finals.filter(items=list(NUMBERS)))
+    own = finals["implied_sigma"].fillna(finals["val/sigma"])  # else learned
+    shown["implied_sigma"] = own
+    if bool((finals["status"] != "finished").any()):
+        shown["status"] = finals["status"]
     shown.columns = [NUMBERS[c][0] if c in NUMBERS else c for c in shown.columns]
     return shown
+
+
+def distinguishing(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of the columns IDENTITY norm, head and beta, and those others that differ."""
+    keep = {
+        "norm": True,
+        "target": bool((frame["target"] != frame["norm"]).any()),
+        "head": True,
+        "likelihood": len(set(frame["likelihood"])) > 1,
+        "reduction": len(set(frame["reduction"])) > 1,
+        "beta": True,
+        "seed": len(set(frame["seed"])) > 1,
+        "other": bool((frame["other"] != "").any()),
+    }
+    return frame.filter(items=[column for column, kept in keep.items() if kept])
 
 
 def print_table(results: Results, console: Console) -> None:
@@ -223,14 +264,17 @@ def print_table(results: Results, console: Console) -> None:
     printed = _rich_table(frame)
     unlimited = console.options.update_width(1000)
     if console.measure(printed, options=unlimited).maximum > console.width:
-        frame = frame.filter(items=[*DIGITS, "status"])
+        kept = [name for name in (*DIGITS, "status") if name not in PREDICTIONS]
+        frame = frame.filter(items=kept)
         frame.insert(0, "run", list(labels(results.finals).values()))  # wraps at spaces
         printed = _rich_table(frame)
     console.print(printed)
 
 
 def _rich_table(frame: pd.DataFrame) -> Table:
-    caption = "sigma: implied decoder noise"
+    caption = "sigma: noise of the decoder"
+    if PREDICTIONS[0] in frame:
+        caption += "; pred.: a linear VAE at its optimum"
     if any(map(math.isfinite, frame["PSNR cap (dB)"])):
         caption += f"; *: within {NEAR_CAP} dB of the cap of the head's range"
     printed = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")

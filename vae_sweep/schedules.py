@@ -14,14 +14,16 @@ from vae_sweep.config import (
 )
 
 
-def final_beta(config: BetaConfig, pixels: int, latent: int, unit_variance: float):
+def final_beta(
+    config: BetaConfig, pixels: int, latent: int, unit_variance: float, power: int = 1
+) -> float:
     """The beta that a run trains towards, at which its ELBO and noise are quoted.
 
-    `pixels` N, `latent` D; `unit_variance` is the implied decoder variance (pixel
-    units squared, mean over channels) at beta = 1, to which v is proportional.
+    `pixels` N, `latent` D; the implied decoder variance (pixel units squared, mean over
+    channels) is `unit_variance` * beta^`power`: 1 for squared errors, 2 for absolute.
     """
     if isinstance(config, MatchedBeta):
-        return (config.sigma / 255) ** 2 / unit_variance
+        return ((config.sigma / 255) ** 2 / unit_variance) ** (1 / power)
     if isinstance(config, NormalizedBeta):
         return config.beta_norm * pixels / latent
     return config.value

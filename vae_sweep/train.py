@@ -11,6 +11,7 @@ from vae_sweep.cohort import Point
 from vae_sweep.config import RunConfig
 from vae_sweep.data import Images
 from vae_sweep.loggers import Logger
+from vae_sweep.predictions import Prediction
 from vae_sweep.records import RunFolder
 from vae_sweep.trainer import State, Trainer
 
@@ -20,6 +21,7 @@ class Run(NamedTuple):
 
     config: RunConfig
     point: Point
+    predicted: Prediction
     folder: RunFolder
     logger: Logger | None
     state: State | None
@@ -135,9 +137,8 @@ class Recorder:
             "diverged_at": diverged_at,
             "beta": run.point.beta,
             "implied_sigma": run.point.sigma,
-            "floor_mse": run.point.floor.mse,
-            "floor_mse_pixel": run.point.floor.mse_pixel,
             "psnr_cap": run.point.floor.psnr_cap,
+            "predicted": run.predicted._asdict(),
             "steps": self.trainer.step,
             "cohort_size": len(self.runs),
             "seconds": time.perf_counter() - self.started,

@@ -146,7 +146,8 @@ class Trainer:
         noise = self.noise.normal(u.shape[1], cohort.latent).to(u)
         recon, kl = cohort.terms(cohort(u, noise), self.beta)
         loss = recon + kl
-        gradients = torch.autograd.grad(loss.sum(), self.parameters)
+        # not every likelihood learns a noise
+        gradients = torch.autograd.grad(loss.sum(), self.parameters, materialize_grads=True)
         for place, gradient in zip(self.gradients, gradients, strict=True):
             place.copy_(gradient)
         self.alive &= loss.detach().isfinite()

@@ -30,7 +30,8 @@ ConfigStore.instance().store(
 class GridLauncher(Launcher):
     """Hands all points to the task's `grid` function, which trains them together.
 
-    A task function without one is called job by job, as by Hydra's basic launcher.
+    A task function without one is called job by job, as by Hydra's basic launcher. A
+    `grid` that returns None has no jobs to keep records of, so that none are made.
     """
 
     def setup(
@@ -61,6 +62,8 @@ class GridLauncher(Launcher):
         if grid is None:
             return [self._run(config, self.task_function) for config in configs]
         outcomes = grid(configs)
+        if outcomes is None:
+            return []
         return [
             self._run(config, lambda _, outcome=outcome: _returned(outcome))
             for config, outcome in zip(configs, outcomes, strict=True)

@@ -1,0 +1,55 @@
+"""A data set as a grid needs it: its images, and what is counted once for all points."""
+
+import hashlib
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vae_sweep import data
+from vae_sweep.config import DataConfig
+from vae_sweep.data import Images
+from vae_sweep.normalize import histograms
+from vae_sweep.spectrum import Spectra
+
+
+class Dataset(NamedTuple):
+    """Images with level counts [C, 256] and spectra of the training split."""
+
+    images: Images
+    counts: Tensor
+    fingerprint: str
+    spectra: Spectra
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.images.train.shape[2:]
+        return height, width
+
+
+class Datasets:
+    """The data sets of a grid, each loaded once."""
+
+    def __init__(self):
+        self.loaded: dict[DataConfig, Dataset] = {}
+
+    def of(self, config: DataConfig) -> Dataset:
+        if config not in self.loaded:
+            self.loaded[config] = load(config)
+        return self.loaded[config]
+
+
+def load(config: DataConfig) -> Dataset:
+    images = data.load(config)
+    digest = fingerprint(images)
+    spectra = Spectra(images.train.numpy(), digest, config.cache_dir)
+    return Dataset(images, histograms(images.train), digest, spectra)
+
+
+def fingerprint(images: Images) -> str:
+    """A digest of every pixel and of the splits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for split in images:
+        digest.update(str(tuple(split.shape)).encode())
+        digest.update(split.numpy().data)
+    return digest.hexdigest()

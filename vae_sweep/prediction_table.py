@@ -1,0 +1,117 @@
+"""A list of points, from validation to the table of their predictions."""
+
+import math
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vae_sweep import models, results
+from vae_sweep.cohort import point
+from vae_sweep.config import RunConfig, UserError
+from vae_sweep.dataset import Datasets
+from vae_sweep.predictions import predict
+from vae_sweep.records import write_atomically
+
+# printed column -> (column of the frame, format)
+NUMBERS = {
+    "outside\nrange": ("outside", "{:.1%}"),
+    "floor, MSE\n(target)": ("floor_mse", "{:.4f}"),
+    "floor, MSE\n(pixels)": ("floor_mse_pixel", "{:.5f}"),
+    "PSNR cap\n(dB)": ("psnr_cap", "{:.2f}"),
+    "sigma\n(8-bit)": ("sigma", "{:.3g}"),
+    "beta\n(pixels)": ("beta_pixel", "{:.3g}"),
+    "active\nunits": ("active_units", "{:.0f}"),
+    "KL\n(nats)": ("kl", "{:.1f}"),
+    "MSE\n(pixels)": ("mse_pixel", "{:.5f}"),
+    "PSNR\n(dB)": ("psnr", "{:.2f}"),
+    "bits/dim": ("bits_per_dim", "{:.3f}"),
+}
+# of a table that would be wider than the terminal; the file has them all
+LESS = ("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel")
+NAMED = 6  # points named beside a sentence that several share
+
+
+def frame(configs: list[RunConfig]) -> pd.DataFrame:
+    """A row per point: results.IDENTITY, then the fields of Prediction but the curve.
+
+    Raises UserError where a point cannot be trained on its data.
+    """
+    datasets = Datasets()
+    rows = []
+    for config in configs:
+        dataset = datasets.of(config.data)
+        height, width = dataset.size
+        models.check(config.model, height, width)
+        constants = point(config, dataset.counts, height * width)
+        prediction = predict(config, constants, dataset)._asdict()
+        rows.append({k: v for k, v in prediction.items() if k != "curve"})
+    return pd.concat([results.identities(configs), pd.DataFrame(rows)], axis=1)
+
+
+def run(configs: list[RunConfig]) -> None:
+    """Prints the table and the sentences, and writes predicted.csv per sweep."""
+    configs = list({c.run_dir: c for c in configs}.values())
+    predicted = frame(configs)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a log file has no edge at 80
+    console.print(_table(predicted, console))
+    _print_sentences(predicted, console)
+    for folder in dict.fromkeys(c.sweep_dir for c in configs):
+        ids = [c.run_id for c in configs if c.sweep_dir == folder]
+        rows = predicted[predicted["run_id"].isin(ids)]
+        path = folder / "predicted.csv"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, rows.to_csv(index=False).encode())
+        except OSError as error:
+            raise UserError(
+                f"predictions are written to {path}: {error.strerror}; set runs=FOLDER"
+            ) from None
+        console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(predicted: pd.DataFrame, console: Console) -> Table:
+    identity = results.distinguishing(predicted)
+    table = _rich_table(predicted, identity, list(NUMBERS))
+    unlimited = console.options.update_width(1000)
+    if console.measure(table, options=unlimited).maximum <= console.width:
+        return table
+    names = pd.DataFrame({"run": list(results.labels(predicted).values())})
+    kept = [name for name, (column, _) in NUMBERS.items() if column not in LESS]
+    return _rich_table(predicted, names, kept)
+
+
+def _rich_table(predicted: pd.DataFrame, identity: pd.DataFrame, numbers: list[str]):
+    table = Table(box=None, pad_edge=False, caption_justify="left")
+    table.caption = "active units to bits/dim: of a linear VAE at its optimum"
+    for name in identity.columns:
+        table.add_column(Text(str(name)), no_wrap=name != "run", overflow="fold")
+    for name in ("targets", *numbers):
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for i, line in enumerate(predicted.to_dict("records")):
+        ends = f"{line['target_low']:.3g}..{line['target_high']:.3g}"
+        cells = (_cell(line, name) for name in numbers)
+        table.add_row(*map(str, identity.iloc[i]), ends, *cells)
+    return table
+
+
+def _cell(line: dict[Any, Any], name: str) -> str:
+    column, form = NUMBERS[name]
+    value = line[column]
+    if column in ("outside", "floor_mse", "floor_mse_pixel") and value == 0:
+        return "–"
+    return form.format(value) if math.isfinite(value) else "–"
+
+
+def _print_sentences(predicted: pd.DataFrame, console: Console) -> None:
+    """Each sentence once, under the points that it is of."""
+    names = results.labels(predicted)
+    for sentence, rows in predicted.groupby("sentence", sort=False):
+        of = [names[str(run_id)] for run_id in rows["run_id"]]
+        more = f" and {len(of) - NAMED} more" if len(of) > NAMED else ""
+        console.print(Text("; ".join(of[:NAMED]) + more, "bold"), soft_wrap=True)
+        console.print(Text(f"  {sentence}."), soft_wrap=True)
