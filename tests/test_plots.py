@@ -82,7 +82,7 @@ def test_caps_are_lines_where_finite_and_in_view(tmp_path):
     write_run(tmp_path, summary(psnr_cap=None), head="linear")
     write_run(tmp_path, summary(psnr_cap=40), head="hardtanh")
     plane = panel(drawn(tmp_path), "val PSNR (dB)")
-    caps = [line.get_ydata() for line in plane.lines if line.get_gid() is None]
+    caps = [line.get_ydata() for line in plane.lines if line.get_linestyle() == "--"]
     assert sorted(float(np.asarray(y)[0]) for y in caps) == [5.5, 6.5]
     assert plane.get_ylim()[1] > 6.5
     assert "cap 5.50" in [text.get_text() for text in plane.texts]
@@ -173,3 +173,31 @@ def test_numbers_that_json_wrote_as_integers_are_drawn(tmp_path):
     path.write_text(json.dumps(content))
     texts = [text.get_text() for text in drawn(tmp_path).axes[4].texts]
     assert texts == ["zscore · tanh · β 1   18.00 dB"]
+
+
+def test_theory_is_one_line_where_runs_share_it(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, summary(), seed=seed)
+    other = {"predicted": {"curve": [[0.0, 9.0], [2.0, 8.0]]}}
+    write_run(tmp_path, summary(**other), model__latent=8)
+    plane = panel(drawn(tmp_path), "val PSNR (dB)")
+    dotted = [line for line in plane.lines if line.get_linestyle() == ":"]
+    points = sorted(np.column_stack(line.get_data()).tolist() for line in dotted)
+    assert points == [[[0, 2], [1.5, 4], [4, 7]], [[0, 2], [9, 8]]]
+    [entry] = plane.get_legend().get_texts()
+    assert "theory" in entry.get_text()
+
+
+def test_discrete_likelihoods_have_a_panel_of_their_own(tmp_path):
+    """Never beside a density, whose nats are other nats."""
+    columns = "step,epoch,val/kl,val/psnr,val/mse_pixel,val/elbo_discrete"
+    run_id = write_run(tmp_path, summary(), rows=[], likelihood="discretized_gaussian")
+    text = columns + "\n10,1,2,3,0.5,-900\n20,2,3,4,0.4,-800\n"
+    (tmp_path / run_id / "metrics.csv").write_text(text)
+    axes = panel(drawn(tmp_path), "val ELBO (nats per image)")
+    assert "256 levels" in axes.get_title(loc="left")
+    assert curve(axes, run_id) == [[10, -900], [20, -800]]
+    write_run(tmp_path, summary())
+    axes = panel(drawn(tmp_path), "val ELBO (nats per image)")
+    assert "density" in axes.get_title(loc="left")
+    assert curve(axes, run_id) == []

@@ -29,6 +29,7 @@ def config(**changes: Any) -> dict[str, Any]:
         "norm": "zscore",
         "target": "same",
         "head": "tanh",
+        "likelihood": "mse",
         "reduction": "sum",
         "beta": {"name": "constant", "value": 1.0},
         "model": {
@@ -71,6 +72,10 @@ def config(**changes: Any) -> dict[str, Any]:
     return values
 
 
+PREDICTED = {"floor_mse": 0.2, "active_units": 2, "kl": 3.25, "psnr": 5.125}
+PREDICTED |= {"bits_per_dim": None, "curve": [[0.0, 1.5, 4.0], [2.0, 4.0, 7.0]]}
+
+
 def summary(**changes: Any) -> dict[str, Any]:
     """A finished run's summary.json."""
     final = {"step": 20, "epoch": 2.0, "val/psnr": 18.42, "val/kl": 12.34}
@@ -80,9 +85,8 @@ def summary(**changes: Any) -> dict[str, Any]:
         "final": final | {"test/psnr": None},
         "implied_sigma": 48.3,
         "beta": 1.0,
-        "floor_mse": 0.2,
-        "floor_mse_pixel": 0.0135,
         "psnr_cap": 18.7,
+        "predicted": PREDICTED,
         "seconds": 3.5,
         "device": "cpu",
         "diverged_at": None,
@@ -129,7 +133,8 @@ def test_curves_are_the_written_numbers(tmp_path):
     assert curves["target"].tolist() == ["zscore"] * 2 + ["unit"] * 2
     assert curves["beta"].tolist() == ["1", "1", "0.5", "0.5"]
     expected = [*results.IDENTITY, *COLUMNS.split(",")]
-    assert curves.columns.tolist() == expected
+    assert curves.columns.tolist() == [*expected, "val/elbo_discrete", "val/sigma"]
+    assert not any(curves["val/sigma"].notna())  # these runs have not measured it
 
 
 def test_finals_are_the_summary(tmp_path):
@@ -137,7 +142,9 @@ def test_finals_are_the_summary(tmp_path):
     [run] = results.load(tmp_path).finals.to_dict("records")
     assert run["status"] == "finished"
     assert (run["implied_sigma"], run["beta_value"]) == (48.3, 1.0)
-    assert (run["psnr_cap"], run["floor_mse"]) == (18.7, 0.2)
+    assert (run["psnr_cap"], run["predicted_floor_mse"]) == (18.7, 0.2)
+    assert (run["predicted_kl"], run["predicted_psnr"]) == (3.25, 5.125)
+    assert math.isnan(run["predicted_bits_per_dim"])
     assert (run["seconds"], run["device"]) == (3.5, "cpu")
     assert run["val/psnr"] == 18.42
     assert math.isnan(run["test/psnr"])
@@ -238,11 +245,40 @@ def test_printed_digits(tmp_path):
     far = write_run(tmp_path, summary(psnr_cap=18.73), head="hardtanh")
     lines = printed(results.load(tmp_path, [capped, free, far]))
     cells = [line.split() for line in lines[2:5]]
-    shared = ["12.3", "3", "4.568"]
+    shared = ["5.12", "12.3", "3.2", "3", "2", "4.568"]
     assert cells[0] == ["zscore", "tanh", "1", "48", "18.70", "*18.42", *shared]
     assert cells[1] == ["zscore", "linear", "1", "4.8", "–", "18.42", *shared]
     assert cells[2] == ["zscore", "hardtanh", "1", "48", "18.73", "18.42", *shared]
-    assert "within 0.3 dB of the cap" in lines[5]
+    caption = " ".join(lines[5:])
+    assert "within 0.3 dB of the cap" in caption
+    assert "pred.: a linear VAE at its optimum" in caption
+
+
+def test_a_narrow_table_leaves_predictions_out(tmp_path):
+    write_run(tmp_path, summary())
+    lines = printed(results.load(tmp_path), width=70)
+    assert max(map(len, lines)) <= 70
+    assert "12.3" in "\n".join(lines)
+    assert "pred." not in "\n".join(lines)
+
+
+def test_theory_is_the_predicted_curve(tmp_path):
+    with_curve = write_run(tmp_path, summary())
+    write_run(tmp_path, None, seed=1)
+    theory = results.load(tmp_path).theory
+    assert theory["run_id"].tolist() == [with_curve] * 3
+    assert theory["kl"].tolist() == [0.0, 1.5, 4.0]
+    assert theory["psnr"].tolist() == [2.0, 4.0, 7.0]
+
+
+def test_a_learned_noise_is_shown_where_none_is_implied(tmp_path):
+    ended = summary(implied_sigma=None)
+    ended["final"] |= {"val/sigma": 23.4}
+    write_run(tmp_path, ended, likelihood="gaussian_learned")
+    write_run(tmp_path, summary(), seed=1)
+    shown = results.table(results.load(tmp_path))
+    assert sorted(shown["sigma (8-bit)"]) == [23.4, 48.3]
+    assert sorted(shown["likelihood"]) == ["gaussian_learned", "mse"]
 
 
 def test_the_widest_table_fits_100_columns(tmp_path):

@@ -29,10 +29,10 @@ PARTS = {
 
 
 class Cli:
-    """Runs `python -m vae_sweep.run` in a folder that holds images.npz."""
+    """Runs `python -m vae_sweep.<module>` in a folder that holds images.npz."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, module: str = "run"):
+        self.folder, self.module = folder, module
         images = make_images(120).permute(0, 2, 3, 1).numpy()
         np.savez(folder / "images.npz", images=images)
         self.env = {
@@ -44,7 +44,7 @@ class Cli:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "vae_sweep.run", *arguments],
+            [sys.executable, "-m", f"vae_sweep.{self.module}", *arguments],
             cwd=self.folder,
             env=self.env,
             stdout=subprocess.PIPE,

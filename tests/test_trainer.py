@@ -110,6 +110,24 @@ def test_matched_gradients_are_equal_up_to_the_square_of_the_scale():
         torch.testing.assert_close(gradients[target], unit, rtol=1e-10, atol=1e-10)
 
 
+def test_matched_targets_train_as_one_run_in_float64():
+    """SGD with the learning rate times scale^2: 50 steps, every loss in pixels."""
+    seen = {}
+    for target in ("unit", "minus1_1", "zscore_global", "raw255"):
+        common = ("norm=minus1_1", f"target={target}", "head=tanh_rescaled")
+        matched = ("beta=matched", "beta.sigma=20", "train.precision=fp64")
+        config = config_of(*common, *matched, "train.optimizer=sgd", "train.steps=60")
+        scale = point(config, COUNTS, 64).target.scale[0].item()
+        rate = config.train.model_copy(update={"lr": 2e-4 * scale**2})
+        trainer = trainer_of(config.model_copy(update={"train": rate}))
+        losses = torch.cat([trainer.update() for _ in range(50)]) * scale**2
+        values = trainer.evaluate(IMAGES)
+        seen[target] = (losses, values["mse_pixel"], values["kl"], trainer.weights.data)
+    assert seen["unit"][0][-1] < 0.75 * seen["unit"][0][0]  # it did train
+    for target in ("minus1_1", "zscore_global", "raw255"):
+        torch.testing.assert_close(seen[target], seen["unit"], rtol=1e-9, atol=1e-9)
+
+
 def test_seed_alone_decides_weights_batches_and_noise():
     a, b, c = config_of(*FOUR[0]), config_of(*FOUR[3]), config_of(*FOUR[0], "seed=7")
     trainer = trainer_of(a, b, c)

@@ -13,7 +13,10 @@ from vae_sweep.results import Results
 PANELS = {  # column of curves -> (title, label of the y axis)
     "val/mse_pixel": ("Distortion", "val pixel MSE (pixels in [0, 1])"),
     "val/kl": ("Rate", "val KL (nats per image)"),
-    "val/elbo": ("ELBO at each run's implied noise", "val ELBO (nats per image)"),
+    "val/elbo": ("ELBO of each run's density, at its noise", "val ELBO (nats per image)"),
+}
+DISCRETE = {  # instead of the last, where no run has a density
+    "val/elbo_discrete": ("ELBO over the 256 levels", "val ELBO (nats per image)"),
 }
 
 NUMBER = FuncFormatter(lambda value, _: f"{value:g}")
@@ -31,7 +34,11 @@ class Style(NamedTuple):
 def draw(frames: list[Axes], results: Results, styles: dict[str, Style]) -> None:
     """Each of PANELS into its frame, and rate against distortion into the last."""
     sound = _sound(results)
-    for axes, (column, (title, y_label)) in zip(frames, PANELS.items(), strict=False):
+    measured = {column for column in results.curves if any(results.curves[column].notna())}
+    only_masses = {*DISCRETE} <= measured and "val/elbo" not in measured
+    shown = [*PANELS.items()]
+    shown[-1:] = DISCRETE.items() if only_masses else shown[-1:]
+    for axes, (column, (title, y_label)) in zip(frames, shown, strict=False):
         _label(axes, title, "step", y_label)
         _draw_curves(axes, results.curves, "step", column, styles)
         _fit(axes, "y", sound, column, log=column == "val/mse_pixel")
@@ -44,6 +51,7 @@ def draw(frames: list[Axes], results: Results, styles: dict[str, Style]) -> None
     _fit(axes, "x", sound, "val/kl")
     _fit(axes, "y", sound, "val/psnr")
     _draw_caps(axes, results.finals, styles)
+    _draw_theory(axes, results.theory)
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
@@ -145,3 +153,18 @@ def _draw_caps(axes: Axes, finals: pd.DataFrame, styles: dict[str, Style]) -> No
             place = axes.get_yaxis_transform()
             axes.text(1.01, cap, f"cap {cap:.2f}", size=7, va="center", transform=place)
             free = cap + 0.06 * (high - low)
+
+
+def _draw_theory(axes: Axes, theory: pd.DataFrame) -> None:
+    """What linear VAEs reach at their optimum, the noise falling: a line per data set,
+    latent size and shape of the target's scale; mostly that is one."""
+    drawn: list[np.ndarray] = []
+    for _, rows in theory.groupby("run_id", sort=False):
+        points = rows[["kl", "psnr"]].to_numpy(dtype=float)
+        if any(p.shape == points.shape and np.allclose(p, points) for p in drawn):
+            continue
+        label = None if drawn else "linear VAE at its optimum (theory)"
+        axes.plot(*points.T, color="0.45", ls=":", lw=1.6, zorder=1, label=label)
+        drawn.append(points)
+    if drawn:
+        axes.legend(loc="lower right", fontsize=7, frameon=False)
