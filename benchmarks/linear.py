@@ -30,7 +30,7 @@ from vae_sweep.trainer import Trainer
 NORMS = ("unit", "minus1_1", "zscore_global")
 SETTINGS = (
     *("model=linear", "reduction=gaussian", "head=linear", "train.device=cpu"),
-    *("train.steps=20000", "train.lr=0.002", "train.batch_size=256"),
+    *("train.steps=50000", "train.lr=0.002", "train.batch_size=256"),
 )
 
 

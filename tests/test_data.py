@@ -735,11 +735,12 @@ def test_svhn_without_scipy(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
-@pytest.mark.parametrize("closed", ["", "train"])
+@pytest.mark.parametrize("closed", ["", "train", "train/cat"])
 def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch, closed, code):
     root, scandir, reason = tmp_path / "set", os.scandir, os.strerror(code)
-    for split in ("train", "test"):
-        (root / split).mkdir(parents=True)
+    write_folder(root / "train", 3, ("dog",))
+    for empty in ("train/cat", "test"):
+        (root / empty).mkdir(parents=True)
 
     def denied(path):
         if Path(path) == root / closed:

@@ -67,16 +67,25 @@ def _splits(root: Path) -> list[str]:
 
 
 def _list(folder: Path) -> list[str]:
-    """Paths as ImageFolder finds them, or of the images directly in `folder`."""
+    """Paths as ImageFolder finds them, or of the images directly in `folder`.
+
+    Raises OSError for a folder anywhere in it that is closed: ImageFolder skips those.
+    """
     from torchvision.datasets import ImageFolder
     from torchvision.datasets.folder import is_image_file
 
+    for _ in os.walk(folder, onerror=_raise, followlinks=True):
+        pass
     in_classes = []
     with contextlib.suppress(FileNotFoundError):  # no class folders
         in_classes = [file for file, _ in ImageFolder(folder, allow_empty=True).samples]
     return in_classes or sorted(
         str(path) for path in folder.iterdir() if is_image_file(path.name)
     )
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _key(root: Path, files: list[str], config: ImageFolderConfig) -> str:
