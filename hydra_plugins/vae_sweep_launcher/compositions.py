@@ -24,6 +24,8 @@ class Compositions:
         self._loader = loader
         self._parser = OverridesParser.create()
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._plain: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._checked: dict[tuple[str, ...], DictConfig] = {}
         self._is_group: dict[str, bool] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -32,8 +34,19 @@ class Compositions:
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """The config of one job, a copy of its own."""
-        overrides = self._parser.parse_overrides(sweep_overrides)
+        """The config of one job, as the sweeper asks for it to see that it is legal."""
+        lines = tuple(sweep_overrides)
+        self._checked[lines] = self._put_together(master_config, lines)
+        return self._checked[lines]
+
+    def take(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The config of one job, which is the caller's own; what the sweeper saw, if any."""
+        lines = tuple(sweep_overrides)
+        checked = self._checked.pop(lines, None)
+        return self._put_together(master_config, lines) if checked is None else checked
+
+    def _put_together(self, master_config: DictConfig, lines: tuple[str, ...]) -> DictConfig:
+        overrides = self._parser.parse_overrides(list(lines))
         values = [o for o in overrides if self._is_plain(o, group=False)]
         options = [o for o in overrides if self._is_plain(o, group=True)]
         rest = [o for o in overrides if o not in values and o not in options]
@@ -58,15 +71,21 @@ class Compositions:
             self._composed[lines] = composed
         return self._composed[lines]
 
+    def _plain_of(self, master: DictConfig, overrides: list[Override]) -> dict[str, Any]:
+        lines = tuple(str(o.input_line) for o in overrides)
+        if lines not in self._plain:
+            self._plain[lines] = _without_hydra(self._compose(master, overrides))
+        return self._plain[lines]
+
     def _assemble(
         self, master: DictConfig, rest: list[Override], options: list[Override]
     ) -> DictConfig | None:
         """What Hydra composes of `rest` and `options`; None where options may meet."""
-        base = self._compose(master, rest)
-        config, before = copy.deepcopy(base), _without_hydra(base)
+        config = copy.deepcopy(self._compose(master, rest))
+        before = self._plain_of(master, rest)
         touched: set[str] = set()
         for option in options:
-            alone = _without_hydra(self._compose(master, [*rest, option]))
+            alone = self._plain_of(master, [*rest, option])
             changed = {k: v for k, v in alone.items() if v != before.get(k)}
             reach = {*changed, option.key_or_group.split("/")[0]}
             if reach & touched or alone.keys() != before.keys():

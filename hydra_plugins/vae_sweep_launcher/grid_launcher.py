@@ -42,9 +42,8 @@ class GridLauncher(Launcher):
         config: DictConfig,
     ) -> None:
         # the sweeper, which set this up, validates its batch with the same loader
-        hydra_context.config_loader = cast(
-            ConfigLoader, Compositions(hydra_context.config_loader)
-        )
+        self.compositions = Compositions(hydra_context.config_loader)
+        hydra_context.config_loader = cast(ConfigLoader, self.compositions)
         self.hydra_context, self.task_function = hydra_context, task_function
         self.config = config
 
@@ -70,8 +69,7 @@ class GridLauncher(Launcher):
         ]
 
     def _compose(self, overrides: list[str], index: int) -> DictConfig:
-        loader = self.hydra_context.config_loader
-        config = loader.load_sweep_config(self.config, overrides)
+        config = self.compositions.take(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id = index
             config.hydra.job.num = index
