@@ -40,20 +40,20 @@ class Compositions:
         return self._checked[lines]
 
     def take(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """The config of one job, which is the caller's own; what the sweeper saw, if any."""
+        """The config of one job, for the caller alone: the sweeper's, if it made one."""
         lines = tuple(sweep_overrides)
         checked = self._checked.pop(lines, None)
         return self._put_together(master_config, lines) if checked is None else checked
 
-    def _put_together(self, master_config: DictConfig, lines: tuple[str, ...]) -> DictConfig:
+    def _put_together(self, master: DictConfig, lines: tuple[str, ...]) -> DictConfig:
         overrides = self._parser.parse_overrides(list(lines))
         values = [o for o in overrides if self._is_plain(o, group=False)]
         options = [o for o in overrides if self._is_plain(o, group=True)]
         rest = [o for o in overrides if o not in values and o not in options]
-        config = self._assemble(master_config, rest, options)
+        config = self._assemble(master, rest, options)
         if config is None:
             groups = [o for o in overrides if o not in values]
-            config = copy.deepcopy(self._compose(master_config, groups))
+            config = copy.deepcopy(self._compose(master, groups))
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         task = [o for o in overrides if not o.is_hydra_override()]
