@@ -188,6 +188,14 @@ def test_theory_is_one_line_where_runs_share_it(tmp_path):
     assert "theory" in entry.get_text()
 
 
+@pytest.mark.parametrize(("above", "in_view"), [(3, True), (100, False)])
+def test_the_view_rises_to_a_theory_just_above(tmp_path, above, in_view):
+    theory = [[0.0, 1.5, 2.5], [6.0, 6.2, 6.02 + above]]
+    write_run(tmp_path, summary(**{"predicted": {"curve": theory}}))
+    plane = panel(drawn(tmp_path), "val PSNR (dB)")
+    assert (plane.get_ylim()[1] > 6.02 + above) == in_view
+
+
 def test_discrete_likelihoods_have_a_panel_of_their_own(tmp_path):
     """Never beside a density, whose nats are other nats."""
     columns = "step,epoch,val/kl,val/psnr,val/mse_pixel,val/elbo_discrete"

@@ -122,6 +122,20 @@ def test_the_optimum_by_its_own_network(problem, quantile):
     assert best.elbo_calibrated == pytest.approx(calibrated, rel=1e-9)
 
 
+def test_the_curve_runs_from_no_rate_to_where_distortion_ends(problem):
+    """More rate than any beta in use asks for, and the error of PCA at its end."""
+    linear, t, scale = problem
+    kl, psnr = linear.curve()
+    assert kl == sorted(kl)
+    assert psnr == sorted(psnr)
+    assert kl[0] == 0
+    assert kl[-1] > 80
+    _, vectors = np.linalg.eigh(t.T @ t)
+    lost = t - t @ vectors[:, -LATENT:] @ vectors[:, -LATENT:].T
+    error = (lost**2 * np.repeat(scale, SIZE) ** 2).mean()
+    assert psnr[-1] == pytest.approx(-10 * math.log10(error), abs=0.01)
+
+
 def test_no_other_decoder_is_better(problem):
     linear, t, scale = problem
     v = float(linear.values[6])

@@ -168,3 +168,13 @@ def _draw_theory(axes: Axes, theory: pd.DataFrame) -> None:
         drawn.append(points)
     if drawn:
         axes.legend(loc="lower right", fontsize=7, frameon=False)
+        _raise_to(axes, np.concatenate(drawn))
+
+
+def _raise_to(axes: Axes, points: np.ndarray) -> None:
+    """Widens the view upward, to twice its height at most, to show points (x, y)."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    x, y = points.T
+    beside = y[(left <= x) & (x <= right)]
+    if len(beside) and high < beside.max() < high + (high - low):
+        axes.set_ylim(low, beside.max() + 0.04 * (high - low))

@@ -131,9 +131,10 @@ class LinearGaussian:
             return self.at(0.0)
         return max(optima, key=lambda o: o.elbo + o.kl - tempering * o.kl)
 
-    def curve(self, points: int = 48) -> tuple[list[float], list[float]]:
-        """(KL in nats per image, PSNR in dB) of optima from no noise left to all of it."""
-        low = max(self.values[-1], self.values[0] * 1e-6) / 2
+    def curve(self, points: int = 64) -> tuple[list[float], list[float]]:
+        """(KL in nats per image, PSNR in dB) of optima, the noise falling from where
+        all units are unused to a thousandth of the least direction's deviation."""
+        low = max(self.values[-1], self.values[0] * 1e-6) * 1e-6
         optima = [self.at(v) for v in np.geomspace(self.values[0], low, points)]
         psnr = [-10 * math.log10(max(o.mse_pixel, 1e-30)) for o in optima]
         return [o.kl for o in optima], psnr
