@@ -18,7 +18,12 @@ from vae_sweep.models import build
 from vae_sweep.normalize import Affine, fit, moments
 from vae_sweep.theory import Floor, head_floor
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+DTYPES = {  # of weights and what is accumulated
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.float32,
+    "fp64": torch.float64,
+}
 
 
 def stream(seed: int, name: str) -> Generator:
@@ -187,7 +192,7 @@ class Cohort(nn.Module):
     def forward(self, u: Tensor, noise: Tensor) -> Forward:
         """u from `pixels_of`, noise [R, B, D] -> Forward."""
         x = (u - self.shift) / self.scale
-        with torch.autocast(u.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(u.device.type, torch.bfloat16, self.bf16, cache_enabled=False):
             a, mu, logvar = self.model(x, noise)
         a, mu, logvar = (v.to(self.dtype) for v in (a, mu, logvar))
         t = (u - self.target_shift) / self.target_scale

@@ -1,7 +1,5 @@
 """Pure functions of the step: beta and the learning rate, as whole tables."""
 
-import math
-
 import numpy as np
 
 from vae_sweep.config import (
@@ -42,14 +40,14 @@ def beta_multipliers(config: BetaConfig, steps: int) -> np.ndarray:
     return np.ones(steps + 1)
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Learning rate of the update number `step` (from 0) of `steps`.
+def rate_multipliers(config: TrainConfig, steps: int) -> np.ndarray:
+    """Learning rate / `lr` of the updates 0 ... `steps` - 1, float64 [steps].
 
     Linear warmup over `lr_warmup` steps, times cosine decay to 0 at `steps`
     (Loshchilov & Hutter 2017) or constant.
     """
-    warmup = min(1.0, (step + 1) / (config.lr_warmup + 1))
-    decay = 1.0
+    step = np.arange(steps)
+    warmup = np.minimum(1.0, (step + 1) / (config.lr_warmup + 1))
     if config.lr_schedule == "cosine":
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return config.lr * warmup * decay
+        return warmup * 0.5 * (1 + np.cos(np.pi * step / steps))
+    return warmup

@@ -15,6 +15,9 @@ from vae_sweep.predictions import Prediction
 from vae_sweep.records import RunFolder
 from vae_sweep.trainer import State, Trainer
 
+TRAIN_IMAGES = 256  # on which train/ is measured: the first ones, in evaluation mode
+LOOK_EVERY = 25  # steps: to look whether runs diverged, the host waits for the device
+
 
 class Run(NamedTuple):
     """One run of a cohort: what it is, where it is kept, and where it goes on from."""
@@ -30,7 +33,9 @@ class Run(NamedTuple):
 class Progress(Protocol):
     """What a display shows of a cohort while it trains."""
 
-    def advance(self, step: int) -> None: ...
+    def advance(self, run_steps: int) -> None:
+        """So many steps of one run have passed."""
+        ...
 
     def row(self, run_id: str, row: Mapping[str, float]) -> None: ...
 
@@ -72,9 +77,10 @@ class Recorder:
             if trainer.step % every == 0 and trainer.step != self._resumed_at():
                 self._evaluate()
             trainer.update()
-            if not trainer.alive.all():
-                self._close_diverged(trainer.alive.tolist())
-            self.progress.advance(trainer.step)
+            if trainer.step % LOOK_EVERY == 0:
+                self._close_diverged()
+            self.progress.advance(len(self.runs))
+        self._close_diverged()
         if self.open:
             self._evaluate(last=True)
         for r, run in list(self.open.items()):
@@ -88,7 +94,7 @@ class Recorder:
     def _evaluate(self, last: bool = False) -> None:
         """One row per open run, pictures and, unless it diverged, a checkpoint."""
         trainer = self.trainer
-        splits = {"train": self.images.train[: len(self.images.val)]}
+        splits = {"train": self.images.train[:TRAIN_IMAGES]}
         splits |= {"val": self.images.val} | ({"test": self.images.test} if last else {})
         values = {
             f"{split}/{name}": value.tolist()
@@ -122,10 +128,10 @@ class Recorder:
         shown = originals.permute(0, 2, 3, 1).cpu().numpy()
         return [(shown, r.permute(0, 2, 3, 1).cpu().numpy()) for r in made]
 
-    def _close_diverged(self, alive: list[bool]) -> None:
-        for r, run in list(self.open.items()):
-            if not alive[r]:  # the loss before the update just made
-                self._close(r, run, diverged_at=self.trainer.step - 1)
+    def _close_diverged(self) -> None:
+        for r, step in enumerate(self.trainer.died.tolist()):
+            if step >= 0 and r in self.open:  # its loss before that update
+                self._close(r, self.open[r], diverged_at=step)
 
     def _close(self, r: int, run: Run, diverged_at: int | None = None) -> None:
         del self.open[r]
@@ -141,6 +147,7 @@ class Recorder:
             "predicted": run.predicted._asdict(),
             "steps": self.trainer.step,
             "cohort_size": len(self.runs),
+            "kernels": self.trainer.kernels,
             "seconds": time.perf_counter() - self.started,
             "device": _device_name(self.trainer.device),
         }
