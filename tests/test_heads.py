@@ -110,3 +110,25 @@ def test_affine_needs_no_zscore_where_it_is_not_used():
     gain, bias = affine_of("tanh", fit("unit", COUNTS), None)
     assert gain.tolist() == [1, 1, 1]
     assert bias.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_neighbours_of_one_head_in_one_go_are_as_each_alone(training, monkeypatch):
+    """CUDA's way, on CPU."""
+    names = ["tanh", "tanh", "tanh_standardized", "tanh_standardized", "linear", "tanh"]
+    target = fit("minus1_1", COUNTS)
+    zscore = fit("zscore", COUNTS)
+    pair = [Heads(names, [target] * 6, [zscore] * 6).double() for _ in range(2)]
+    for heads in pair:
+        heads.train(training)
+    monkeypatch.setattr(pair[1], "_parts", lambda a: pair[1].neighbours())
+    assert [part for _, part in pair[1].neighbours()] == [
+        *(slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 6)),
+    ]
+    for _ in range(3):
+        a = torch.randn(6, 5, 3, 4, 4, dtype=torch.float64)
+        alone, together = pair[0](a), pair[1](a)
+        torch.testing.assert_close(together, alone)
+        torch.testing.assert_close(pair[1].derivative(a), pair[0].derivative(a))
+    for name, value in pair[0].state_dict().items():
+        torch.testing.assert_close(pair[1].state_dict()[name], value)

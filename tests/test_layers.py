@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from vae_sweep.layers import BatchNorm, Conv, GroupNorm, Linear
+from vae_sweep.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear
 
 RUNS = 3
 
@@ -17,14 +17,15 @@ def x_of(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("way", ["per_run", "grouped"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kernel", [3, 4, 5])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_conv_is_torchs_per_run_with_gradients(transposed, kernel, way):
     extra = (1, 0) if transposed else (0, 0)
     conv = Conv(generators(0, 1, 2), 4, 6, kernel, 2, transposed, extra).double()
     x = x_of(RUNS, 2, 4, 7, 9)
-    y = conv(x) if way == "per_run" else conv.grouped(x)
+    conv.way = way
+    y = conv(x)
     weight = torch.randn_like(y)
     (y * weight).sum().backward()
     for r in range(RUNS):

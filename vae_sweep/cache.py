@@ -1,10 +1,12 @@
 """What is slow to make, kept as .npz files; without a cache a run goes on as well."""
 
 import contextlib
+import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +26,34 @@ def cached(
         if fits(arrays):
             return arrays
     arrays = make()
+    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    return arrays
+
+
+def cached_json(path: Path) -> dict[str, Any]:
+    """What keep_json kept at `path`; {} where there is nothing that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def keep_json(path: Path, content: dict[str, Any]) -> None:
+    _replace(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes beside `path` and moves there; without room or permission, nothing."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # no room or no permission: no cache
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+                write(file)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    return arrays
 
 
 def cached_images(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:

@@ -8,6 +8,7 @@ expresses that in target space.
 """
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -111,34 +112,56 @@ class Heads(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         outputs = []
-        for r, (head, a_r) in enumerate(zip(self.heads, a.unbind(0), strict=True)):
-            y = BASES[head].function(a_r)
+        for head, part in self._parts(a):
+            y = BASES[head].function(a[part])
             if head == "tanh_standardized":
                 if self.training:
-                    self._track(r, y.detach())
-                mean, std = self._statistics(r, y)
+                    self._track(part, y.detach())
+                mean, std = self._statistics(part, y)
                 y = (y - mean) / std
             if head in ("tanh_standardized", "tanh_rescaled", "sigmoid_rescaled"):
-                y = y * self.gain[r].to(y) + self.bias[r].to(y)
+                y = y * self.gain[part].to(y) + self.bias[part].to(y)
             outputs.append(y)
-        return torch.stack(outputs)
+        return _joined(outputs)
 
     def derivative(self, a: Tensor) -> Tensor:
         """g'(a), the shape of `a` [R, B, C, H, W]; tanh_standardized's statistics held."""
         outputs = []
-        for r, (head, a_r) in enumerate(zip(self.heads, a.unbind(0), strict=True)):
-            d = BASES[head].derivative(a_r) * self.gain[r].to(a)
-            outputs.append(d / self._statistics(r, d)[1] if "standard" in head else d)
-        return torch.stack(outputs)
+        for head, part in self._parts(a):
+            d = BASES[head].derivative(a[part]) * self.gain[part].to(a)
+            outputs.append(d / self._statistics(part, d)[1] if "standard" in head else d)
+        return _joined(outputs)
 
-    def _track(self, r: int, y: Tensor) -> None:
-        var, mean = torch.var_mean(y, dim=(0, 2, 3), correction=0)
-        rate = torch.where(self.seen[r] > 0, MOMENTUM, 1.0)
-        self.mean[r].lerp_(mean.to(self.mean), rate)
-        self.var[r].lerp_(var.to(self.var), rate)
-        self.seen[r] = 1.0
+    def _parts(self, a: Tensor) -> list[tuple[Head, slice]]:
+        """Runs that are computed in one go: on CUDA neighbours of equal head; on CPU each
+        alone, as vector kernels may round the ends of what they are given otherwise."""
+        if not a.is_cuda:
+            return [(head, slice(r, r + 1)) for r, head in enumerate(self.heads)]
+        return self.neighbours()
 
-    def _statistics(self, r: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, std) [C, 1, 1]; clones, because _track writes in place."""
-        mean, var = self.mean[r].clone(), self.var[r].clone()
-        return mean.to(like)[:, None, None], (var + EPS).sqrt().to(like)[:, None, None]
+    def neighbours(self) -> list[tuple[Head, slice]]:
+        """Each head with the runs that follow one another with it."""
+        parts, start = [], 0
+        for head, group in groupby(self.heads):
+            stop = start + len(list(group))
+            parts.append((head, slice(start, stop)))
+            start = stop
+        return parts
+
+    def _track(self, part: slice, y: Tensor) -> None:
+        var, mean = torch.var_mean(y, dim=(1, 3, 4), correction=0)
+        rate = torch.where(self.seen[part] > 0, MOMENTUM, 1.0)[:, None]
+        self.mean[part].lerp_(mean.to(self.mean), rate.to(self.mean))
+        self.var[part].lerp_(var.to(self.var), rate.to(self.var))
+        self.seen[part] = 1.0
+
+    def _statistics(self, part: slice, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, std) [r, 1, C, 1, 1]; clones, because _track writes in place."""
+        mean, var = self.mean[part].clone(), self.var[part].clone()
+        std = (var + EPS).sqrt()
+        mean, std = (v.to(like)[:, None, :, None, None] for v in (mean, std))
+        return mean, std
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

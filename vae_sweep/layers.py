@@ -1,16 +1,20 @@
 """Layers whose parameters and activations carry a leading run axis R.
 
-Two ways to the same numbers. On CUDA all runs go through one grouped kernel. On CPU
-each run has its own kernel call in channels-last layout: grouped kernels are slower
-there, and a run's bits then cannot depend on which runs stand beside it.
+A convolution has several ways to the same numbers. On CPU each run has its own kernel
+call in channels-last layout: grouped kernels are slower there, and a run's bits then
+cannot depend on which runs stand beside it. On CUDA the fastest is found by timing.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+
+Way = Literal["loop", "grouped", "products"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generators: list[Generator]):
@@ -76,7 +80,8 @@ class Conv(nn.Module):
             stride,
             (kernel - 1) // 2,
         )
-        self.output_padding = output_padding
+        self.kernel, self.output_padding = kernel, output_padding
+        self.way: Way | None = None  # None: the device's usual one
         shape = (inputs, outputs) if transposed else (outputs, inputs)
         # PyTorch takes fan_in from dimension 1 of the weight, transposed or not.
         bound = 1 / math.sqrt(shape[1] * kernel * kernel)
@@ -84,8 +89,14 @@ class Conv(nn.Module):
         self.bias = _uniform((outputs,), bound, generators)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
-            return self.grouped(x)
+        return getattr(self, self.chosen(x.device))(x)
+
+    def chosen(self, device: torch.device) -> Way:
+        """Which of WAYS it goes on `device`."""
+        return self.way or ("grouped" if device.type == "cuda" else "loop")
+
+    def loop(self, x: Tensor) -> Tensor:
+        """A call for each run, channels-last."""
         layout = torch.channels_last
         weights = [w.contiguous(memory_format=layout) for w in _runs(self.weight)]
         each = zip(_unstack(x), weights, _runs(self.bias), strict=True)
@@ -96,6 +107,30 @@ class Conv(nn.Module):
         runs = len(self.weight)
         weight, bias = self.weight.flatten(0, 1), self.bias.flatten()
         return _split(self._convolve(_merge(x), weight, bias, runs), runs)
+
+    def products(self, x: Tensor) -> Tensor:
+        """One batched matrix product over the runs, of patches or into patches."""
+        runs, batch, inputs, height, width = x.shape
+        rows = x.permute(0, 1, 3, 4, 2)  # channels last
+        if self.transposed:
+            matrix = self.weight.flatten(2)  # [R, in, out * k * k]
+            patches = rows.reshape(runs, -1, inputs) @ matrix
+            patches = patches.view(runs * batch, height * width, -1).mT
+            least = self.kernel - 2 * self.padding
+            tall, wide = (
+                (n - 1) * self.stride + least + extra
+                for n, extra in zip((height, width), self.output_padding, strict=True)
+            )
+            y = F.fold(patches, (tall, wide), self.kernel, 1, self.padding, self.stride)
+            return y.unflatten(0, (runs, batch)) + self.bias[:, None, :, None, None]
+        rows = F.pad(rows, (0, 0, *(self.padding,) * 4))
+        window = (self.kernel, self.stride)
+        patches = rows.unfold(2, *window).unfold(3, *window)  # [R, B, H', W', in, k, k]
+        tall, wide = patches.shape[2:4]
+        matrix = self.weight.flatten(2).mT  # [R, in * k * k, out]
+        patches = patches.reshape(runs, -1, matrix.shape[1])
+        y = torch.baddbmm(self.bias[:, None], patches, matrix)
+        return y.view(runs, batch, tall, wide, -1).permute(0, 1, 4, 2, 3)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1):
         if not self.transposed:

@@ -1,0 +1,77 @@
+import json
+import math
+
+import pytest
+import torch
+from conftest import TINY, make_config, make_images
+
+from vae_sweep.cohort import Cohort, point
+from vae_sweep.layers import WAYS
+from vae_sweep.normalize import histograms
+from vae_sweep.tune import Tuner, best_size, convolutions, tune_layers
+
+CPU = torch.device("cpu")
+IMAGES = make_images(16)
+
+
+def cohort_of(*overrides: str) -> Cohort:
+    configs = [make_config(*TINY, *overrides, f"seed={seed}") for seed in (0, 1)]
+    points = [point(config, histograms(IMAGES), 64) for config in configs]
+    return Cohort(configs, points, (3, 8, 8))
+
+
+class Costs(Tuner):
+    """A tuner whose clock follows a table: seconds by the name of the way."""
+
+    def __init__(self, cache, costs):
+        super().__init__(cache, CPU)
+        self.costs, self.timed = costs, 0
+
+    def fastest(self, ways):
+        self.timed += 1
+        for run in ways.values():
+            run()  # each must work
+        return min(ways, key=lambda way: self.costs[way])
+
+
+@pytest.mark.parametrize("best", WAYS)
+def test_every_layer_gets_what_was_fastest_and_it_is_timed_once(tmp_path, best):
+    costs = {way: 1.0 + (way != best) for way in WAYS}
+    tuner, cohort = Costs(tmp_path, costs), cohort_of("model.norm_layer=batch")
+    before = {name: t.clone() for name, t in cohort.state_dict().items()}
+    tune_layers(cohort, IMAGES, tuner)
+    assert [conv.way for conv in convolutions(cohort)] == [best] * 4
+    assert tuner.timed == 4
+    after = cohort.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    again = Costs(tmp_path, dict.fromkeys(WAYS, 0.0))
+    other = cohort_of("model.norm_layer=batch")
+    tune_layers(other, IMAGES, again)
+    assert again.timed == 0
+    assert [conv.way for conv in convolutions(other)] == [best] * 4
+
+
+def test_what_was_timed_is_kept_by_device_and_survives_damage(tmp_path):
+    Tuner(tmp_path, CPU).remember("a", lambda: "x")
+    [(where, kept)] = json.loads((tmp_path / "tuning.json").read_text()).items()
+    assert where == f"cpu, torch {torch.__version__}"
+    assert kept == {"a": "x"}
+    (tmp_path / "tuning.json").write_text("{torn")
+    assert Tuner(tmp_path, CPU).remember("a", lambda: "y") == "y"
+
+
+def test_a_way_without_memory_is_never_the_fastest(tmp_path):
+    def full() -> None:
+        raise torch.OutOfMemoryError
+
+    tuner = Tuner(tmp_path, CPU)
+    assert tuner.seconds(full) == math.inf
+    assert tuner.fastest({"full": full, "fits": lambda: None}) == "fits"
+
+
+def test_a_cohort_grows_while_its_step_per_run_gets_cheaper():
+    launch_bound = {8: 1.0, 16: 1.05, 32: 1.2, 64: 2.3, 128: 4.6}
+    assert best_size(launch_bound, lambda n: launch_bound[n]) == 32
+    assert best_size([8, 16], lambda n: 1.0) == 16
+    assert best_size([8, 16, 32], lambda n: math.inf if n > 8 else 1.0) == 8
+    assert best_size([3], lambda n: 1.0) == 3
