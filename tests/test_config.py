@@ -43,7 +43,7 @@ def test_config_is_frozen():
         "log.wandb.mode=offline",
         "log.reconstructions=3",
         "train.device=cpu",
-        "train.fuse=false",
+        "train.cohort=1",
         "runs=elsewhere",
         "sweep=other",
         "data.cache=elsewhere",

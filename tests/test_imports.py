@@ -26,12 +26,14 @@ FLOORS = {
         "data",
         "wandb_mode",
         "spectrum",
+        "process",
+        "captured",
     ),
     2: (
         *("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
-        "dataset",
+        *("dataset", "feed", "footprint", "tune"),
     ),
-    3: ("predictions", "train", "results", "progress"),
+    3: ("predictions", "train", "results", "progress", "points", "plan", "workers"),
     4: ("grid", "panels", "plots", "prediction_table", "command"),
     5: ("run", "predict"),
 }
@@ -70,7 +72,7 @@ def test_no_circles():
 
 
 def test_every_import_is_read():
-    assert {"cohort", "metrics", "schedules"} <= imported("trainer")
+    assert {"cohort", "metrics", "feed"} <= imported("trainer")
 
 
 LIGHT = {

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import TINY, make_images
 from filelock import FileLock
+from safetensors.torch import load_file
 from test_loggers import key_of, read_records
 
 HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
@@ -72,6 +73,7 @@ def cli(tmp_path) -> Cli:
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> tuple[Cli, str]:
     cli = Cli(tmp_path_factory.mktemp("grid"))
+    cli.env["OMP_NUM_THREADS"] = "2"  # one for each of two processes
     out, _ = cli(*HEADLINE, *SMALL)
     return cli, out
 
@@ -105,14 +107,41 @@ def test_the_same_command_again_trains_nothing(grid):
     assert all(line in out for line in table)
 
 
-@pytest.mark.parametrize("way", ["hydra/launcher=basic", "train.fuse=false"])
+@pytest.mark.parametrize(
+    "way", ["hydra/launcher=basic", "train.cohort=1", "train.workers=2"]
+)
 def test_every_way_to_run_gives_the_same_rows(grid, cli, way):
+    """To the last bit where a run has as many threads, as here."""
     fused, _ = grid
+    cli.env["OMP_NUM_THREADS"] = "1" if "basic" in way else "2"
     cli(*HEADLINE, *SMALL, way)
     assert [f.name for f in cli.runs()] == [f.name for f in fused.runs()]
     for ours, theirs in zip(cli.runs(), fused.runs(), strict=True):
         rows = (ours / "metrics.csv").read_text()
         assert rows == (theirs / "metrics.csv").read_text()
+
+
+def test_the_launchers_agree_whatever_their_threads(cli):
+    """`grid` is what a grid gets unasked; `basic` trains point after point."""
+    for precision in ("fp64", "fp32"):
+        for sweep, way in (("grid", []), ("basic", ["hydra/launcher=basic"])):
+            steps = ("train.steps=20", f"train.precision={precision}", f"sweep={sweep}")
+            cli(*HEADLINE, *SMALL, *steps, *way)
+    ours, theirs = cli.runs("grid"), cli.runs("basic")
+    assert [f.name for f in ours] == [f.name for f in theirs]
+    assert len(ours) == 8
+    for a, b in zip(ours, theirs, strict=True):
+        if "precision: fp64" in (a / "config.yaml").read_text():
+            weights, expected = (load_file(f / "state.safetensors") for f in (a, b))
+            kinds = {t.dtype for name, t in weights.items() if "weight" in name}
+            assert kinds == {torch.float64}
+            torch.testing.assert_close(weights, expected, rtol=0, atol=1e-10)
+        else:
+            first, other = (pd.read_csv(f / "metrics.csv").iloc[0] for f in (a, b))
+            for name in ("loss", "grad_norm_recon", "grad_norm_kl"):
+                assert first[f"train/{name}"] == pytest.approx(
+                    other[f"train/{name}"], rel=1e-5
+                )
 
 
 def test_numbers_on_the_command_line_are_constant_betas(cli):
@@ -125,20 +154,39 @@ def rows_so_far(cli: Cli) -> list[Path]:
     return list(cli.folder.glob("runs/main/*/metrics.csv"))
 
 
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(grid, cli):
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("workers", ["auto", "2"])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(grid, cli, workers):
     whole, _ = grid
-    slow = cli.start(*HEADLINE, *SMALL)
+    cli.env["OMP_NUM_THREADS"] = "2"
+    command = (*HEADLINE, *SMALL, f"train.workers={workers}")
+    slow = cli.start(*command)
     deadline = time.monotonic() + 120
     while not any("\n10," in f.read_text() for f in rows_so_far(cli)):
         assert time.monotonic() < deadline
         assert slow.poll() is None
         time.sleep(0.002)
+    workers_of_it = children(slow.pid)
     slow.send_signal(signal.SIGKILL)
     slow.communicate()
-    assert not list(cli.folder.glob("runs/main/*/summary.json"))
+    while any(map(is_alive, workers_of_it)):  # they end when the parent does
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(list(cli.folder.glob("runs/main/*/summary.json"))) < 4
     kept = {f.parent.name: f.read_text() for f in rows_so_far(cli)}
     assert kept
-    cli(*HEADLINE, *SMALL)
+    cli(*command)
     for ours, theirs in zip(cli.runs(), whole.runs(), strict=True):
         rows = (ours / "metrics.csv").read_text()
         assert rows == (theirs / "metrics.csv").read_text()
@@ -206,6 +254,7 @@ def test_another_sweep_in_the_folder(cli):
 def test_a_truncated_checkpoint_is_said_and_kept(grid, cli):
     whole, _ = grid
     point = (*SMALL, "norm=zscore", "head=tanh")
+    cli.env["OMP_NUM_THREADS"] = "1"  # as many as it has in the grid
     cli(*point)
     [folder] = cli.runs()
     (folder / "summary.json").unlink()

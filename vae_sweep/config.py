@@ -46,6 +46,10 @@ class UserError(Exception):
     """Something a user can mend: one or two lines with rule, what was received, remedy."""
 
 
+class Failed(Exception):
+    """What ends a run though its input was right: said in a line, exit code 1."""
+
+
 class Frozen(BaseModel):
     """Base of all sections: unknown keys, lossy conversions and nan are errors."""
 
@@ -202,10 +206,12 @@ class TrainConfig(Frozen):
     lr_warmup: Annotated[int, Field(ge=0)]  # steps
     lr_schedule: Literal["constant", "cosine"]
     clip: Positive | None  # largest gradient norm, per run
-    precision: Literal["fp32", "bf16", "fp64"]
+    precision: Literal["fp32", "tf32", "bf16", "fp64"]  # tf32: CUDA only
     eval_every: Count  # steps; rows, checkpoints
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-    fuse: Literal["auto"] | bool
+    workers: Literal["auto"] | Count  # processes that train on CPU
+    cohort: Literal["auto"] | Count  # most runs that train as one
+    kernels: Literal["auto", "loop", "grouped", "products"]  # of convolutions
 
     @model_validator(mode="before")
     @classmethod
@@ -305,7 +311,7 @@ class RunConfig(Frozen):
                 "runs": True,
                 "log": True,
                 "data": {"cache"},
-                "train": {"device", "fuse"},
+                "train": {"device", "workers", "cohort", "kernels"},
             },
         )
         return {**values, "target": self.target_norm}

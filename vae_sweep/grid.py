@@ -1,68 +1,26 @@
 """A list of points, from validation to the table: what every launcher calls."""
 
-import ctypes
-import sys
-from collections.abc import Hashable
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from rich.console import Console
 
-from vae_sweep import loggers, models, plots, results
-from vae_sweep.cohort import Point, point
-from vae_sweep.config import RunConfig
-from vae_sweep.dataset import Dataset, Datasets
+from vae_sweep import loggers, plots, results
+from vae_sweep.config import Failed, RunConfig
+from vae_sweep.plan import Plan, plans
+from vae_sweep.points import Prepared, prepare
 from vae_sweep.predictions import predict
+from vae_sweep.process import keep_freed_memory, limited_threads
 from vae_sweep.progress import Display
-from vae_sweep.records import RunFolder, lock
+from vae_sweep.records import lock
 from vae_sweep.train import Run, train
-from vae_sweep.trainer import State, resolve_device, total_steps
+from vae_sweep.workers import Job, Workers
 
 
-class Diverged(Exception):
+class Diverged(Failed):
     """A run's loss was not finite; its rows end at the last finite one."""
-
-
-class Prepared(NamedTuple):
-    """A validated point with its data, folder and, where interrupted, checkpoint."""
-
-    config: RunConfig
-    dataset: Dataset
-    point: Point
-    folder: RunFolder
-    device: torch.device
-    steps: int
-    state: State | None = None
-
-    @property
-    def cohort_key(self) -> Hashable:
-        """Runs of equal key train as one."""
-        c = self.config
-        alone = None if c.train.fuse else c.run_id
-        step = self.state.step if self.state else 0
-        return c.model, c.data, c.train, c.log.reconstructions, step, alone
-
-
-def prepare(configs: list[RunConfig]) -> list[Prepared]:
-    """Validates every point against its data and device, before any trains.
-
-    Raises UserError at the first that cannot run. Writes nothing.
-    """
-    datasets = Datasets()
-    prepared = []
-    for config in {c.run_dir: c for c in configs}.values():
-        device = resolve_device(config.train.device)
-        loggers.wandb_mode(config.log.wandb)
-        dataset = datasets.of(config.data)
-        height, width = dataset.size
-        models.check(config.model, height, width)
-        steps = total_steps(config.train, len(dataset.images.train))
-        constants = point(config, dataset.counts, height * width)
-        folder = RunFolder(config, dataset.fingerprint)
-        prepared.append(Prepared(config, dataset, constants, folder, device, steps))
-    return prepared
 
 
 def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
@@ -83,7 +41,7 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
         todo = [_resume(console, p) for p in todo]
         if todo:
             try:
-                ended |= _train(console, todo)
+                ended |= _train(console, todo, len(prepared))
             finally:
                 loggers.drain(todo[0].config.sweep_dir)
         _report(console, [p.config for p in prepared])
@@ -113,24 +71,38 @@ def _resume(console: Console, prepared: Prepared) -> Prepared:
     return prepared._replace(state=state)
 
 
-def _train(console: Console, todo: list[Prepared]) -> dict[Path, dict[str, Any]]:
-    """Trains cohort after cohort; folder -> summary."""
+def _train(
+    console: Console, todo: list[Prepared], count: int
+) -> dict[Path, dict[str, Any]]:
+    """Trains cohort after cohort, of a grid of `count` points; folder -> summary."""
     keep_freed_memory()
-    cohorts: dict[Hashable, list[Prepared]] = {}
-    for p in todo:
-        cohorts.setdefault(p.cohort_key, []).append(p)
-    remaining = sum(p.steps - (p.state.step if p.state else 0) for p in todo)
-    sizes = ", ".join(str(len(c)) for c in cohorts.values())
-    where = ", ".join(dict.fromkeys(str(p.device) for p in todo))
-    console.print(f"training {len(todo)} points on {where}, cohorts of {sizes}")
+    remaining = sum(p.steps - p.step for p in todo)
+    made = plans(todo, count)
+    for plan in made:
+        console.print(str(plan), highlight=False)
     summaries: dict[Path, dict[str, Any]] = {}
     with Display(console, remaining, len(todo)) as display:
-        for cohort in cohorts.values():
-            display.start_cohort(len(cohort))
-            runs = [_open(p) for p in cohort]
-            made = train(runs, cohort[0].dataset.images, cohort[0].device, display)
-            summaries |= {p.folder.path: s for p, s in zip(cohort, made, strict=True)}
+        for plan in made:
+            for job, ended in _carried_out(plan, display):
+                paths = [run.folder.path for run in job.runs]
+                summaries |= dict(zip(paths, ended, strict=True))
     return summaries
+
+
+def _carried_out(
+    plan: Plan, display: Display
+) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
+    """Each cohort of the plan with its summaries, when it has ended."""
+    jobs = (
+        Job([_open(p) for p in cohort], cohort[0].dataset.images) for cohort in plan.cohorts
+    )
+    if plan.workers == 1:
+        with limited_threads(plan.threads):
+            for job in jobs:
+                yield job, train(job.runs, job.images, plan.device, display)
+        return
+    with Workers(plan.workers, plan.threads, display) as workers:
+        yield from workers.train(jobs)
 
 
 def _open(p: Prepared) -> Run:
@@ -149,14 +121,3 @@ def _report(console: Console, configs: list[RunConfig]) -> None:
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     notes = dict.fromkeys(loggers.wandb_note(c) for c in configs)
     console.print("\n".join(notes), highlight=False, markup=False, soft_wrap=True)
-
-
-def keep_freed_memory() -> None:
-    """Lets glibc reuse large blocks: it would return those over 32 MB to the kernel at
-    every free, and fresh pages at every step cost a third of the time on CPU."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
-            libc.mallopt(trim_threshold, largest)
-            libc.mallopt(mmap_threshold, largest)

@@ -30,7 +30,6 @@ class Display:
 
     def __init__(self, console: Console, total: int, runs: int):
         self.console, self.runs = console, runs
-        self.width = 1  # runs in the cohort that trains now
         self.rows: dict[str, Mapping[str, float]] = {}
         self.started = time.perf_counter()
         self.total, self.done = total, 0
@@ -60,14 +59,11 @@ class Display:
         if self.console.is_terminal:
             self.live.__exit__(kind, error, traceback)
 
-    def start_cohort(self, runs: int) -> None:
-        self.width = runs
-
-    def advance(self, step: int) -> None:
-        """One step of every run of the cohort has passed."""
-        self.done += self.width
+    def advance(self, run_steps: int) -> None:
+        """So many steps of one run have passed."""
+        self.done += run_steps
         rate = self.done / (time.perf_counter() - self.started)
-        self.bar.update(self.task, advance=self.width, rate=rate)
+        self.bar.update(self.task, advance=run_steps, rate=rate)
 
     def row(self, run_id: str, row: Mapping[str, float]) -> None:
         """A run was evaluated."""

@@ -1,0 +1,113 @@
+import pytest
+import torch
+from conftest import TINY, make_config, make_images
+
+from vae_sweep import plan
+from vae_sweep.cohort import point
+from vae_sweep.footprint import footprint
+from vae_sweep.normalize import histograms
+from vae_sweep.points import prepare
+
+
+@pytest.fixture
+def points(tmp_path, npz):
+    def of(*each: tuple[str, ...], common: tuple[str, ...] = (), size: int = 8):
+        path = npz(size=size)
+        return prepare(
+            [
+                make_config(
+                    *TINY, "data=npz", f"data.path={path}", f"runs={tmp_path}", *common, *o
+                )
+                for o in each
+            ]
+        )
+
+    return of
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+
+def seeds(n: int) -> list[tuple[str, ...]]:
+    return [(f"seed={seed}",) for seed in range(n)]
+
+
+def ids(cohorts) -> list[str]:
+    return sorted(p.config.run_id for cohort in cohorts for p in cohort)
+
+
+LONG = ("train.steps=1000000",)
+
+
+def test_long_training_takes_a_process_per_core(points):
+    todo = points(*seeds(8), common=LONG)
+    [made] = plan.plans(todo, 8)
+    assert (made.workers, made.threads) == (4, 1)
+    assert [len(c) for c in made.cohorts] == [2, 2, 2, 2]
+    assert ids(made.cohorts) == ids([todo])
+    assert str(made) == "training 8 points on cpu: 4 processes of 1 thread, cohorts of 2"
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(6, [1, 1, 2, 2]), (3, [1, 1, 1]), (33, [4] * 7 + [5])]
+)
+def test_no_process_has_more_to_do_than_its_share(points, count, sizes):
+    [made] = plan.plans(points(*seeds(count), common=LONG), count)
+    assert sorted(len(c) for c in made.cohorts) == sizes
+
+
+def test_short_training_stays_in_this_process(points):
+    [made] = plan.plans(points(*seeds(8)), 8)
+    assert (made.workers, made.threads) == (1, 1)
+    assert [len(c) for c in made.cohorts] == [8]
+
+
+def test_threads_follow_the_whole_grid_not_what_is_left_of_it(points):
+    todo = points(*seeds(2), common=LONG)
+    for grid, threads in ((2, 2), (1, 4), (8, 1)):
+        [made] = plan.plans(todo[: min(2, grid)], grid)
+        assert made.threads == threads
+
+
+def test_large_activations_train_one_by_one(points):
+    wide = ("model.widths=[64,128]", "train.batch_size=64", *LONG)
+    [made] = plan.plans(points(*seeds(6), common=wide, size=32), 6)
+    assert [len(c) for c in made.cohorts] == [1] * 6
+
+
+def test_what_is_asked_for_is_done(points):
+    asked = ("train.workers=2", "train.cohort=3")
+    [made] = plan.plans(points(*seeds(7), common=asked), 7)
+    assert (made.workers, made.threads) == (2, 2)
+    assert sorted(len(c) for c in made.cohorts) == [2, 2, 3]
+
+
+def test_unlike_points_are_not_fused_and_the_longest_goes_first(points):
+    todo = points(("model.latent=3",), ("train.steps=90",), ("seed=1",), ("train.lr=0.5",))
+    [made] = plan.plans(todo, 4)
+    lengths = [(len(c), c[0].steps) for c in made.cohorts]
+    assert lengths[0] == (1, 90) or lengths[0][0] * lengths[0][1] >= 90
+    assert sorted(len(c) for c in made.cohorts) == [1, 1, 2]
+
+
+def test_memory_limits_a_cohort(points, monkeypatch):
+    todo = points(*seeds(8))
+    needs = footprint(todo[0].config, todo[0].point, (3, 8, 8)).bytes(8)
+    real = plan.os.sysconf
+    pages = int(3.5 * needs / plan.SHARE / real("SC_PAGE_SIZE")) + 1
+    few = {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": real("SC_PAGE_SIZE")}
+    monkeypatch.setattr(plan.os, "sysconf", few.__getitem__)
+    [made] = plan.plans(todo, 8)
+    assert max(len(c) for c in made.cohorts) == 3
+
+
+def test_footprint_of_a_linear_vae_by_hand():
+    config = make_config("model=linear", "model.latent=4", "train.precision=fp64")
+    images = make_images(20)
+    needs = footprint(config, point(config, histograms(images), 64), (3, 8, 8))
+    weights = 2 * 4 * 192 + 4 + 192 + 4 + 1  # W, V, biases, logvar, likelihood's noise
+    assert needs.parameters == 8 * weights
+    # at least the normalized image and the error of each pixel; not many times that
+    assert 8 * 2 * 192 <= needs.activations <= 8 * 8 * 192
