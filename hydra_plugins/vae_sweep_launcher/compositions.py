@@ -14,6 +14,7 @@ from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -81,7 +82,10 @@ class Compositions:
         self, master: DictConfig, rest: list[Override], options: list[Override]
     ) -> DictConfig | None:
         """What Hydra composes of `rest` and `options`; None where options may meet."""
-        config = copy.deepcopy(self._compose(master, rest))
+        try:
+            config = copy.deepcopy(self._compose(master, rest))
+        except ConfigCompositionException:  # an option is mandatory
+            return None
         before = self._plain_of(master, rest)
         touched: set[str] = set()
         for option in options:
