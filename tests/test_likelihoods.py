@@ -129,7 +129,7 @@ def cohort_of(*overrides: str, learned: float = 0.05) -> tuple[Cohort, torch.Ten
 
 def evaluated(*overrides: str, batch: int = 8) -> dict[str, float]:
     cohort, beta = cohort_of(*overrides)
-    values = metrics.evaluate(cohort, IMAGES, beta, [0], batch=batch)
+    values = metrics.evaluate(cohort, IMAGES, beta, [0], chunk=batch)
     return {name: value.item() for name, value in values.items()}
 
 
@@ -245,7 +245,7 @@ def test_noises_of_their_own_are_blind_to_the_targets_scale(name):
         gradients = torch.autograd.grad(
             loss, list(cohort.parameters()), materialize_grads=True
         )
-        values = metrics.evaluate(cohort, IMAGES, beta, [0], batch=8)
+        values = metrics.evaluate(cohort, IMAGES, beta, [0], chunk=8)
         seen[target] = (loss, gradients, values["sigma"], values["elbo"])
     for target in SCALED[1:]:
         torch.testing.assert_close(seen[target], seen["unit"], rtol=1e-9, atol=1e-9)

@@ -30,7 +30,7 @@ def evaluated():
         p.data *= 3
     beta = torch.tensor([p.beta for p in points])
     seeds = [c.seed for c in configs]
-    values = metrics.evaluate(cohort, IMAGES, beta, seeds, batch=8)
+    values = metrics.evaluate(cohort, IMAGES, beta, seeds, chunk=8)
     return cohort, points, beta, seeds, values
 
 
@@ -140,6 +140,6 @@ def test_no_noise_leaves_the_elbo_undefined_and_the_calibrated_one_defined():
     config = make_config(*TINY, "beta.value=0")
     counts = histograms(IMAGES)
     cohort = Cohort([config], [point(config, counts, 64)], (3, 8, 8))
-    values = metrics.evaluate(cohort, IMAGES, torch.zeros(1), [0], batch=8)
+    values = metrics.evaluate(cohort, IMAGES, torch.zeros(1), [0], chunk=8)
     assert values["elbo"].isnan().all()
     assert values["elbo_calibrated"].isfinite().all()

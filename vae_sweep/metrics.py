@@ -29,10 +29,12 @@ NAMES = (
     "recon_share",  # the reconstruction term's share of the loss, unless a density's
     "active_units",  # latents whose mean's variance over the split is above 0.01
     "grad_norm_recon",  # of the loss's two terms in the encoder's parameters, on the
-    "grad_norm_kl",  # split's first batch
+    "grad_norm_kl",  # split's first CHUNK images
     "head_saturation",  # share of outputs where |g'| < 0.05
     "out_of_range",  # share of targets outside the head's range
 )
+
+CHUNK = 64  # images that are evaluated at once
 
 
 class Sums:
@@ -71,10 +73,10 @@ def _per_image(cohort: Cohort, u: Tensor, forward: Forward) -> dict[str, Tensor]
     }
 
 
-def _gradient_norms(cohort: Cohort, u: Tensor, noise: Tensor, beta: Tensor):
+def _gradient_norms(cohort: Cohort, forward: Forward, beta: Tensor):
     """Norms [R] of the gradients of the two terms in the encoder's parameters."""
     parameters = cohort.model.encoder_parameters()
-    recon, kl = cohort.terms(cohort(u, noise), beta)
+    recon, kl = cohort.terms(forward, beta)
     norms = []
     for term, keep in ((recon, True), (kl, False)):
         gradients = torch.autograd.grad(term.sum(), parameters, retain_graph=keep)
@@ -85,7 +87,7 @@ def _gradient_norms(cohort: Cohort, u: Tensor, noise: Tensor, beta: Tensor):
 
 
 def evaluate(
-    cohort: Cohort, images: Tensor, beta: Tensor, seeds: list[int], batch: int
+    cohort: Cohort, images: Tensor, beta: Tensor, seeds: list[int], chunk: int = CHUNK
 ) -> dict[str, Tensor]:
     """NAMES -> float64 [R] over uint8 `images` [n, C, H, W], with sampled z.
 
@@ -96,13 +98,15 @@ def evaluate(
     noise_streams = Streams(seeds, "evaluation")
     sums = Sums()
     gradient_norms: tuple[Tensor, Tensor] | None = None
-    for chunk in images.split(batch):
-        u = cohort.pixels_of(chunk)
-        noise = noise_streams.normal(len(chunk), cohort.latent).to(u)
+    for part in images.split(chunk):
+        u = cohort.pixels_of(part)
+        noise = noise_streams.normal(len(part), cohort.latent).to(u)
+        with torch.set_grad_enabled(gradient_norms is None):
+            forward = cohort(u, noise)
         if gradient_norms is None:
-            gradient_norms = _gradient_norms(cohort, u, noise, beta)
+            gradient_norms = _gradient_norms(cohort, forward, beta)
         with torch.no_grad():
-            sums.add(_per_image(cohort, u, cohort(u, noise)))
+            sums.add(_per_image(cohort, u, forward))
     cohort.train(was_training)
     assert gradient_norms is not None
     return _derived(cohort, sums, beta.double(), gradient_norms)
@@ -133,7 +137,7 @@ def _derived(
     elbo, elbo_discrete = -nll["density"] - kl, -nll["mass"] - kl
     best = mse_pixel[:, None]
     calibrated = objective.elbo(sse_pixel.sum(1, keepdim=True), kl, best, pixels)
-    # the mean over batches of gaussian_optimal's error has each batch's own noise
+    # the mean over chunks of gaussian_optimal's error has each chunk's own noise
     optimal = _mask([name == "gaussian_optimal" for name in names], kl)
     error = torch.where(optimal, -log_likelihood, sums.mean("error"))
     recon = cohort.recon_weight.double() * error
