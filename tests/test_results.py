@@ -56,7 +56,9 @@ def config(**changes: Any) -> dict[str, Any]:
             "precision": "fp32",
             "eval_every": 10,
             "device": "auto",
-            "fuse": "auto",
+            "workers": "auto",
+            "cohort": "auto",
+            "kernels": "auto",
         },
         "log": {
             "wandb": {"mode": "disabled", "project": None, "entity": None},

@@ -1,5 +1,6 @@
 """The command line that the entry points share: Hydra's, with one-line errors."""
 
+import gc
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vae_sweep.config import RunConfig, UserError, validate
+from vae_sweep.config import Failed, RunConfig, UserError, validate
 
 PACKAGE = Path(__file__).parent
 # conf/ lies inside the package in a wheel, beside it in a checkout
@@ -90,6 +91,7 @@ def main(task: Callable[[DictConfig], Any]) -> None:
 
     The launcher `grid` calls task.grid with all points at once instead.
     """
+    gc.set_threshold(100_000)  # a composed point is thousands of objects, all to be kept
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors come here, not to a traceback
     try:
@@ -107,8 +109,8 @@ def main(task: Callable[[DictConfig], Any]) -> None:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    except Exception as error:
-        if type(error).__name__ != "Diverged" or debug:
+    except Failed as error:
+        if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

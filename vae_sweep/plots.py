@@ -33,7 +33,7 @@ PANEL, PANEL_GAP = 2.7, 0.85
 TOP = 0.75
 LEGEND_LINE = 0.19
 STRIP, STRIP_TITLE = 1.2, 0.3  # the highest strip; the line above it
-SHOWN = 60  # points with a legend entry and a strip; a larger grid shows its first
+SHOWN = 24  # points with a legend entry and a strip; a larger grid shows its first
 
 
 def overview(results: Results, folder: Path) -> Figure:
