@@ -2,10 +2,11 @@
 
     python -m benchmarks.harness
 
-Runs grids of 4 and of 24 points of a net so small that training is nothing, in
-processes of their own and in turns; the slope is the cost of a point, its share of the
-table and of the picture included. Grids over seeds, without and with W&B (offline), and
-over norm x head: each choice of groups is composed by Hydra once.
+Runs grids of 24 and of 72 points of a net so small that training is nothing, fused into
+one cohort, in processes of their own and in turns; the slope is the cost of a point, its
+two evaluations and its share of the table and of the curves included. Grids over seeds,
+without and with W&B (offline), and over norm x head: each choice of groups is composed by
+Hydra once.
 """
 
 import os
@@ -20,11 +21,16 @@ from pathlib import Path
 import numpy as np
 
 REPEATS = 5
-SEEDS = {n: ["seed=" + ",".join(map(str, range(n)))] for n in (4, 24)}
+FEW, MANY = 24, 72
+SEEDS = {n: ["seed=" + ",".join(map(str, range(n)))] for n in (FEW, MANY)}
 HEADS = "linear,tanh,sigmoid,hardtanh,tanh_rescaled,sigmoid_rescaled"
 GROUPS = {
-    4: ["norm=unit,zscore", "head=linear,tanh"],
-    24: ["norm=unit,zscore,minus1_1,zscore_global", f"head={HEADS}"],
+    FEW: ["norm=unit,zscore,minus1_1,zscore_global", f"head={HEADS}"],
+    MANY: [
+        "norm=unit,zscore,minus1_1,zscore_global",
+        f"head={HEADS}",
+        "reduction=sum,gaussian,mean",
+    ],
 }
 KINDS = {  # name -> (overrides by number of points, W&B mode)
     "a point, seeds, W&B disabled": (SEEDS, "disabled"),
@@ -33,7 +39,7 @@ KINDS = {  # name -> (overrides by number of points, W&B mode)
 }
 POINT = (
     *("data=npz", "data.path=images.npz", "model.widths=[4]", "model.latent=4"),
-    *("train.batch_size=8", "train.steps=1", "train.device=cpu"),
+    *("train.batch_size=8", "train.steps=1", "train.cohort=72", "train.device=cpu"),
 )
 
 
@@ -66,9 +72,9 @@ def main() -> None:
             for i, (name, (points, mode)) in enumerate(KINDS.items()):
                 few, many = (
                     seconds(Path(folder), points[n], mode, f"{i}-{n}-{repeat}")
-                    for n in (4, 24)
+                    for n in (FEW, MANY)
                 )
-                costs[name].append((many - few) / 20)
+                costs[name].append((many - few) / (MANY - FEW))
             helps.append(help_seconds())
     print(f"n = {REPEATS}, {os.cpu_count()} cores, {platform.machine()}, medians")
     for name, values in costs.items():

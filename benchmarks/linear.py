@@ -22,8 +22,8 @@ from scipy.linalg import eigh, subspace_angles
 from vae_sweep.cohort import point
 from vae_sweep.command import CONF, config_of
 from vae_sweep.dataset import load
-from vae_sweep.grid import keep_freed_memory
 from vae_sweep.models import LinearVAE
+from vae_sweep.process import keep_freed_memory
 from vae_sweep.theory import LinearGaussian
 from vae_sweep.trainer import Trainer
 
