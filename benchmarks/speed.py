@@ -50,8 +50,8 @@ def configs_of(overrides: list[str], points: int, path: Path) -> list[RunConfig]
     common = [
         "data=npz",
         f"data.path={path}",
-        "data.val_images=1000",
-        "data.test_images=1000",
+        "data.val_images=500",
+        "data.test_images=500",
         "train.device=cpu",
         f"train.steps={STEPS}",
         "log.wandb.mode=disabled",

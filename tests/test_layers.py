@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
-from vae_sweep.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear
+from vae_sweep.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear, _Narrow
 
 RUNS = 3
 
@@ -92,3 +93,40 @@ def test_initial_weights_have_torchs_distribution():
     assert conv.weight.abs().max() <= bound
     assert reference.weight.abs().max() <= bound
     assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_narrow_transposed_convolution_is_one(bias):
+    """Its forward is not PyTorch's; gradcheck holds its backward to finite differences."""
+    g = torch.Generator().manual_seed(0)
+    x, weight, offset = (
+        torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_()
+        for shape in ((2, 5, 4, 3), (5, 3, 4, 4), (3,))
+    )
+    offset.requires_grad_(bias)
+    ours = _Narrow.apply(x, weight, offset)
+    theirs = F.conv_transpose2d(x, weight, offset, stride=2, padding=1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(_Narrow.apply, (x, weight, offset))
+
+
+def test_only_few_channels_on_cpu_go_the_narrow_way(monkeypatch):
+    went = []
+
+    def narrow(x, weight, bias):
+        went.append(weight.shape[1])
+        return F.conv_transpose2d(x, weight, bias, 2, 1)
+
+    monkeypatch.setattr(_Narrow, "apply", narrow)
+    x = torch.zeros(2, 1, 5, 4, 4)
+    for outputs, kernel, extra in (
+        (3, 4, (0, 0)),
+        (8, 4, (0, 0)),
+        (3, 6, (0, 0)),
+        (3, 4, (1, 0)),
+    ):
+        Conv(generators(0, 1), 5, outputs, kernel, 2, True, extra)(x)
+    assert went == [3, 3]  # of the first, for each run
+    with torch.autocast("cpu", torch.bfloat16):
+        Conv(generators(0, 1), 5, 3, 4, 2, True)(x)
+    assert len(went) == 2
