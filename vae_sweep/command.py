@@ -24,15 +24,17 @@ CONF = next(p / "conf" for p in (PACKAGE, PACKAGE.parent) if (p / "conf").is_dir
 
 def config_of(root: DictConfig) -> RunConfig:
     """The validated config of a composed Hydra config; UserError where it is wrong."""
-    keys = [str(key) for key in root if key != "hydra"]
     try:
-        values = OmegaConf.to_container(
-            OmegaConf.masked_copy(root, keys), resolve=True, throw_on_missing=True
-        )
+        values = {
+            str(key): OmegaConf.to_container(root[key], resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(root[key])
+            else root[key]
+            for key in root
+            if key != "hydra"
+        }
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is missing; set {error.full_key}=...") from None
-    assert isinstance(values, dict)
-    return validate({str(key): value for key, value in values.items()})
+    return validate(values)
 
 
 OmegaConf.register_new_resolver(

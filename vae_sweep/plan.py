@@ -17,7 +17,7 @@ from vae_sweep.tune import Tuner, best_size
 SMALL = 4e7  # bytes of activations per step: runs that keep less gain by training together,
 LARGEST = 8  # up to so many (python -m benchmarks.fusion)
 THROUGHPUT = 1e9  # bytes of activations that a core trains in a second, roughly
-WORTH = 20  # seconds of training that are worth the start of processes
+WORTH = 10  # seconds of training that are worth the start of processes
 SHARE = 0.6  # of the memory that cohorts may take
 TRIAL = 10  # steps that are timed for a cohort size on CUDA
 TRIED = 100  # steps that doing so takes at most

