@@ -17,10 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 
+from benchmarks.configs import configs
 from vae_sweep import grid
-from vae_sweep.command import CONF, config_of
 from vae_sweep.train import Recorder
 
 REPEATS = 3
@@ -49,12 +48,10 @@ def main() -> None:
         evaluating.clear()
         with (
             tempfile.TemporaryDirectory() as runs,
-            initialize_config_dir(str(CONF), version_base="1.3"),
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            fixed = ["train.workers=1", "log.wandb.mode=disabled", f"runs={runs}"]
-            overrides = [*fixed, f"seed={seed}", *sys.argv[1:]]
-            grid.run([config_of(compose("config", overrides))])
+            fixed = ("train.workers=1", "log.wandb.mode=disabled", f"runs={runs}")
+            grid.run([configs(REPEATS, *fixed, *sys.argv[1:])[seed]])
         shares.append(sum(evaluating) / (whole[-1] - sum(evaluating)))
     print(
         f"1 of {os.cpu_count()} CPU cores ({platform.machine()}), torch "

@@ -13,14 +13,13 @@ import statistics
 import time
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.configs import configs
 from vae_sweep.cohort import point
-from vae_sweep.command import CONF, config_of
 from vae_sweep.config import RunConfig
 from vae_sweep.footprint import footprint
 from vae_sweep.normalize import histograms
@@ -30,6 +29,7 @@ from vae_sweep.trainer import Trainer
 
 SIZES = (1, 2, 4, 8, 16)
 ROUNDS = 7
+COMMON = ("train.device=cpu", "train.steps=1000000")
 SECONDS = 0.3  # of a block, at least
 NETS = (
     (["model=small", "model.widths=[4,8]", "model.latent=8", "train.batch_size=8"], 16),
@@ -44,12 +44,6 @@ NETS = (
 )
 
 
-def configs_of(overrides: list[str]) -> list[RunConfig]:
-    common = ["train.device=cpu", "train.steps=1000000", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return [config_of(compose("config", [*common, f"seed={s}"])) for s in range(16)]
-
-
 def block(trainer: Trainer, steps: int) -> float:
     """Seconds per step and run."""
     start = time.perf_counter()
@@ -58,20 +52,20 @@ def block(trainer: Trainer, steps: int) -> float:
     return (time.perf_counter() - start) / steps / len(trainer.seeds)
 
 
-def measure(configs: list[RunConfig], images: Tensor) -> tuple[list[float], int]:
+def measure(chosen: list[RunConfig], images: Tensor) -> tuple[list[float], int]:
     """(Seconds per run of each of SIZES, bytes of activations in a step of one run)."""
     counts = histograms(images)
     channels, height, width = images.shape[1:]
-    points = [point(config, counts, height * width) for config in configs]
-    trainers = [Trainer(configs[:n], points[:n], images, "cpu") for n in SIZES]
+    points = [point(config, counts, height * width) for config in chosen]
+    trainers = [Trainer(chosen[:n], points[:n], images, "cpu") for n in SIZES]
     steps = [max(1, round(SECONDS / (block(t, 3) * len(t.seeds)))) for t in trainers]
     times: list[list[float]] = [[] for _ in SIZES]
     for _ in range(ROUNDS):
         for spent, trainer, count in zip(times, trainers, steps, strict=True):
             spent.append(block(trainer, count))
-    needs = footprint(configs[0], points[0], (channels, height, width))
+    needs = footprint(chosen[0], points[0], (channels, height, width))
     medians = [statistics.median(spent) for spent in times]
-    return medians, needs.activations * configs[0].train.batch_size
+    return medians, needs.activations * chosen[0].train.batch_size
 
 
 def main() -> None:
@@ -89,7 +83,7 @@ def main() -> None:
         table.add_column(header, justify="right")
     for overrides, size in track(NETS, "timing", console=Console(stderr=True)):
         images = torch.randint(0, 256, (1000, 3, size, size), dtype=torch.uint8)
-        times, activations = measure(configs_of(overrides), images)
+        times, activations = measure(configs(SIZES[-1], *COMMON, *overrides), images)
         cells = [f"{spent * 1e3:.2f}" for spent in times]
         planned = "together" if activations <= SMALL else "alone"
         gain = f"{min(times) / times[0]:.2f}"

@@ -15,15 +15,14 @@ import time
 from collections.abc import Callable
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bare import bare_step
+from benchmarks.configs import configs
 from vae_sweep.cohort import point
-from vae_sweep.command import CONF, config_of
 from vae_sweep.config import ConvConfig, RunConfig
 from vae_sweep.footprint import footprint
 from vae_sweep.normalize import histograms
@@ -34,21 +33,15 @@ SHAPE = (3, 32, 32)
 
 
 def configs_of(runs: int, precision: str, device: str) -> list[RunConfig]:
-    common = [f"train.device={device}", "train.steps=1000000"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return [
-            config_of(
-                compose("config", [*common, f"seed={seed}", f"train.precision={precision}"])
-            )
-            for seed in range(runs)
-        ]
+    common = (f"train.device={device}", "train.steps=1000000")
+    return configs(runs, *common, f"train.precision={precision}")
 
 
 def cohort(images: Tensor, runs: int, precision: str, device: str) -> Trainer:
-    configs = configs_of(runs, precision, device)
+    chosen = configs_of(runs, precision, device)
     counts = histograms(images.cpu())
-    points = [point(config, counts, SHAPE[1] * SHAPE[2]) for config in configs]
-    return Trainer(configs, points, images, device)
+    points = [point(config, counts, SHAPE[1] * SHAPE[2]) for config in chosen]
+    return Trainer(chosen, points, images, device)
 
 
 class Clock:

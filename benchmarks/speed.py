@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -31,8 +30,8 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.bare import bare_step
+from benchmarks.configs import configs
 from vae_sweep import grid
-from vae_sweep.command import CONF, config_of
 from vae_sweep.config import ConvConfig, RunConfig
 from vae_sweep.process import keep_freed_memory
 
@@ -56,19 +55,15 @@ def configs_of(overrides: list[str], points: int, path: Path) -> list[RunConfig]
         f"train.steps={STEPS}",
         "log.wandb.mode=disabled",
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return [
-            config_of(compose("config", [*common, *overrides, f"seed={seed}"]))
-            for seed in range(points)
-        ]
+    return configs(points, *common, *overrides)
 
 
-def ours(configs: list[RunConfig]) -> Seconds:
+def ours(points: list[RunConfig]) -> Seconds:
     def seconds() -> float:
         with tempfile.TemporaryDirectory() as runs:
             start = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
-                grid.run([config.model_copy(update={"runs": runs}) for config in configs])
+                grid.run([config.model_copy(update={"runs": runs}) for config in points])
             return time.perf_counter() - start
 
     return seconds
@@ -95,13 +90,13 @@ def bare(images: Tensor, config: ConvConfig, batch: int, steps: int) -> Callable
 def rows_of(
     overrides: list[str], points: int, images: Tensor, path: Path
 ) -> dict[str, Seconds]:
-    configs = configs_of(overrides, points, path)
-    model, batch = configs[0].model, configs[0].train.batch_size
+    chosen = configs_of(overrides, points, path)
+    model, batch = chosen[0].model, chosen[0].train.batch_size
     assert isinstance(model, ConvConfig)
     common = (images, model, batch, STEPS)
     in_bf16 = configs_of([*overrides, "train.precision=bf16"], points, path)
     return {
-        "vae-sweep": ours(configs),
+        "vae-sweep": ours(chosen),
         "vae-sweep, bf16": ours(in_bf16),
         "bare loop": one_by_one(bare(*common), points),
         "pythae": one_by_one(peers.pythae(*common), points),

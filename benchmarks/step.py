@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from benchmarks.bare import bare_step
+from benchmarks.configs import configs
 from vae_sweep.cohort import point
-from vae_sweep.command import CONF, config_of
 from vae_sweep.config import ConvConfig
 from vae_sweep.normalize import histograms
 from vae_sweep.process import keep_freed_memory
@@ -28,8 +27,7 @@ BLOCKS, STEPS = 30, 10
 
 
 def our_step(images: Tensor) -> Callable[[], object]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = config_of(compose("config", ["train.device=cpu", "train.steps=100000"]))
+    [config] = configs(1, "train.device=cpu", "train.steps=100000")
     constants = point(config, histograms(images), 32 * 32)
     return Trainer([config], [constants], images, "cpu").update
 
@@ -44,8 +42,7 @@ def seconds(step: Callable[[], object]) -> float:
 def main() -> None:
     keep_freed_memory()
     images = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        model = config_of(compose("config")).model
+    model = configs(1)[0].model
     assert isinstance(model, ConvConfig)
     steps = {
         "bare loop": bare_step(images, model),
