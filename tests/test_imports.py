@@ -28,6 +28,7 @@ FLOORS = {
         "spectrum",
         "process",
         "captured",
+        "experiment",
     ),
     2: (
         *("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),

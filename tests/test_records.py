@@ -9,6 +9,7 @@ from conftest import TINY, make_config
 from filelock import FileLock
 from PIL import Image
 
+from vae_sweep import records
 from vae_sweep.config import UserError
 from vae_sweep.records import COLUMNS, RunFolder, lock, write_atomically
 from vae_sweep.trainer import State
@@ -166,3 +167,12 @@ def test_config_is_stated_in_the_folder(folder):
 
     stated = yaml.safe_load((folder.path / "config.yaml").read_text())
     assert stated == json.loads(folder.config.model_dump_json())
+
+
+def test_the_environment_has_the_command_as_typed(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["run.py", "-m", "norm=unit", "data.path=my images"])
+    records.environment.cache_clear()
+    found = records.environment()
+    records.environment.cache_clear()
+    expected = "python -m vae_sweep.run -m norm=unit 'data.path=my images'"
+    assert found["command"] == expected

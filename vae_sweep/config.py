@@ -246,8 +246,10 @@ Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,-]*$", max_lengt
 
 
 class RunConfig(Frozen):
-    """One point of a grid. `sweep` and `runs` say where it is kept, the rest what it is."""
+    """One point of a grid. `sweep` and `runs` say where it is kept, `experiments` which
+    named grid it came from, the rest what it is."""
 
+    experiments: str | None = None
     sweep: Slug
     runs: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -307,6 +309,7 @@ class RunConfig(Frozen):
         values = self.model_dump(
             mode="json",
             exclude={
+                "experiments": True,
                 "sweep": True,
                 "runs": True,
                 "log": True,

@@ -10,7 +10,9 @@ import io
 import json
 import math
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -203,7 +205,7 @@ def _without_nan(value: Any) -> Any:
 
 @cache
 def environment() -> dict[str, Any]:
-    """Versions of what computes, and the commit of this checkout (None outside one)."""
+    """The command, versions of what computes, and this checkout's commit (or None)."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:
@@ -211,6 +213,7 @@ def environment() -> dict[str, Any]:
     except OSError:
         commit = ""
     return {
+        "command": shlex.join(["python", "-m", "vae_sweep.run", *sys.argv[1:]]),
         "versions": {name: version(name) for name in DISTRIBUTIONS},
         "threads": torch.get_num_threads(),
         "commit": commit or None,

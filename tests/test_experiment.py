@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from hydra_plugins.vae_sweep_launcher.grid_sweeper import GridSweeper
+from vae_sweep import experiment
+from vae_sweep.config import UserError
+
+STUDY = (
+    *("q1_range_mismatch", "q2_make_it_fit", "q3_output_layer", "q4_balance", "original"),
+    "without_batch_norm",
+)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Writes ./experiments/NAME.yaml."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "mine") -> Path:
+        path = tmp_path / "experiments" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def jobs(*typed: str) -> list[list[str]]:
+    overrides = OverridesParser.create().parse_overrides(list(typed))
+    [batch] = GridSweeper(None).split_arguments(overrides, None)
+    return [sorted(job) for job in batch]
+
+
+UNION = """
+common: seed=0,1
+grids:
+  - norm=unit,zscore head=tanh
+  - norm=zscore head=tanh,linear beta=0.5
+  - norm=unit head=tanh
+"""
+
+
+def test_a_union_of_grids_has_each_point_once(mine):
+    mine(UNION)
+    made = jobs("experiments=mine")
+    assert len(made) == 4 + 4
+    assert len({tuple(job) for job in made}) == 8
+    common = ["experiments=mine", "sweep=mine"]
+    assert sorted([*common, "head=tanh", "norm=unit", "seed=1"]) in made
+    assert (
+        sorted([*common, "head=linear", "norm=zscore", "seed=0", "beta.value=0.5"]) in made
+    )
+
+
+def test_what_is_typed_beside_it_overrules_the_file(mine):
+    mine(UNION)
+    made = jobs("experiments=mine", "seed=7", "norm=raw255", "sweep=other", "beta=warmup")
+    assert [sorted(job) for job in made] == [
+        sorted(
+            ["experiments=mine", "beta=warmup", "norm=raw255", "seed=7", "sweep=other", h]
+        )
+        for h in ("head=tanh", "head=linear")
+    ]
+
+
+def test_several_experiments_keep_to_their_sweeps(mine):
+    mine(UNION, "one")
+    mine("grids: [norm=unit]", "two")
+    made = jobs("experiments=one,two")
+    assert len(made) == 9
+    assert ["experiments=two", "norm=unit", "sweep=two"] in made
+
+
+def test_without_an_experiment_the_grid_is_the_one_typed():
+    assert jobs("norm=unit,zscore", "seed=3") == [
+        ["norm=unit", "seed=3"],
+        ["norm=zscore", "seed=3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grids: []", "at least 1 item"),
+        ("points: [norm=unit]", "grids"),
+        ("grids: norm=unit", "list"),
+        ("- norm=unit", "grids"),
+        ("grids: ['norm=\"unit']", "quotation"),
+        ("grids: [norm", "grids"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
+    path = mine(text)
+    with pytest.raises(UserError, match=said) as refused:
+        experiment.load("mine")
+    assert str(path.name) in str(refused.value)
+
+
+def test_an_unknown_name_lists_the_known(mine):
+    mine(UNION)
+    with pytest.raises(UserError, match="mine") as refused:
+        experiment.load("q9")
+    assert all(name in str(refused.value) for name in STUDY)
+
+
+def test_a_users_own_hides_ours(mine):
+    mine("grids: [norm=unit]", "original")
+    assert experiment.load("original") == [["sweep=original", "norm=unit"]]
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_the_study_has_five_seeds_and_says_what_it_expects(name):
+    path = experiment.available()[name]
+    header = path.read_text().partition("common:")[0]
+    assert "Hypothesis:" in header
+    assert "Theory" in header
+    by_point: dict[tuple[str, ...], int] = {}
+    for job in jobs(f"experiments={name}"):
+        point = tuple(line for line in job if not line.startswith("seed="))
+        by_point[point] = by_point.get(point, 0) + 1
+    assert min(by_point.values()) >= 5

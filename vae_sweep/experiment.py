@@ -1,0 +1,67 @@
+"""Named grids: what `experiments=NAME` stands for."""
+
+import shlex
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vae_sweep.config import UserError
+
+PACKAGE = Path(__file__).parent
+# experiments/ lies inside the package in a wheel, beside it in a checkout
+OURS = next(
+    p / "experiments" for p in (PACKAGE, PACKAGE.parent) if (p / "experiments").is_dir()
+)
+
+
+class Experiment(BaseModel):
+    """experiments/NAME.yaml: a union of grids, each as one would type it.
+
+    The points of every grid have what `common` says; what is typed beside
+    `experiments=NAME` overrules both.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    common: str = ""
+    grids: list[str] = Field(min_length=1)
+
+
+def available() -> dict[str, Path]:
+    """Names and files: those of ./experiments hide ours of the same name."""
+    folders = (OURS, Path("experiments"))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(name: str) -> list[list[str]]:
+    """The overrides of each grid; UserError where there is no such experiment."""
+    files = available()
+    if name not in files:
+        raise UserError(
+            f"experiments=NAME needs a file experiments/NAME.yaml, got {name}; "
+            f"there are {', '.join(files)}"
+        )
+    path = files[name]
+    try:
+        content = Experiment.model_validate(yaml.safe_load(path.read_text()))
+        common = shlex.split(content.common)
+        grids = [[*common, *shlex.split(grid)] for grid in content.grids]
+    except (ValidationError, yaml.YAMLError, ValueError) as error:
+        invalid = isinstance(error, ValidationError)
+        said = error.errors()[0]["msg"] if invalid else str(error).splitlines()[0]
+        raise UserError(
+            f"{path} must have `grids`, a list of lines as typed after vae_sweep.run -m, "
+            f"and may have `common`; {said}"
+        ) from None
+    sweep = "" if any(line.startswith("sweep=") for line in common) else f"sweep={name}"
+    return [[sweep, *grid] if sweep else grid for grid in grids]
+
+
+def overruled(lines: list[str], typed: set[str]) -> list[str]:
+    """The lines whose key, or a part of it (`beta` of `beta.value`), was not `typed`."""
+
+    def parts(key: str) -> set[str]:
+        names = key.split(".")
+        return {".".join(names[:n]) for n in range(1, len(names) + 1)}
+
+    return [line for line in lines if not parts(line.partition("=")[0]) & typed]
