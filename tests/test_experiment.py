@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from hydra_plugins.vae_sweep_launcher.grid_sweeper import GridSweeper
+from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
 from vae_sweep import experiment
 from vae_sweep.config import UserError
 
@@ -29,8 +29,7 @@ def mine(tmp_path, monkeypatch):
 
 def jobs(*typed: str) -> list[list[str]]:
     overrides = OverridesParser.create().parse_overrides(list(typed))
-    [batch] = GridSweeper(None).split_arguments(overrides, None)
-    return [sorted(job) for job in batch]
+    return [sorted(job) for job in union(overrides)]
 
 
 UNION = """

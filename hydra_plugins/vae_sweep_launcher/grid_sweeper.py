@@ -28,12 +28,17 @@ class GridSweeper(BasicSweeper):
     def split_arguments(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
-        jobs: dict[tuple[str, ...], None] = {}
-        for grid in _grids(overrides):
-            [batch] = BasicSweeper.split_arguments(grid, None)
-            jobs |= dict.fromkeys(tuple(job) for job in batch)
-        unlike = [list(job) for job in jobs]
-        return list(BasicSweeper.split_overrides_to_chunks(unlike, max_batch_size))
+        jobs = union(overrides)
+        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
+
+
+def union(overrides: list[Override]) -> list[list[str]]:
+    """The jobs of all grids that `overrides` stand for, each job once."""
+    jobs: dict[tuple[str, ...], None] = {}
+    for grid in _grids(overrides):
+        [batch] = BasicSweeper.split_arguments(grid, None)
+        jobs |= dict.fromkeys(tuple(job) for job in batch)
+    return [list(job) for job in jobs]
 
 
 def _grids(overrides: list[Override]) -> list[list[Override]]:
