@@ -81,10 +81,12 @@ def key_of(item) -> str:
     return item.key or "/".join(item.nested_key)
 
 
-def read_run(config: RunConfig, part: int = 0) -> SimpleNamespace:
+def read_run(
+    config: RunConfig, part: int = 0, run_id: str | None = None
+) -> SimpleNamespace:
     """What a run's `.wandb` file holds; `part` counts the runs with its id by time."""
     folder = wandb_folder(config)
-    files = sorted(folder.glob(f"offline-run-*-{config.run_id}*/*.wandb"))
+    files = sorted(folder.glob(f"offline-run-*-{run_id or config.run_id}*/*.wandb"))
     records = read_records(files[part])
     kinds = [record.WhichOneof("record_type") for record in records]
     history = [
@@ -200,6 +202,37 @@ def test_wandb_variables_fill_what_is_null(home, monkeypatch):
     run = read_run(config).run
     assert (run.project, run.entity, run.run_group) == ("theirs", "team", "together")
     assert read_run(named).run.project == "mine"
+
+
+# wandb never closes the agent's file
+@pytest.mark.filterwarnings("ignore:.*agent.yaml:pytest.PytestUnraisableExceptionWarning")
+def test_the_first_run_under_an_agent_is_the_agents_the_others_are_their_own(
+    home, monkeypatch
+):
+    settings = home / "agent.yaml"  # what the agent writes, and names in the environment
+    settings.write_text("norm:\n  value: zscore\nbeta.value:\n  value: 1\n")
+    agent = {"SWEEP_ID": "s3w7", "RUN_ID": "a1b2", "SWEEP_PARAM_PATH": str(settings)}
+    for name, value in {**agent, "PROJECT": "theirs"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    configs = [config_of(home, f"seed={seed}", "sweep=main") for seed in range(3)]
+    open_runs = [opened(config) for config in configs]
+    for seed, logger in enumerate(open_runs):
+        logger.row(rows_of(seed + 1.0)[0])
+        logger.finish({})
+    assert drain(home)
+
+    ids = ["a1b2", *(config.run_id for config in configs[1:])]
+    sweeps = ["s3w7", "", ""]
+    for seed, (config, run_id, sweep) in enumerate(zip(configs, ids, sweeps, strict=True)):
+        read = read_run(config, run_id=run_id)
+        run = read.run
+        assert (run.run_id, run.sweep_id) == (run_id, sweep)
+        assert (run.display_name, run.run_group) == (config.run_id, "main")
+        assert run.project == "theirs"
+        assert curves(read.history) == rows_of(seed + 1.0)[:1]
+        assert (read.config["seed"], read.config["norm"]) == (seed, "zscore")
+        assert read.config["beta"] == {"name": "constant", "value": 1}
+        assert read.config["beta.value"] == 1
 
 
 KEY = "a" * 40

@@ -30,7 +30,8 @@ class Experiment(BaseModel):
 def available() -> dict[str, Path]:
     """Names and files: those of ./experiments hide ours of the same name."""
     folders = (OURS, Path("experiments"))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    files = [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    return {path.stem: path for path in files if path.stem != "wandb_sweep"}  # W&B's
 
 
 def load(name: str) -> list[list[str]]:

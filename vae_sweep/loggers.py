@@ -246,7 +246,7 @@ class _WandbRun:
 
         config = self._config
         # process-wide and first: else wandb may ask for a key at the terminal
-        wandb.setup(settings=wandb.Settings(silent=True))
+        singleton = wandb.setup(settings=wandb.Settings(silent=True))
         self._run = wandb.init(
             project=_project(config),
             entity=config.log.wandb.entity,
@@ -267,5 +267,9 @@ class _WandbRun:
                 x_disable_stats=True,
             ),
         )
+        if "WANDB_SWEEP_ID" in os.environ:
+            # `wandb agent` waits for one run, with an id of its own, which wandb.init
+            # gave to this one in place of ours; it would give it to the next ones, too
+            singleton.settings.sweep_id = None
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

@@ -1,0 +1,285 @@
+"""The W&B workspace and the W&B sweep, as far as they go without an account."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import make_config
+
+from analysis import dashboard
+from vae_sweep.config import UserError
+from vae_sweep.loggers import wandb_note
+from vae_sweep.records import COLUMNS
+
+ROOT = Path(dashboard.__file__).parents[1]
+SWEEP = ROOT / "experiments" / "wandb_sweep.yaml"
+
+# wandb-workspaces declares some of its validators in pydantic's old way
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """No WANDB_* variable, key or settings file of the machine reaches a test."""
+    for name in [n for n in os.environ if n.startswith("WANDB_") or n == "NETRC"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sent(*arguments: str, **keywords: tuple[str, ...]) -> dict:
+    """What the server would be sent as the workspace's spec."""
+    made = dashboard.workspace("team", "vae-sweep", *arguments, **keywords)
+    spec = made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
+    return json.loads(spec)["section"]
+
+
+def panels(section: dict) -> list[tuple[str, dict]]:
+    return [
+        (panel["viewType"], panel["config"])
+        for part in section["panelBankConfig"]["sections"]
+        for panel in part["panels"]
+    ]
+
+
+def test_the_panels():
+    found = panels(sent())
+    lines = [config for kind, config in found if kind == "Run History Line Plot"]
+    assert [config["metrics"] for config in lines] == [
+        ["val/mse_pixel"],
+        ["val/kl"],
+        ["val/elbo"],
+        ["val/psnr"],
+        ["val/bits_per_dim_calibrated"],
+    ]
+    assert {config["xAxis"] for config in lines} == {"step"}
+    rest = [(kind, config) for kind, config in found if config not in lines]
+    scatter, coordinates, pictures = rest
+    assert scatter[0] == "Scatter Plot"
+    assert (scatter[1]["xAxis"], scatter[1]["yAxis"]) == (
+        "summary:val/kl",
+        "summary:val/psnr",
+    )
+    assert coordinates[0] == "Parallel Coordinates Plot"
+    assert pictures[0] == "Media Browser"
+    # the key that test_loggers reads back from a run's file
+    assert pictures[1]["mediaKeys"] == ["reconstructions"]
+
+
+def test_every_key_is_one_that_runs_log():
+    config = make_config().model_dump(mode="json")
+    summaries, configs = [], []
+    for kind, panel in panels(sent()):
+        if kind == "Run History Line Plot":
+            summaries += [panel["xAxis"], *panel["metrics"]]
+        accessors = [panel.get("xAxis", ""), panel.get("yAxis", "")]
+        accessors += [column["accessor"] for column in panel.get("columns", [])]
+        for accessor in accessors:
+            section, _, name = accessor.partition(":")
+            summaries += [name] * (section == "summary")
+            configs += [name] * (section == "config")
+    assert len(summaries) == 16
+    assert set(summaries) <= set(COLUMNS)
+    assert configs == ["norm.value", "head.value"]
+    assert {name.removesuffix(".value") for name in configs} <= set(config)
+
+
+def test_runs_are_grouped_by_norm_and_head():
+    (runs,) = sent()["runSets"]
+    assert runs["grouping"] == [
+        {"section": "config", "name": "norm.value"},
+        {"section": "config", "name": "head.value"},
+    ]
+    assert runs["filters"]["filters"] == []
+
+
+def test_runs_can_be_grouped_by_what_else_was_swept():
+    (runs,) = sent(by=("norm", "beta.value"))["runSets"]
+    # of config {"beta": {"value": {"name": ..., "value": ...}}}, as W&B keeps it
+    assert [key["name"] for key in runs["grouping"]] == ["norm.value", "beta.value.value"]
+    with pytest.raises(UserError, match=r"got nrom, betas; name some of .* norm,"):
+        sent(by=("nrom", "head", "betas"))
+
+
+@pytest.mark.parametrize("sweep", ["main", "cifar-beta0.1", "beta=0.1,1"])
+def test_a_sweep_is_a_filter_on_the_group(sweep):
+    (runs,) = sent(sweep)["runSets"]
+    (only,) = runs["filters"]["filters"]
+    assert (only["key"], only["op"], only["value"]) == (
+        {"section": "run", "name": "group"},
+        "=",
+        sweep,
+    )
+
+
+def test_a_sweeps_name_is_checked():
+    with pytest.raises(
+        UserError, match=r'--sweep takes what sweep=NAME does.* got "it\'s"'
+    ):
+        sent("it's")
+
+
+def test_the_workspace_comes_back_from_its_spec():
+    made = dashboard.workspace("team", "vae-sweep", "main")
+    model = made._to_model()
+    back = type(made)._from_model(model)
+    assert back._to_model().spec == model.spec
+    assert back.name == made.name == "vae-sweep: main"
+
+
+@pytest.fixture
+def server(monkeypatch) -> list:
+    """A W&B server that keeps the views it is sent, behind the library's own call."""
+    import wandb
+    from wandb_workspaces.workspaces import interface, internal
+
+    views = []
+
+    def upsert(view):
+        views.append(view)
+        return {"upsertView": {"view": {"name": view.name, "id": "1"}}}
+
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(wandb, "setup", lambda settings: None)
+    monkeypatch.setattr(wandb, "Api", SimpleNamespace)
+    monkeypatch.setattr(internal, "upsert_view2", upsert)
+    monkeypatch.setattr(interface, "get_app_url", lambda api: "https://wandb.example")
+    return views
+
+
+ARGUMENTS = ("--entity", "team", "--project", "vae-sweep")
+
+
+def test_the_command_saves_one_view_and_prints_its_url(server, capsys):
+    dashboard.main([*ARGUMENTS, "--sweep", "main", "--by", "norm", "head", "beta.value"])
+    (view,) = server
+    assert (view.entity, view.project, view.display_name) == (
+        "team",
+        "vae-sweep",
+        "vae-sweep: main",
+    )
+    assert len(view.spec.section.run_sets[0].grouping) == 3
+    name = view.name.removeprefix("nw-").removesuffix("-v")
+    assert capsys.readouterr().out == f"https://wandb.example/team/vae-sweep?nw={name}\n"
+
+
+@pytest.mark.parametrize("answer", [RuntimeError("no such\nentity."), None])
+def test_what_the_server_refuses_is_said_in_one_line(server, monkeypatch, capsys, answer):
+    from wandb_workspaces.workspaces import internal
+
+    def refuse(view):
+        if answer is not None:
+            raise answer
+        return {"upsertView": None}
+
+    monkeypatch.setattr(internal, "upsert_view2", refuse)
+    with pytest.raises(SystemExit) as left:
+        dashboard.main(ARGUMENTS)
+    assert left.value.code == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert error.startswith("error: W&B did not take the workspace of team/vae-sweep (")
+    assert answer is None or "(no such entity); check --entity" in error
+    assert error.endswith("wandb login --relogin\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "run `wandb login`"),
+        ({"WANDB_API_KEY": "a" * 40, "WANDB_MODE": "offline"}, "unset WANDB_MODE"),
+        ({"WANDB_MODE": "ofline"}, "got 'ofline'; mend it"),
+    ],
+)
+def test_without_a_key_or_offline_it_is_one_line(variables, said):
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "analysis" / "dashboard.py"), *ARGUMENTS],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert said in ended.stderr
+
+
+def test_without_the_library_it_says_how_to_get_it(server, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(SystemExit) as left:
+        dashboard.main(ARGUMENTS)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.endswith("pip install -e '.[study]'\n")
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def agent(home, monkeypatch):
+    """Our sweep, and what W&B's own agent starts for a run id and its parameters."""
+    from wandb import wandb_agent
+
+    for name in ("RUN_ID", "SWEEP_PARAM_PATH"):  # the agent's to set: so restored
+        monkeypatch.setenv(f"WANDB_{name}", "")
+    monkeypatch.setenv("WANDB_DIR", str(home))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s3w7")
+    started = []
+    process = SimpleNamespace(last_sigterm_time=None)
+
+    def start(command, **_):
+        started.append(command)
+        return process
+
+    monkeypatch.setattr(wandb_agent, "AgentProcess", start)
+    content = yaml.safe_load(SWEEP.read_text())
+    made = wandb_agent.Agent(None, None, sweep_id="s3w7")
+    made._sweep_command = content["command"]
+
+    def command(run_id: str, parameters: dict) -> list[str]:
+        args = {key: {"value": value} for key, value in parameters.items()}
+        program = content["program"]
+        made._command_run({"run_id": run_id, "program": program, "args": args})
+        return started[-1]
+
+    return SimpleNamespace(command=command, content=content)
+
+
+def test_the_agents_commands_make_the_points_of_the_grid(agent):
+    parameters = agent.content["parameters"]
+    axes = [parameters[key]["values"] for key in parameters]
+    configs = []
+    for i, values in enumerate(itertools.product(*axes)):
+        point = dict(zip(parameters, values, strict=True))
+        env, python, m, module, *overrides = agent.command(f"run{i}", point)
+        assert (env, python, m, module) == ("/usr/bin/env", "python", "-m", "vae_sweep.run")
+        config = make_config(*overrides)
+        for key in ("norm", "head", "seed"):
+            assert getattr(config, key) == point[key]
+        assert config.beta.label == f"{point['beta.value']:g}"
+        assert config.log.wandb.mode == "online"
+        configs.append(config)
+    assert len(configs) == 60
+    assert len({config.run_id for config in configs}) == 60
+    # two agents at once never lock each other out, and all runs are in one group
+    assert len({config.sweep_dir for config in configs}) == 60
+    assert {config.sweep for config in configs} == {"s3w7"}
+
+
+def test_wandb_accepts_the_sweep(agent):
+    from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
+
+    content = agent.content
+    assert _validate_config_and_fill_distribution(content) == content
+    assert content["metric"]["name"] in COLUMNS
+    note = wandb_note(make_config("log.wandb.mode=online"))
+    assert f"project {content['project']}," in note
