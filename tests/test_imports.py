@@ -34,9 +34,16 @@ FLOORS = {
         *("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
         *("dataset", "feed", "footprint", "tune"),
     ),
-    3: ("predictions", "train", "results", "progress", "points", "plan", "workers"),
-    4: ("grid", "panels", "plots", "prediction_table", "command"),
-    5: ("run", "predict"),
+    3: (
+        *("predictions", "train", "results", "progress", "points", "plan", "workers"),
+        "intervals",
+    ),
+    4: (
+        *("grid", "panels", "plots", "prediction_table", "command"),
+        *("report_page", "report_tables", "report_figures"),
+        *("published", "figures", "ledger", "answers"),
+    ),
+    5: ("run", "predict", "report"),
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -1,0 +1,416 @@
+"""The HTML report, read back with html.parser and in a real browser."""
+
+import base64
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_results import PREDICTED, summary, write_run
+
+from vae_sweep import report, report_figures, report_page, report_tables, results
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+VOID = {"meta", "link", "br", "img", "input", "path"}
+
+
+class Page(HTMLParser):
+    """A page as its tags with attributes and own text, in document order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.open: list[int] = []
+        self.text = text
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs), []))
+        if tag == "br":
+            self.handle_data(" ")
+        if tag not in VOID:
+            self.open.append(len(self.tags) - 1)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag):
+        at = self.open.pop()
+        assert self.tags[at][0] == tag, f"{tag} closes {self.tags[at][0]}"
+
+    def handle_data(self, data):
+        for at in self.open:
+            self.tags[at][2].append(data)
+
+    def find(self, tag: str, **wanted: str) -> list[tuple[dict[str, str | None], str]]:
+        """(attributes, whole text) of each such tag."""
+        return [
+            (attributes, " ".join("".join(text).split()))
+            for name, attributes, text in self.tags
+            if name == tag and all(attributes.get(k) == v for k, v in wanted.items())
+        ]
+
+    def after(self, mark: str) -> "Page":
+        """The first table after `mark`."""
+        text = self.text[self.text.index(mark) :]
+        return Page(text[text.index("<table") : text.index("</table>") + 8])
+
+    def pairs(self, name: str, value: str) -> dict[str, str]:
+        """The texts of tags `name` as keys to those of tags `value`."""
+        names, values = ([text for _, text in self.find(tag)] for tag in (name, value))
+        return dict(zip(names, values, strict=True))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The table with that id: the text of identity cells, data-value of numbers."""
+        part = self.after(f'id="{name}"')
+        header = [text for _, text in part.find("th", scope="col")]
+        cells = [
+            attributes.get("data-value", " ".join("".join(text).split()))
+            for tag, attributes, text in part.tags
+            if tag == "td" or attributes.get("scope") == "row"
+        ]
+        rows = np.array(cells, dtype=object).reshape(-1, len(header))
+        return pd.DataFrame(rows, columns=header)
+
+
+def made(folder: Path) -> Page:
+    """The written report, whose tags close in order."""
+    path = report.write(folder)
+    assert path == folder / "report.html"
+    page = Page(path.read_text())
+    assert page.open == []
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+    return page
+
+
+def vary(run: Path, **numbers: float) -> None:
+    """Changes final numbers in a run's summary.json; `val_psnr` for val/psnr."""
+    content = json.loads((run / "summary.json").read_text())
+    content["final"] |= {k.replace("val_", "val/"): v for k, v in numbers.items()}
+    (run / "summary.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Two points of two seeds; of the second one diverged, the other is not finished."""
+    folder = tmp_path_factory.mktemp("runs") / "main"
+    environment = {
+        "threads": 2,
+        "commit": "c0ffee",
+        "command": "python -m vae_sweep.run -m",
+    }
+    environment["versions"] = {"torch": "2.15.0"}
+    ids = [
+        write_run(folder, summary(**environment)),
+        write_run(folder, summary(**environment), seed=1),
+        write_run(folder, summary(status="diverged", diverged_at=27), head="linear"),
+        write_run(folder, None, head="linear", seed=1),
+    ]
+    vary(folder / ids[1], val_psnr=19.02, val_kl=14.34)
+    return folder, ids
+
+
+@pytest.fixture(scope="module")
+def page(sweep) -> Page:
+    return made(sweep[0])
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    used = [
+        value
+        for _, attributes, _ in page.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data", "poster")
+    ]
+    assert len(used) > 10
+    assert all(str(value).startswith(("data:", "#")) for value in used)
+    targets = {attributes.get("id") for _, attributes, _ in page.tags}
+    assert {str(v)[1:] for v in used if str(v).startswith("#")} <= targets
+    assert "@import" not in page.text
+    assert "url(" not in page.text
+
+
+def test_each_run_is_there_with_its_numbers(page, sweep):
+    folder, ids = sweep
+    codes = [text for _, text in page.find("code")]
+    assert all(run_id in codes for run_id in ids)
+    table = page.table("runs")
+    assert table["head"].tolist() == ["linear", "linear", "tanh", "tanh"]  # by folder
+    assert sorted(table["seed"]) == ["0", "0", "1", "1"]
+    shown = dict(zip(table["head"] + table["seed"], table.to_dict("records"), strict=True))
+    assert float(shown["tanh0"]["val PSNR (dB)"]) == 18.42  # summary.json's
+    assert float(shown["tanh0"]["KL (nats)"]) == 12.34
+    assert float(shown["tanh0"]["calibrated bits/dim"]) == 4.5678
+    assert float(shown["tanh0"]["sigma (8-bit)"]) == 48.3
+    rows = pd.read_csv(folder / ids[3] / "metrics.csv")  # has no summary.json
+    assert float(shown["linear1"]["val PSNR (dB)"]) == rows["val/psnr"].iloc[-1] == 6.02
+    assert float(shown["linear1"]["KL (nats)"]) == rows["val/kl"].iloc[-1]
+    assert shown["linear1"]["pred. KL"] == ""
+
+
+def test_predicted_beside_observed_and_their_difference(page):
+    line = page.table("runs").query("head == 'tanh' and seed == '0'").iloc[0]
+    assert float(line["pred. PSNR"]) == PREDICTED["psnr"] == 5.125
+    assert float(line["pred. KL"]) == PREDICTED["kl"] == 3.25
+    assert float(line["pred. units"]) == PREDICTED["active_units"] == 2
+    assert float(line["PSNR diff."]) == pytest.approx(18.42 - 5.125)
+    assert float(line["KL diff."]) == pytest.approx(12.34 - 3.25)
+    assert float(line["units diff."]) == 1
+
+
+def test_means_are_over_the_finished_seeds(page):
+    table = page.table("means").set_index("head")
+    assert table["seeds"].to_dict() == {"linear": "0 of 2", "tanh": "2 of 2"}
+    assert float(table.loc["tanh", "val PSNR (dB)"]) == pytest.approx((18.42 + 19.02) / 2)
+    assert float(table.loc["tanh", "KL (nats)"]) == pytest.approx(13.34)
+    assert float(table.loc["tanh", "KL diff."]) == pytest.approx(13.34 - 3.25)
+    assert table.loc["linear", "val PSNR (dB)"] == ""
+    assert any(text == "*18.72 ±0.42" for _, text in page.find("td"))  # 0.6 / sqrt(2)
+
+
+def test_no_means_where_nothing_repeats(tmp_path):
+    write_run(tmp_path, summary())
+    write_run(tmp_path, summary(), head="linear")
+    assert 'id="means"' not in made(tmp_path).text
+
+
+def test_failed_points_with_their_last_finite_row(page):
+    part = page.after("Diverged or not finished")
+    names = [text for _, text in part.find("th", scope="row")]
+    assert names == ["linear · seed 0", "linear · seed 1"]
+    cells = [text for _, text in part.find("td")]
+    assert cells[:5] == ["diverged at step 27", "20", "–", "18.42", "12.3"]
+    assert cells[5:] == ["not finished", "20", "4.000", "6.02", "2.5"]
+    texts = [text for _, text in page.find("p")]
+    assert "4 runs: 2 finished, 1 diverged, 1 not finished" in texts
+
+
+def test_a_sound_sweep_has_no_failed_points(tmp_path):
+    write_run(tmp_path, summary())
+    assert "Diverged or not finished" not in made(tmp_path).text
+
+
+def test_what_differs_and_what_is_shared(page):
+    differing = page.after("What differs between the runs").pairs("code", "td")
+    shared = page.after("settings that all runs share").pairs("code", "td")
+    assert differing == {"seed": "0 (2), 1 (2)", "head": "linear (2), tanh (2)"}
+    assert shared["norm"] == "zscore"
+    assert shared["model.widths"] == "[4, 8]"
+    assert shared["train.epochs"] == "null"
+
+
+def test_what_the_runs_were_made_with(page):
+    facts = page.pairs("dt", "dd")
+    assert facts["hardware"] == "cpu, threads per process: 2 (2 runs) cpu (1 run)"
+    assert "torch 2.15.0" in facts["versions"]
+    assert "c0ffee" in facts["commit"]
+    assert "python -m vae_sweep.run -m" in facts["command"]
+
+
+def test_hostile_names_are_text(tmp_path):
+    folder = tmp_path / "<script>alert(1)<"
+    run_id = write_run(folder, summary(command="</dd><img src=x onerror=alert(2)>"))
+    hostile = "\"><img src=x onerror='alert(3)'>&amp;$x_1$"
+    (folder / run_id).rename(folder / hostile)
+    page = made(folder)
+    assert [text for _, text in page.find("h1")] == ["<script>alert(1)<"]
+    assert [text for _, text in page.find("title")] == ["<script>alert(1)<: vae-sweep"]
+    assert hostile in [text for _, text in page.find("code")]
+    assert len(page.find("script")) == 1
+    assert all("onerror" not in attributes for attributes, _ in page.find("img"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
+def test_damaged_and_missing_files_leave_gaps(tmp_path, damage):
+    whole = write_run(tmp_path, summary())
+    bare = write_run(tmp_path, None, rows=[], seed=1)
+    picture = tmp_path / bare / "reconstructions.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    if damage != "missing":
+        picture.write_bytes(content[:45] if damage == "truncated" else b"none")
+    page = made(tmp_path)
+    assert [text for _, text in page.find("p")].count("no reconstructions yet") == 1
+    codes = [text for _, text in page.find("code")]
+    assert {whole, bare} <= set(codes)
+    bare_row = page.table("runs").query("seed == '1'").iloc[0]
+    assert bare_row["val PSNR (dB)"] == ""
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
+def test_pictures_are_those_of_the_run(tmp_path, mode, channels):
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 256, (4, 8, channels)).repeat(8, 0).repeat(8, 1)
+    tiles = smooth.astype(np.uint8).squeeze()
+    if mode == "RGBA":
+        tiles[..., 3] = 255
+    Image.fromarray(tiles).save(tmp_path / "reconstructions.png")
+    found = report_page.picture(tmp_path)
+    assert found is not None
+    url, width, height = found
+    assert (width, height) == (64, 32)
+    kind, content = url.split(";base64,")
+    assert kind == "data:image/jpeg"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        decoded = np.asarray(image).astype(float)
+    original = tiles[..., :3] if mode == "RGBA" else tiles
+    assert np.abs(decoded - original).mean() < 2  # 8-bit levels
+
+
+def test_large_sweeps_show_one_seed_of_each_point(tmp_path):
+    for seed in range(report_page.MANY // 2 + 1):
+        for head in ("tanh", "linear"):
+            write_run(tmp_path, summary(), head=head, seed=seed)
+    page = made(tmp_path)
+    summaries = [text for _, text in page.find("summary")]
+    assert summaries.count(f"{report_page.MANY // 2} more seeds") == 2
+    assert len(page.find("img", loading="lazy")) == report_page.MANY + 2 + 6
+
+
+def test_figures_show_each_run_once_in_one_look_per_point(sweep):
+    folder, ids = sweep
+    loaded = results.load(folder)
+    looked = report_figures.looks(loaded.finals)
+    assert looked[ids[0]] == looked[ids[1]]
+    assert looked[ids[0]].color != looked[ids[3]].color
+    assert looked[ids[0]].dashes != looked[ids[3]].dashes  # of their heads
+    assert looked[ids[2]].shape == "X"  # diverged
+    assert report_tables.points_of(looked)[looked[ids[2]].point] == looked[ids[3]]
+    drawn = report_figures.draw(loaded, looked)
+    assert [picture.alt.rsplit(", ", 1)[1] for picture in drawn] == [
+        *["4 runs"] * 4,
+        *["3 runs"] * 2,  # one has no prediction yet
+    ]
+    again = report_figures.draw(loaded, looked)
+    assert [p.url for p in again] == [p.url for p in drawn]
+
+
+def test_numbers_are_printed_with_their_signs():
+    assert report_tables.decimal(-1.234, 2) == "−1.23"
+    assert report_tables.decimal(-0.001, 2, "+") == "+0.00"
+    assert report_tables.decimal(3.3, 1, "+") == "+3.3"
+    assert report_tables.decimal(math.nan, 1) == "–"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "vae_sweep.report", *arguments]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_the_command(sweep):
+    folder, _ = sweep
+    done = command(str(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(folder / "report.html") in done.stdout
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("mistake", ["absent", "empty", "file", "unwritable", "none"])
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, mistake):
+    folder = tmp_path / mistake
+    if mistake == "empty":
+        folder.mkdir()
+    elif mistake == "file":
+        folder.write_text("")
+    elif mistake == "unwritable":
+        write_run(folder, summary())
+        (folder / "report.html").mkdir()
+    done = command(*([] if mistake == "none" else [str(folder)]))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.rglob(".report*")) == []
+
+
+PROBE = """
+<script>
+const texts = (selector) => [...document.querySelectorAll(selector)]
+  .filter((cell) => cell.getClientRects().length).map((cell) => cell.textContent.trim());
+const header = (board, name) => [...document.querySelectorAll(`#${board} thead th`)]
+  .find((cell) => cell.textContent.replace(/\\s+/g, " ").trim() === name);
+const column = (board, name) =>
+  texts(`#${board} tbody tr > :nth-child(${header(board, name).cellIndex + 1})`);
+const said = {};
+header("runs", "KL (nats)").querySelector("button").click();
+said.ascending = column("runs", "KL (nats)");
+said.aria = header("runs", "KL (nats)").getAttribute("aria-sort");
+header("runs", "KL (nats)").querySelector("button").click();
+said.descending = column("runs", "KL (nats)");
+header("runs", "pred. KL").querySelector("button").click();
+said.gapsLast = column("runs", "pred. KL");
+header("runs", "beta").querySelector("button").click();
+said.betas = column("runs", "beta");
+const select = document.querySelector("select[data-column=head]");
+select.value = "linear";
+select.dispatchEvent(new Event("input", {bubbles: true}));
+said.filtered = column("runs", "head");
+said.cards = texts(".card code").length;
+said.count = document.getElementById("count").textContent;
+document.querySelector("button[type=reset]").click();
+setTimeout(() => {
+  said.reset = column("runs", "head").length;
+  document.getElementById("words").value = "tanh";
+  document.getElementById("words").dispatchEvent(new Event("input", {bubbles: true}));
+  said.words = column("runs", "head");
+  document.getElementById("means-shown").click();
+  said.means = column("means", "head");
+  said.hidden = column("runs", "head").length;
+  said.overflow = document.documentElement.scrollWidth - innerWidth;
+  document.body.replaceChildren(JSON.stringify(said));
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH")
+@pytest.mark.parametrize("width", [500, 1280])
+def test_sorting_and_filters_in_a_browser(tmp_path, width):
+    folder = tmp_path / "main"
+    ids = [
+        write_run(folder, summary(), beta__value=0.0625),
+        write_run(folder, summary(), beta__value=0.5),
+        write_run(folder, summary(), seed=1, beta__value=0.5),
+        write_run(folder, None, head="linear", beta__value=16.0),  # KL 2.5 so far
+    ]
+    for run_id, kl in zip(ids, (123.4, 9.5, 30.0), strict=False):
+        vary(folder / run_id, val_kl=kl)
+    path = report.write(folder)
+    path.write_text(path.read_text().replace("</body>", PROBE + "</body>"))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    flags += " --disable-background-networking --disable-component-update --disable-sync"
+    done = subprocess.run(
+        [
+            *(str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--enable-logging=stderr", f"--window-size={width},900", "--dump-dom"),
+            *("--virtual-time-budget=5000", path.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
+    body = Page(done.stdout).find("body")[0][1]
+    said = json.loads(body)
+    assert said["ascending"] == ["2.5", "9.5", "30.0", "123.4"]
+    assert said["aria"] == "ascending"
+    assert said["descending"] == said["ascending"][::-1]
+    assert said["gapsLast"] == ["3.2", "3.2", "3.2", "–"]
+    assert said["cards"] == 1
+    assert said["count"].startswith("1 of 4 runs shown")
+    assert said["overflow"] <= 0
+    phone = width < 640  # a label then stands for the columns of identity
+    assert said["betas"] == ([] if phone else ["0.0625", "0.5", "0.5", "16"])
+    assert said["filtered"] == ([] if phone else ["linear"])
+    assert said["reset"] == (0 if phone else 4)
+    assert said["words"] == ([] if phone else ["tanh"] * 3)
+    assert said["means"] == ([] if phone else ["tanh"] * 2)
+    assert said["hidden"] == 0

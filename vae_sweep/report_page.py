@@ -1,0 +1,187 @@
+"""The report of a sweep as one HTML page: what the template is given."""
+
+import base64
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from vae_sweep import report_figures, results
+from vae_sweep.config import validate
+from vae_sweep.report_figures import Look
+from vae_sweep.report_tables import (
+    STATUS,
+    Row,
+    decimal,
+    filters,
+    means_table,
+    points_of,
+    runs_table,
+)
+from vae_sweep.results import NEAR_CAP, Results
+
+MANY = 24  # runs, from which on a point shows one seed's picture, the others on demand
+COMMANDS = 5  # and other facts of this many kinds; the rest is counted
+QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
+
+
+def page(folder: Path) -> str:
+    """The HTML page of runs/<sweep>; UserError where it holds no runs."""
+    loaded = results.load(folder)
+    looked = report_figures.looks(loaded.finals)
+    board = runs_table(loaded, looked)
+    environment = Environment(
+        loader=PackageLoader("vae_sweep", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    summaries = [_summary(folder / run_id) for run_id in loaded.finals["run_id"]]
+    differing, shared = settings(folder, list(loaded.finals["run_id"]))
+    pictures = {row.run_id: picture(folder / row.run_id) for row in board.rows}
+    return environment.get_template("report.html.j2").render(
+        sweep=folder.resolve().name,
+        written=datetime.now().astimezone().isoformat(" ", "minutes"),
+        counts=_counts(loaded.finals),
+        facts=facts(summaries),
+        failed=failed(loaded, looked),
+        board=board,
+        means=means_table(loaded, looked),
+        filters=filters(board),
+        near_cap=NEAR_CAP,
+        figures=report_figures.draw(loaded, looked),
+        shapes=report_figures.SHAPES,
+        legend=points_of(looked),
+        crowded=len(points_of(looked)) > report_figures.COLORS,
+        groups=_groups(board.rows, pictures),
+        many=len(board.rows) > MANY,
+        differing=differing,
+        shared=shared,
+    )
+
+
+def failed(loaded: Results, looked: dict[str, Look]) -> list[dict[str, Any]]:
+    """Runs that diverged or have not finished, with numbers of their last finite row."""
+    names = results.labels(loaded.finals)
+    found = []
+    for i, run in enumerate(loaded.finals.to_dict("records")):
+        if run["status"] == "finished":
+            continue
+        at = run["diverged_at"]
+        what = STATUS[run["status"]]
+        what += f" at step {at:.0f}" if math.isfinite(at) else ""
+        row = {
+            "step": decimal(run["step"], 0),
+            "train loss": decimal(run.get("train/loss", math.nan), 3),
+            "val PSNR (dB)": decimal(run["val/psnr"], 2),
+            "val KL (nats)": decimal(run["val/kl"], 1),
+        }
+        found.append(
+            {
+                "run_id": run["run_id"],
+                "anchor": f"run-{i}",
+                "label": names[run["run_id"]],
+                "look": looked[run["run_id"]],
+                "what": what,
+                "row": row,
+            }
+        )
+    return sorted(found, key=lambda run: run["what"] == STATUS["running"])
+
+
+def facts(summaries: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Hardware, versions, commit and command as the ended runs recorded them."""
+    ended = [summary for summary in summaries if summary]
+    threads = [s.get("threads") for s in ended]
+    devices = [str(s.get("device") or "unknown") for s in ended]
+    versions = [(s.get("versions") or {}).items() for s in ended]
+    return {
+        "hardware": _distinct(
+            device + (f", threads per process: {n}" if n and device == "cpu" else "")
+            for device, n in zip(devices, threads, strict=True)
+        ),
+        "versions": _distinct(", ".join(f"{k} {v}" for k, v in of) for of in versions),
+        "commit": _distinct(str(s.get("commit") or "unknown") for s in ended),
+        "command": _distinct(str(s.get("command") or "unknown") for s in ended),
+    }
+
+
+def settings(
+    folder: Path, run_ids: list[str]
+) -> tuple[dict[str, Counter[str]], dict[str, str]]:
+    """Of config.yaml: keys that differ -> values and their runs; shared keys -> value."""
+    configs = [
+        validate(yaml.load((folder / run_id / "config.yaml").read_text(), results.LOADER))
+        for run_id in run_ids
+    ]
+    runs = [dict(_flat(config.model_dump(mode="json"))) for config in configs]
+    keys = dict.fromkeys(key for run in runs for key in run)
+    values = {key: Counter(run.get(key, "not a setting") for run in runs) for key in keys}
+    differing = {key: found for key, found in values.items() if len(found) > 1}
+    shared = {key: next(iter(v)) for key, v in values.items() if len(v) == 1}
+    return differing, shared
+
+
+def picture(folder: Path) -> tuple[str, int, int] | None:
+    """reconstructions.png as a JPEG's data URL, width, height; None where there is none."""
+    content = io.BytesIO()
+    try:
+        with Image.open(folder / "reconstructions.png") as image:
+            image.convert("L" if image.mode == "L" else "RGB").save(
+                content, "jpeg", quality=QUALITY, subsampling=0, optimize=True
+            )
+    except (OSError, SyntaxError):  # none yet, or a damaged PNG
+        return None
+    url = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+    return url, image.width, image.height
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):  # none yet
+        return {}
+
+
+def _counts(finals: pd.DataFrame) -> dict[str, int]:
+    counted = Counter(finals["status"])
+    return {word: counted[name] for name, word in STATUS.items()}
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    """Each value once, with its number of runs where there are several."""
+    counted = Counter(values).most_common()
+    shown = [f"{v} ({_runs(n)})" if len(counted) > 1 else v for v, n in counted[:COMMANDS]]
+    more = len(counted) - COMMANDS
+    return [*shown, f"and {more} more"] if more > 0 else shown
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """{"model": {"latent": 16}} as ("model.latent", "16")."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+
+
+def _groups(rows: list[Row], pictures: dict[str, Any]) -> dict[str, list[Any]]:
+    """Point -> (row, picture) of each of its seeds."""
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(row.look.point, []).append((row, pictures[row.run_id]))
+    return groups
