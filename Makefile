@@ -1,12 +1,17 @@
-# `make sweep` trains the headline grid, `make test` runs every check.
+# `make sweep` trains the headline grid, `make test` runs every check, `make study` the
+# whole study (DATA="data=image_folder data.path=FOLDER" names other images than
+# torchvision's CIFAR-10).
 # Both set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: sweep test lint clean
+.PHONY: sweep test lint study clean
 
 sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
+
+study: .venv/installed
+	$(BIN)/python analysis/study.py $(DATA)
 
 test: lint
 	$(BIN)/python -m pytest

@@ -57,3 +57,13 @@ def npz(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def lone_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No WANDB_* variable, key or settings file of the machine reaches the test."""
+    for name in [n for n in os.environ if n.startswith("WANDB_") or n == "NETRC"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -25,13 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWar
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """No WANDB_* variable, key or settings file of the machine reaches a test."""
-    for name in [n for n in os.environ if n.startswith("WANDB_") or n == "NETRC"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def home(lone_home):
+    return lone_home
 
 
 def sent(*arguments: str, **keywords: tuple[str, ...]) -> dict:

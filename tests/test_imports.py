@@ -41,7 +41,7 @@ FLOORS = {
     4: (
         *("grid", "panels", "plots", "prediction_table", "command"),
         *("report_page", "report_tables", "report_figures"),
-        *("published", "figures", "ledger", "answers"),
+        *("published", "balance", "figures", "ledger", "answers"),
     ),
     5: ("run", "predict", "report"),
 }

@@ -1,7 +1,6 @@
 import json
 import logging
 import math
-import os
 import struct
 import subprocess
 import sys
@@ -20,14 +19,9 @@ from vae_sweep.wandb_mode import wandb_mode
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """No WANDB_* variable, key or settings file of the machine reaches a test."""
-    for name in [n for n in os.environ if n.startswith("WANDB_") or n == "NETRC"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    drain(tmp_path, timeout_s=20)
+def home(lone_home):
+    yield lone_home
+    drain(lone_home, timeout_s=20)
 
 
 def config_of(home: Path, *overrides: str, mode: str = "offline") -> RunConfig:

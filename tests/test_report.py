@@ -203,7 +203,7 @@ def test_what_differs_and_what_is_shared(page):
     shared = page.after("settings that all runs share").pairs("code", "td")
     assert differing == {"seed": "0 (2), 1 (2)", "head": "linear (2), tanh (2)"}
     assert shared["norm"] == "zscore"
-    assert shared["model.widths"] == "[4, 8]"
+    assert shared["model.widths"] == "[4,8]"
     assert shared["train.epochs"] == "null"
 
 

@@ -20,10 +20,9 @@ from vae_sweep.heads import range_of
 from vae_sweep.intervals import Interval, of_point
 from vae_sweep.normalize import fit
 from vae_sweep.plots import PALETTE
-from vae_sweep.published import Published
+from vae_sweep.published import NORMS, Published
 from vae_sweep.theory import head_floor
 
-NORMS: tuple[Norm, ...] = ("unit", "minus1_1", "zscore")
 COLORS: dict[str, str] = dict(zip(NORMS, PALETTE, strict=False))
 MARKERS: dict[str, str] = dict(zip(NORMS, "os^", strict=True))
 UNREACHABLE = PALETTE[3]
@@ -204,8 +203,8 @@ def collapse(published: Published) -> Figure:
     figure, grid = _figure(10.5, 7.2, 2, 2)
     kl = "test KL (nats per image)"
     for axes, x, label, title in (
-        (grid[0, 0], "beta_value", BETA, "Over β each scale has a curve of its own"),
-        (grid[0, 1], "implied_sigma", SIGMA, "Over the noise that β implies, one for all"),
+        (grid[0, 0], "beta_value", BETA, "KL over β as typed"),
+        (grid[0, 1], "implied_sigma", SIGMA, "KL over the noise that β implies"),
     ):
         _against(axes, runs, x, "test/kl", "predicted_kl")
         axes.set_yscale("log")
@@ -215,10 +214,10 @@ def collapse(published: Published) -> Figure:
     grid[0, 0].plot([], [], ":", color="0.4", label="linear optimum (theory)")
     grid[0, 0].legend(fontsize=7.5, frameon=False)
     equal = runs[runs["reduction"] == "sum"]
-    _plane(grid[1, 0], published, equal, "beta_value", "β", "Equal β: different trade-offs")
+    _plane(grid[1, 0], published, equal, "beta_value", "β", "Points of equal β, joined")
     matched = _runs_of(finals, reduction="sum")
     matched = matched[matched["beta"].str.startswith("matched")]
-    title = "Equal noise: the same trade-off"
+    title = "Points of equal noise, joined"
     _plane(grid[1, 1], published, matched, "implied_sigma", "σ", title)
     views = [axes.get_xlim() for axes in grid[1]], [axes.get_ylim() for axes in grid[1]]
     for axes in grid[1]:

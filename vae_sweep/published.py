@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from PIL import Image
 
 from vae_sweep import results
-from vae_sweep.config import UserError, validate
+from vae_sweep.config import Norm, UserError
 from vae_sweep.dataset import Dataset, Datasets
 from vae_sweep.records import write_atomically
 from vae_sweep.results import Results
@@ -31,6 +30,7 @@ from vae_sweep.results import Results
 DIGITS = "%.6g"
 TEXTS = (*results.IDENTITY[:-2], "other", "status", "device")  # columns that are no numbers
 MOST_PICTURES = 48
+NORMS: tuple[Norm, ...] = ("unit", "minus1_1", "zscore")  # that the study compares
 
 
 class Published(NamedTuple):
@@ -56,12 +56,11 @@ class Published(NamedTuple):
     def caption(self) -> str:
         """One line that says what the numbers rest on."""
         about, seeds = self.about, self.results.finals["seed"].nunique()
-        versions = about["versions"]
         return (
             f"{about['data']}: {about['images']['train']:,} training, "
             f"{about['images']['test']:,} test images; {about['steps']} steps of batch "
             f"{about['batch_size']}, {seeds} seeds; {about['hardware']}, "
-            f"torch {versions['torch']}"
+            f"torch {about['versions']['torch']}"
         )
 
 
@@ -75,14 +74,14 @@ def publish(folder: Path, to: Path, data: str | None = None) -> None:
     """
     loaded = results.load(folder)
     ids = loaded.finals["run_id"].tolist()
-    configs = [_config(folder / run_id) for run_id in ids]
+    configs = [results.read_config(folder / run_id) for run_id in ids]
     if any(config.data != configs[0].data for config in configs):
         raise UserError(
             f"a published sweep has one data set, {folder} has several; set sweep=NAME "
             f"for each"
         )
     dataset = Datasets().of(configs[0].data)
-    summaries = [_summary(folder / run_id) for run_id in ids]
+    summaries = [results.read_summary(folder / run_id) for run_id in ids]
     named = data or configs[0].data.name
     about = _about(named, dataset, summaries) | {
         "steps": _range(s["steps"] for s in summaries if s.get("status") == "finished"),
@@ -137,15 +136,6 @@ class Study:
         return self.by_name[experiment]
 
 
-def _config(folder: Path):
-    return validate(yaml.load((folder / "config.yaml").read_text(), results.LOADER))
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    path = folder / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def _about(
     data: str, dataset: Dataset, summaries: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -172,14 +162,15 @@ def _one(values: Any) -> str:
 
 def _range(values: Any) -> str:
     """`1000`, or `600 to 1000`."""
-    found = sorted({value for value in values if value is not None})
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    found = sorted(set(values))
+    return " to ".join(str(value) for value in dict.fromkeys(found[:1] + found[-1:]))
 
 
 def _hardware(device: str) -> str:
     if device != "cpu":
         return device
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
     model = models[0] if models else platform.processor() or platform.machine()
     return f"{os.cpu_count()} CPU cores ({model})"
@@ -245,5 +236,5 @@ def _read(folder: Path) -> Published:
 
 def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
     """All columns but TEXTS as numbers, an empty cell as nan."""
-    others = [column for column in frame if column not in TEXTS]
-    return frame.assign(**{c: pd.to_numeric(frame[c], errors="coerce") for c in others})
+    others = [str(column) for column in frame if column not in TEXTS]
+    return frame.assign(**{c: pd.to_numeric(frame[c]) for c in others})

@@ -2,21 +2,18 @@
 
 import base64
 import io
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from vae_sweep import report_figures, results
-from vae_sweep.config import validate
 from vae_sweep.report_figures import Look
 from vae_sweep.report_tables import (
     STATUS,
@@ -46,7 +43,9 @@ def page(folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    summaries = [_summary(folder / run_id) for run_id in loaded.finals["run_id"]]
+    summaries = [
+        results.read_summary(folder / run_id) for run_id in loaded.finals["run_id"]
+    ]
     differing, shared = settings(folder, list(loaded.finals["run_id"]))
     pictures = {row.run_id: picture(folder / row.run_id) for row in board.rows}
     return environment.get_template("report.html.j2").render(
@@ -120,11 +119,8 @@ def settings(
     folder: Path, run_ids: list[str]
 ) -> tuple[dict[str, Counter[str]], dict[str, str]]:
     """Of config.yaml: keys that differ -> values and their runs; shared keys -> value."""
-    configs = [
-        validate(yaml.load((folder / run_id / "config.yaml").read_text(), results.LOADER))
-        for run_id in run_ids
-    ]
-    runs = [dict(_flat(config.model_dump(mode="json"))) for config in configs]
+    configs = [results.read_config(folder / run_id) for run_id in run_ids]
+    runs = [results.flattened(config.model_dump(mode="json")) for config in configs]
     keys = dict.fromkeys(key for run in runs for key in run)
     values = {key: Counter(run.get(key, "not a setting") for run in runs) for key in keys}
     differing = {key: found for key, found in values.items() if len(found) > 1}
@@ -146,13 +142,6 @@ def picture(folder: Path) -> tuple[str, int, int] | None:
     return url, image.width, image.height
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):  # none yet
-        return {}
-
-
 def _counts(finals: pd.DataFrame) -> dict[str, int]:
     counted = Counter(finals["status"])
     return {word: counted[name] for name, word in STATUS.items()}
@@ -168,15 +157,6 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 def _runs(count: int) -> str:
     return f"{count} run{'' if count == 1 else 's'}"
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """{"model": {"latent": 16}} as ("model.latent", "16")."""
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
 
 
 def _groups(rows: list[Row], pictures: dict[str, Any]) -> dict[str, list[Any]]:

@@ -85,10 +85,10 @@ def load(folder: Path | str, run_ids: Sequence[str] | None = None) -> Results:
             f"asked for run {', '.join(missing) or 'none'}; {folder} holds {len(found)} "
             f"runs, the first of which is {found[0]}"
         )
-    configs = [_config(folder / run_id) for run_id in chosen]
+    configs = [read_config(folder / run_id) for run_id in chosen]
     curves, finals, theory = [], [], []
     for run_id, identity in zip(chosen, _identities(chosen, configs), strict=True):
-        rows, summary = _rows(folder / run_id), _summary(folder / run_id)
+        rows, summary = _rows(folder / run_id), read_summary(folder / run_id)
         curves.append(pd.DataFrame({**identity, **rows}, index=rows.index))
         finals.append(identity | _final(summary, rows))
         kl, psnr = (summary.get("predicted") or {}).get("curve") or ([], [])
@@ -106,7 +106,8 @@ def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
     return pd.DataFrame(_identities([config.run_id for config in configs], configs))
 
 
-def _config(folder: Path) -> RunConfig:
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run; UserError where it is none."""
     path = folder / "config.yaml"
     try:
         return validate(yaml.load(path.read_text(), LOADER))
@@ -135,7 +136,7 @@ def _identities(ids: Sequence[str], configs: Sequence[RunConfig]) -> list[dict[s
 def _others(configs: Sequence[RunConfig]) -> list[str]:
     """Per run the settings that differ between runs and have no column of their own."""
     own = {*IDENTITY, "beta.name", "beta.value", "beta.sigma", "beta.beta_norm"}
-    runs = [_flat(config.decisive) for config in configs]
+    runs = [flattened(config.decisive) for config in configs]
     values: dict[str, set[str]] = {}
     for run in runs:
         for key, value in run.items():
@@ -155,12 +156,12 @@ def _short(key: str) -> str:
     return key.removeprefix("model.").removeprefix("train.")
 
 
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """{"model": {"latent": 16}} as {"model.latent": "16"}."""
     flat: dict[str, str] = {}
     for key, value in section.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         elif isinstance(value, str):
             flat[prefix + key] = value
         else:
@@ -179,7 +180,8 @@ def _rows(folder: Path) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(whole), dtype=kinds)
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run that ended; empty for others."""
     try:
         return json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):  # none yet

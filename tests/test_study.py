@@ -1,0 +1,115 @@
+"""The notebooks on the smallest sweep, and what is committed of the study."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from vae_sweep import answers, published
+from vae_sweep.ledger import ledger
+from vae_sweep.published import Study
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
+RESULTS = ROOT / "experiments" / "results"
+spec = importlib.util.spec_from_file_location("study", ROOT / "analysis" / "study.py")
+study = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(study)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    """experiments=smoke, as one would run it: 100 runs of 60 steps."""
+    folder = tmp_path_factory.mktemp("smoke")
+    command = [sys.executable, "-m", "vae_sweep.run", "experiments=smoke"]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder / "runs" / "smoke"
+
+
+def test_there_are_five():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
+# zmq and the kernel's own loop have warnings that are none of ours
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_on_the_smallest_sweep(notebook, smoke, tmp_path):
+    study.render(notebook, tmp_path / notebook.name, smoke)
+    made = nbformat.read(tmp_path / notebook.name, as_version=4)
+    code = [cell for cell in made.cells if cell.cell_type == "code"]
+    kinds = {kind for cell in code for out in cell.outputs for kind in out.get("data", {})}
+    assert {"image/png", "text/markdown"} <= kinds
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cell_that_raises_is_an_error(smoke, tmp_path):
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    broken.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(broken, tmp_path / "00_broken.ipynb")
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        study.render(tmp_path / "00_broken.ipynb", tmp_path / "made.ipynb")
+
+
+def test_the_smallest_sweep_comes_out_as_committed(smoke):
+    again, committed = published.load(smoke), published.load(RESULTS / "smoke")
+    both = [each.results.finals.set_index("run_id") for each in (again, committed)]
+    assert sorted(both[0].index) == sorted(both[1].index)
+    for column, off in (("test/psnr", 0.05), ("test/bits_per_dim_calibrated", 0.01)):
+        found, expected = (frame[column].sort_index() for frame in both)
+        # other processors round otherwise
+        assert found.to_numpy() == pytest.approx(expected.to_numpy(), abs=off)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_committed_notebook_is_executed(notebook):
+    made = nbformat.read(notebook, as_version=4)
+    nbformat.validate(made)
+    code = [cell for cell in made.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code if cell.source)
+    outputs = [out for cell in code for out in cell.outputs]
+    assert not [out for out in outputs if out.output_type == "error"]
+    assert any("image/png" in out.get("data", {}) for out in outputs)
+    text = notebook.read_text()
+    assert str(ROOT) not in text
+    assert "papermill" not in made.metadata
+
+
+def markdown(notebook: Path) -> str:
+    """What its cells have put out as Markdown."""
+    made = nbformat.read(notebook, as_version=4)
+    outputs = [out for cell in made.cells for out in cell.get("outputs", [])]
+    return "\n".join(out.get("data", {}).get("text/markdown", "") for out in outputs)
+
+
+def test_the_committed_notebooks_say_what_the_tables_say():
+    committed = Study(RESULTS)
+    *questions, last = map(markdown, NOTEBOOKS)
+    for text, (_, _, answer) in zip(questions, answers.QUESTIONS, strict=True):
+        assert answer(committed) in text
+    assert answers.four(committed) in last
+    for entry in ledger(committed):
+        assert f"**{entry.verdict}**: {entry.because}" in last
+        assert all(str(evidence) in last for evidence in entry.evidence)
+
+
+def test_every_experiment_is_published():
+    committed = Study(RESULTS)
+    for name in study.EXPERIMENTS:
+        table = committed.of(name)
+        assert (table.results.finals["status"] != "running").all()
+        assert f"experiments={name}" in table.about["command"]
+        assert table.about["commit"]
+
+
+def test_the_pages_say_what_the_tables_say():
+    committed = Study(RESULTS)
+    page, costs = study.PAGE.read_text(), study.LIST.read_text()
+    assert study.front_page(page, committed) == page
+    assert answers.four(committed) in page
+    assert study.cost_list(costs, committed) == costs
