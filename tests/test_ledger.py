@@ -195,7 +195,7 @@ def test_without_an_effect_of_the_scale():
     assert found[2] == "wrong"
     assert found[6] == "wrong"
     assert "not seen" in because(7, by_scale=False)
-    assert "square" not in because(7, by_scale=False)
+    assert "2 is excluded" in because(7)
     assert "follows the target" not in because(8, by_scale=False)
 
 

@@ -210,6 +210,7 @@ def collapse(published: Published) -> Figure:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(PLAIN)
         axes.set_ylim(0.1, 2 * runs["test/kl"].max())
+        axes.set_xlim(0.8 * runs[x].min(), 2 * runs[runs["test/kl"] > 0.1][x].max())
         _label(axes, title, label, kl)
     grid[0, 0].plot([], [], ":", color="0.4", label="linear optimum (theory)")
     grid[0, 0].legend(fontsize=7.5, frameon=False)
@@ -271,8 +272,7 @@ def activity(published: Published) -> Figure:
             axes.plot(
                 rows["implied_sigma"], rows[column], linestyle="", ms=4, label=norm, **style
             )
-        theory = runs.drop_duplicates("implied_sigma").sort_values("implied_sigma")
-        theory = theory[theory["norm"] == "unit"]
+        theory = runs[runs["norm"] == "unit"].sort_values("implied_sigma")
         axes.plot(
             theory["implied_sigma"],
             theory[predicted],
@@ -294,7 +294,7 @@ def shares(published: Published) -> Figure:
     figure, grid = _figure(10.5, 6.4, 2, 2, sharey="row")
     for row, column, what in (
         (grid[0], "test/recon_share", "share of the loss"),
-        (grid[1], "gradient", "share of the gradients' norms"),
+        (grid[1], "gradient", "share of gradient norms"),
     ):
         for axes, x, label in (
             (row[0], "beta_value", BETA),
@@ -302,7 +302,7 @@ def shares(published: Published) -> Figure:
         ):
             _against(axes, runs, x, column)
             _label(axes, "", label, "")
-        row[0].set_ylabel(f"reconstruction's {what}", size=9)
+        row[0].set_ylabel(f"reconstruction: {what}", size=9)
     grid[0, 0].set_title("Over β", loc="left", size=10)
     grid[0, 1].set_title("Over the implied noise", loc="left", size=10)
     grid[0, 0].legend(fontsize=8, frameon=False)
