@@ -299,7 +299,7 @@ def test_the_answers_say_the_planted_numbers():
     assert "** Yes. tanh cannot reach" in said
     assert re.search(r"out −[12]\.\d+ \[.*?\] dB", said)
     assert re.search(r"[34]\.\d\d \[[\d., ]+\] for minus1_1 \(.*?4\.00\)", said)
-    assert "** No: against a linear head" in said
+    assert "** No. Against a linear head" in said
     assert "1, 2, 3: planted: 10 training, 10 test images; 1000 steps" in said
     assert "4: planted: 10 training, 10 test images; 600 steps" in said
 
@@ -308,7 +308,9 @@ def test_the_answers_follow_the_tables():
     no_cost, no_scale = Truth(head_cost=0.0), Truth(by_scale=False)
     assert answers.range_mismatch(no_cost).startswith("It is not seen to")
     assert answers.balance(no_scale).startswith("Not throughout")
-    assert "1 of 5 ways" in answers.make_it_fit(no_cost)  # tanh_standardized's half dB
+    # tanh_standardized still has its half dB
+    assert "gained by: tanh_standardized +0." in answers.make_it_fit(no_cost)
+    assert "not by: linear" in answers.make_it_fit(no_cost)
     assert answers.output_layer(Truth(spread=3.0)).startswith("None is seen to gain")
 
 

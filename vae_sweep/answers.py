@@ -38,32 +38,25 @@ def db(interval: Interval) -> str:
     return f"{interval.text(2, True)} dB"
 
 
-def _listed(effects: Mapping[str, Interval], digits: int = 2) -> str:
-    """All effects, the largest first."""
+def _listed(effects: Mapping[str, Interval]) -> str:
+    """Effects in dB, the largest first."""
     order = sorted(effects, key=lambda label: -effects[label].estimate)
-    return "; ".join(f"{label} {effects[label].text(digits, True)}" for label in order)
+    return ", ".join(f"{label} {effects[label].text(2, True)}" for label in order)
 
 
 def range_mismatch(study: Study) -> str:
     """Q1: does it hurt that z-scored targets and tanh outputs have different ranges?"""
-    published = study.of("q1_range_mismatch")
-    finals, counts = published.results.finals, published.counts
+    counts = study.of("q1_range_mismatch").counts
     floor = head_floor("tanh", fit("zscore", counts), counts)
-    cost = head_gap(study, {"norm": "zscore"})
-    bits = head_gap(study, {"norm": "zscore"}, BITS)
-    unit = {"norm": "unit", "beta": matched(finals)}
-    sigmoid = difference(
-        finals, PSNR, {**unit, "head": "sigmoid"}, {**unit, "head": "linear"}
-    )
+    z = {"norm": "zscore"}
+    cost, bits = head_gap(study, z), head_gap(study, z, BITS)
     return (
         f"{'Yes' if cost.sign < 0 else 'It is not seen to'}. tanh cannot reach "
-        f"{floor.outside:.0%} of the z-scored training targets, which caps the PSNR on "
-        f"them at {floor.psnr_cap:.1f} dB. Against a linear head at equal noise it comes "
+        f"{floor.outside:.0%} of the z-scored targets, which caps it at "
+        f"{floor.psnr_cap:.1f} dB on them. Against a linear head at equal noise it comes "
         f"out {db(cost)} and {bits.text(3, True)} calibrated bits per dim; without KL, "
-        f"{db(head_gap(study, {'norm': 'zscore', 'beta': '0'}))}. Where the range holds "
-        f"the targets, the head matters less: tanh against linear under [-1, 1] "
-        f"{db(head_gap(study, {'norm': 'minus1_1'}))}, sigmoid against linear under "
-        f"[0, 1] {db(sigmoid)}."
+        f"{db(head_gap(study, {**z, 'beta': '0'}))}; under [-1, 1], which it reaches, "
+        f"{db(head_gap(study, {'norm': 'minus1_1'}))}."
     )
 
 
@@ -71,7 +64,7 @@ def fixes(finals: pd.DataFrame, column: str = PSNR) -> dict[str, Interval]:
     """What each way to make z-scored inputs fit adds to `column`, over tanh alone."""
     faulty = {"norm": "zscore", "head": "tanh", "beta": matched(finals)}
     ways: Points = {
-        "target [-1, 1], tanh": {**faulty, "target": "minus1_1"},
+        "target [-1, 1] with tanh": {**faulty, "target": "minus1_1"},
         "linear head": {**faulty, "head": "linear"},
         "tanh_rescaled": {**faulty, "head": "tanh_rescaled"},
         "tanh_standardized": {**faulty, "head": "tanh_standardized"},
@@ -83,14 +76,15 @@ def fixes(finals: pd.DataFrame, column: str = PSNR) -> dict[str, Interval]:
 def make_it_fit(study: Study) -> str:
     """Q2: which pre-processing, or post-processing of the output, makes them fit?"""
     finals = study.of("q2_make_it_fit").results.finals
-    gains, beta = fixes(finals), matched(finals)
-    fit_now = sum(gain.low > MARGIN for gain in gains.values())
-    plain = {"norm": "minus1_1", "head": "tanh", "beta": beta}
-    gap = difference(finals, PSNR, plain, linear("zscore", beta))
+    gains = fixes(finals)
+    fit_now = {way: gain for way, gain in gains.items() if gain.low > MARGIN}
+    others = {way: gain for way, gain in gains.items() if way not in fit_now}
+    plain = {"norm": "minus1_1", "head": "tanh", "beta": matched(finals)}
+    gap = difference(finals, PSNR, plain, linear("zscore", plain["beta"]))
     return (
-        f"{fit_now} of {len(gains)} ways gain more than {MARGIN} dB over z-scored inputs "
-        f"with a plain tanh (dB): {_listed(gains)}. Inputs and targets in [-1, 1] with a "
-        f"plain tanh come out {db(gap)} from z-score with a linear head."
+        f"More than {MARGIN} dB over z-scored inputs with a plain tanh is gained by: "
+        f"{_listed(fit_now) or 'none'}; not by: {_listed(others) or 'none'}. A plain tanh "
+        f"with inputs and targets in [-1, 1] is {db(gap)} from z-score with a linear head."
     )
 
 
@@ -118,24 +112,21 @@ def natural_points(finals: pd.DataFrame, likelihood: str, beta: str) -> Points:
 def output_layer(study: Study) -> str:
     """Q3: should the output layer be something else?"""
     finals = study.of("q3_output_layer").results.finals
-    heads, bits = of_heads(finals, "mse", PSNR), of_heads(finals, "mse", BITS)
-    optimal = {**linear("zscore", "1"), "likelihood": "gaussian_optimal"}
-    by_hand = matched(finals)
-    gain = difference(finals, BITS, optimal, linear("zscore", by_hand))
-    logistic = {**optimal, "likelihood": "discretized_logistic"}
+    heads = of_heads(finals, "mse", PSNR)
+    best, worst = (pick(heads, key=lambda h: heads[h].estimate) for pick in (max, min))
     better = [head for head, gap in heads.items() if gap.low > MARGIN]
     sure = all(gap.high < MARGIN for gap in heads.values())
     lead = f"{', '.join(better)} gains" if better else "None is seen to gain"
+    optimal = {**linear("zscore", "1"), "likelihood": "gaussian_optimal"}
+    by_hand = matched(finals)
+    gain = difference(finals, BITS, optimal, linear("zscore", by_hand))
     return (
-        f"{'No' if sure else lead}: against a linear head on z-scored targets at equal "
-        f"noise (dB), each on the targets of its range: {_listed(heads)}; in calibrated "
-        f"bits per dim {_listed(bits, 3)}. The noise need not be set by hand: "
-        f"gaussian_optimal finds it, σ = {mean(finals, 'test/sigma', optimal).text(1)} "
-        f"levels, and changes the calibrated bits per dim of the linear head by "
-        f"{gain.text(3, True)} against σ = {by_hand.removeprefix('matched')}. "
-        f"discretized_logistic reaches "
-        f"{mean(finals, 'test/bits_per_dim_discrete', logistic).text(3)} bits per dim of a "
-        f"mass, which is not comparable with a density's."
+        f"{'No' if sure else lead}. Against a linear head on z-scored targets, at equal "
+        f"noise and each on the targets of its range, the others come out between "
+        f"{best}, {db(heads[best])}, and {worst}, {db(heads[worst])}. The noise need not "
+        f"be set by hand: gaussian_optimal finds σ = "
+        f"{mean(finals, 'test/sigma', optimal).text(1)} levels, {gain.text(3, True)} "
+        f"calibrated bits per dim against σ = {by_hand.removeprefix('matched')}."
     )
 
 
@@ -154,14 +145,14 @@ def balance(study: Study) -> str:
         for norm in NORMS[1:]
     )
     doors = by_door(finals)
-    doors_said = "; ".join(f"{door} {added.text(1, True)}" for door, added in doors.items())
     return (
         f"{'Yes' if all(rises) else 'Not throughout'}. At β = 1 the KL is {kl} nats. To "
-        f"give the KL of [0, 1], β must be multiplied by {multiply}. Of the spread of log "
-        f"KL over normalizations, {kl_spread_left(finals).text(1)} % is left at equal "
-        f"noise (`beta=matched`) and "
-        f"{kl_spread_left(finals, 'gaussian_optimal').text(1)} % at the noise that "
-        f"gaussian_optimal finds. Nats of KL that each scale adds: {doors_said}."
+        f"give the KL of [0, 1], β must be multiplied by {multiply}. At equal noise "
+        f"(`beta=matched`) {kl_spread_left(finals).text(1)} % of the spread of log KL over "
+        f"normalizations is left, at the noise that gaussian_optimal finds "
+        f"{kl_spread_left(finals, 'gaussian_optimal').text(1)} %. z-scoring adds "
+        f"{doors['target z-scored, input [0, 1]'].text(1, True)} nats if the target's, "
+        f"{doors['input z-scored, target [0, 1]'].text(1, True)} if the input's."
     )
 
 
@@ -253,7 +244,7 @@ def advice(study: Study) -> pd.DataFrame:
     ways = {
         "linear head": ("head=linear", "1"),
         "tanh_rescaled": ("head=tanh_rescaled", "1"),
-        "target [-1, 1], tanh": ("target=minus1_1", f"{z:.3g}, the channels' mean"),
+        "target [-1, 1] with tanh": ("target=minus1_1", f"{z:.3g}, the channels' mean"),
     }
     order = sorted(ways, key=lambda way: -gains[way].estimate)
     rows = [("z-scored inputs, tanh", ways[w][0], db(gains[w]), ways[w][1]) for w in order]
