@@ -149,7 +149,11 @@ def effects(
     for i, row in enumerate(rows.values()):
         axes.plot([row.low, row.high], [i, i], color=PALETTE[0], linewidth=2.5, alpha=0.6)
         axes.plot([row.estimate], [i], "o", color=PALETTE[0], markersize=5)
-    axes.set_yticks(range(len(rows)), list(rows), size=8)
+    labels = [
+        f"{label} ({row.lost} diverged)" if row.lost else label
+        for label, row in rows.items()
+    ]
+    axes.set_yticks(range(len(rows)), labels, size=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _label(axes, title, x, "")
     return figure
