@@ -97,6 +97,25 @@ def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
     assert str(path.name) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grids: ['experiments=smoke']",
+        "grids: ['norm=unit sweep=other']",
+        "{common: 'experiments=smoke', grids: ['norm=unit']}",
+    ],
+)
+def test_a_line_that_would_lead_elsewhere_is_refused(mine, text):
+    mine(text)
+    with pytest.raises(UserError, match="remove it"):
+        experiment.load("mine")
+
+
+def test_the_sweep_may_be_named_for_all(mine):
+    mine("{common: 'sweep=other', grids: ['norm=unit']}")
+    assert experiment.load("mine") == [["sweep=other", "norm=unit"]]
+
+
 def test_an_unknown_name_lists_the_known(mine):
     mine(UNION)
     with pytest.raises(UserError, match="mine") as refused:

@@ -113,15 +113,38 @@ def test_a_checkpoint_of_other_data_is_kept_aside(folder):
 
 def test_summary_is_of_this_configuration_and_data_only(folder):
     assert folder.summary() is None
-    folder.finish({"status": "finished", "psnr_cap": math.inf, "final": {"a": math.nan}})
+    folder.append(row_of(20))
+    folder.finish(
+        {
+            "status": "finished",
+            "steps": 20,
+            "psnr_cap": math.inf,
+            "final": {"a": math.nan},
+        }
+    )
     summary = folder.summary()
     assert summary is not None
     assert summary["psnr_cap"] is None
     assert summary["final"] == {"a": None}
     assert set(summary["versions"]) >= {"torch", "vae-sweep"}
     assert RunFolder(folder.config, "other images").summary() is None
-    (folder.path / "summary.json").write_text("{")
+    for damage in ("{", "[]"):
+        (folder.path / "summary.json").write_text(damage)
+        assert folder.summary() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\x00\n"])
+def test_a_finished_run_without_its_rows_has_not_ended(folder, content):
+    folder.append(row_of(20))
+    folder.finish({"status": "finished", "steps": 20})
+    assert folder.summary() is not None
+    (folder.path / "metrics.csv").write_bytes(content)
     assert folder.summary() is None
+
+
+def test_a_run_that_diverged_may_have_none(folder):
+    folder.finish({"status": "diverged", "steps": 3})
+    assert folder.summary() is not None
 
 
 def test_picture_is_originals_above_reconstructions(folder):

@@ -116,6 +116,23 @@ def write_run(
     return run_id
 
 
+@pytest.mark.parametrize("content", [b'garbage,,,"\n', b"\xff\xfe\n", b"step,epoch\nx,1\n"])
+def test_damaged_rows_are_named_with_the_remedy(tmp_path, content):
+    run_id = write_run(tmp_path, None)
+    (tmp_path / run_id / "metrics.csv").write_bytes(content)
+    with pytest.raises(UserError, match="remove the run's folder") as refused:
+        results.load(tmp_path)
+    assert run_id in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"status": "done"}', "{", '"x"'])
+def test_a_summary_that_is_none_is_that_of_a_running_run(tmp_path, content):
+    run_id = write_run(tmp_path, None)
+    (tmp_path / run_id / "summary.json").write_text(content)
+    assert results.load(tmp_path).finals["status"].tolist() == ["running"]
+
+
 def printed(loaded: results.Results, width: int = 100) -> list[str]:
     file = io.StringIO()
     results.print_table(loaded, Console(file=file, width=width))

@@ -254,7 +254,7 @@ def advice(study: Study) -> pd.DataFrame:
             "another change of the targets' scale",
             "beta=matched, or the factor",
             "",
-            "(old scale / new scale)², scale as in (u - shift) / scale",
+            "(old scale / new scale)²",
         ),
         ("F.mse_loss and KL.mean(), D latents", "sum both", "", f"{n} / D"),
         ("F.mse_loss and KL.sum(1).mean()", "sum the squared error", "", f"{n}"),

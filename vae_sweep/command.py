@@ -105,7 +105,7 @@ def main(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(141)  # as a shell says of SIGPIPE
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if debug:
             raise

@@ -1,5 +1,6 @@
 """Named grids: what `experiments=NAME` stands for."""
 
+import itertools
 import shlex
 from pathlib import Path
 
@@ -49,11 +50,22 @@ def load(name: str) -> list[list[str]]:
         grids = [[*common, *shlex.split(grid)] for grid in content.grids]
     except (ValidationError, yaml.YAMLError, ValueError) as error:
         invalid = isinstance(error, ValidationError)
-        said = error.errors()[0]["msg"] if invalid else str(error).splitlines()[0]
+        said = str(error).splitlines()[0]
+        if invalid:
+            first = error.errors()[0]
+            said = ": ".join([*map(str, first["loc"]), first["msg"]])
         raise UserError(
             f"{path} must have `grids`, a list of lines as typed after vae_sweep.run -m, "
             f"and may have `common`; {said}"
         ) from None
+    for line in itertools.chain(*(shlex.split(grid) for grid in content.grids), common):
+        if line.startswith("experiments=") or (
+            line.startswith("sweep=") and line not in common
+        ):
+            raise UserError(
+                f"a line of {path} says what a point is, and `common` may name its sweep; "
+                f"got {line}; remove it"
+            )
     sweep = "" if any(line.startswith("sweep=") for line in common) else f"sweep={name}"
     return [[sweep, *grid] if sweep else grid for grid in grids]
 

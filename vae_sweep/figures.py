@@ -139,13 +139,16 @@ def _draw_floor(axes: Axes, runs: pd.DataFrame, column: str, color: str) -> None
 
 
 def effects(
-    rows: Mapping[str, Interval], x: str, title: str = "", zero: float | None = 0
+    rows: Mapping[str, Interval], x: str, title: str = "", log: bool = False
 ) -> Figure:
-    """Estimates with their 95% intervals, one line each; a vertical line at `zero`."""
+    """Estimates with their 95% intervals, one line each; a vertical line at 0, unless
+    they are positive and shown on a logarithmic axis."""
     figure, grid = _figure(8, 0.9 + 0.32 * len(rows))
     axes = grid[0, 0]
-    if zero is not None:
-        axes.axvline(zero, color="0.3", linewidth=1)
+    if log:
+        _log_x(axes)
+    else:
+        axes.axvline(0, color="0.3", linewidth=1)
     for i, row in enumerate(rows.values()):
         axes.plot([row.low, row.high], [i, i], color=PALETTE[0], linewidth=2.5, alpha=0.6)
         axes.plot([row.estimate], [i], "o", color=PALETTE[0], markersize=5)

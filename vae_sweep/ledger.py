@@ -211,7 +211,8 @@ def _minus1_1_is_no_problem(study: Study, margin: float) -> Entry:
         "It need not be a problem, since [-1,1] is also a normalization.",
         evidence,
         graded(all(near), any(near), all(gap.high < -margin for gap in gaps)),
-        f"shown to be less than {margin} dB below {sum(near)} of the two",
+        f"of the two, {sum(near)} {'is' if sum(near) == 1 else 'are'} shown to be less "
+        f"than {margin} dB better",
     )
 
 
@@ -332,7 +333,7 @@ def _carries_over(study: Study, margin: float) -> Entry:
             Evidence("no batch norm: tanh minus linear, z-score", plain, "dB"),
         ],
         graded(False, any(costs), without_kl.low > -margin and plain.low > -margin),
-        f"the cost of the range is seen in {sum(costs)} of two other networks: one without "
+        f"the cost of the range is seen in {sum(costs)} of 2 other networks, one without "
         "a KL term (an autoencoder that still samples z) and one without batch norm; with "
         "one term there is no balance, and other kinds of networks were not tried",
     )

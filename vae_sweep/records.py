@@ -89,12 +89,17 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", text.encode())
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that ended, on the same images; None otherwise."""
+        """The summary of a run that ended, on the same images and with all its rows; None
+        otherwise."""
         try:
             summary = json.loads((self.path / "summary.json").read_text())
         except (OSError, ValueError):
             return None
-        return summary if summary.get("identity") == self.identity else None
+        if not isinstance(summary, dict) or summary.get("identity") != self.identity:
+            return None
+        last = self.rows()[-1:]
+        whole = bool(last) and last[0]["step"] == summary.get("steps")
+        return summary if whole or summary.get("status") == "diverged" else None
 
     def rows(self) -> list[dict[str, float]]:
         """The whole rows so far, without a torn last line; none if the file is damaged."""

@@ -172,20 +172,31 @@ def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def _rows(folder: Path) -> pd.DataFrame:
     """The whole lines of metrics.csv; a torn last one has no line end."""
     path = folder / "metrics.csv"
-    text = path.read_text() if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if not whole:
-        return pd.DataFrame({"step": pd.Series(dtype="int64")})
     kinds: Any = defaultdict(lambda: "float64", step="int64")
-    return pd.read_csv(io.StringIO(whole), dtype=kinds)
+    try:
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if not whole:
+            return pd.DataFrame({"step": pd.Series(dtype="int64")})
+        rows = pd.read_csv(io.StringIO(whole), dtype=kinds)
+    except ValueError as error:  # no text, no table, no numbers
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path} is damaged ({said}); remove the run's folder to repeat it"
+        ) from None
+    if "step" not in rows:
+        raise UserError(f"{path} has no column step; remove the run's folder to repeat it")
+    return rows
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a run that ended; empty for others."""
     try:
-        return json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):  # none yet
         return {}
+    ended = isinstance(summary, dict) and summary.get("status") in ("finished", "diverged")
+    return summary if ended else {}
 
 
 def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
