@@ -81,6 +81,14 @@ def cost_list(page: str, study: Study) -> str:
     return filled(page, "cost", "\n".join([*lines, "", study.of(EXPERIMENTS[0]).caption]))
 
 
+def check(data: list[str]) -> None:
+    """Composes, validates and predicts every point before any trains."""
+    names = f"experiments={','.join(EXPERIMENTS)}"
+    command = [sys.executable, "-m", "vae_sweep.predict", "-m", names, *data]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise UserError("the study's options are those of vae_sweep.run; mend the above")
+
+
 def run(experiment: str, data: list[str], data_name: str | None) -> None:
     """Trains an experiment, publishes its tables and writes its report.
 
@@ -102,7 +110,8 @@ def main() -> None:
     parser.add_argument("data", nargs="*", help="options of vae_sweep.run: data=...")
     chosen = parser.parse_args()
     if not chosen.render:
-        run("smoke", [], None)  # on images of its own, and the first to fail
+        check(chosen.data)
+        run("smoke", [], None)  # on images of its own
         for experiment in EXPERIMENTS:
             run(experiment, chosen.data, chosen.data_name)
     for notebook in NOTEBOOKS:

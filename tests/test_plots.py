@@ -103,6 +103,15 @@ def test_strips_show_the_pictures_beside_label_and_psnr(tmp_path):
     assert texts == ["no reconstructions yet", "seed 1 (not finished)   6.02 dB"]
 
 
+def test_a_damaged_picture_is_left_out(tmp_path):
+    run_id = write_run(tmp_path, summary())
+    path = tmp_path / run_id / "reconstructions.png"
+    for content in (b"", b"junk", path.read_bytes()[:60]):
+        path.write_bytes(content)
+        texts = [text.get_text() for text in drawn(tmp_path, [run_id]).axes[4].texts]
+        assert texts[0] == "no reconstructions yet"
+
+
 @pytest.mark.parametrize("points", [1, 4, 12, 30])
 def test_no_text_is_clipped_or_overlaps(tmp_path, points):
     heads = ("tanh", "linear", "tanh_standardized")

@@ -207,6 +207,14 @@ def test_a_narrow_terminal_gets_whole_cells(cli, monkeypatch):
     assert "…" not in out
 
 
+def test_a_point_of_two_sweeps_is_in_both_tables(cli):
+    grid = ("-m", "norm=unit", "head=tanh,linear", "likelihood=mse,l1", "beta=1,2", *SMALL)
+    cli(*grid, "sweep=one,two")
+    one, two = (pd.read_csv(cli.folder / f"runs/{s}/predicted.csv") for s in ("one", "two"))
+    assert len(one) == 8
+    pd.testing.assert_frame_equal(one, two)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

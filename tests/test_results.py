@@ -133,6 +133,23 @@ def test_a_summary_that_is_none_is_that_of_a_running_run(tmp_path, content):
     assert results.load(tmp_path).finals["status"].tolist() == ["running"]
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: [\nb: {", b"norm: unit"])
+def test_a_damaged_configuration_is_named_in_a_line(tmp_path, content):
+    run_id = write_run(tmp_path, None)
+    (tmp_path / run_id / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="no run's configuration") as refused:
+        results.load(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_runs_own_folder_is_no_sweep(tmp_path):
+    run_id = write_run(tmp_path, None)
+    (tmp_path / run_id / ".hydra").mkdir()
+    (tmp_path / run_id / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config()))
+    with pytest.raises(UserError, match="holds no runs"):
+        results.load(tmp_path / run_id)
+
+
 def printed(loaded: results.Results, width: int = 100) -> list[str]:
     file = io.StringIO()
     results.print_table(loaded, Console(file=file, width=width))

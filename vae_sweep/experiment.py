@@ -32,7 +32,8 @@ def available() -> dict[str, Path]:
     """Names and files: those of ./experiments hide ours of the same name."""
     folders = (OURS, Path("experiments"))
     files = [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
-    return {path.stem: path for path in files if path.stem != "wandb_sweep"}  # W&B's
+    ours = [path for path in files if path.is_file() and path.stem != "wandb_sweep"]
+    return {path.stem: path for path in ours}
 
 
 def load(name: str) -> list[list[str]]:

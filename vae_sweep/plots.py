@@ -163,11 +163,12 @@ def _draw_legend(
 
 
 def _picture(folder: Path) -> np.ndarray | None:
-    """reconstructions.png as uint8 [2H, nW] or [2H, nW, C]; None where there is none."""
+    """reconstructions.png as uint8 [2H, nW] or [2H, nW, C]; None where there is none, or
+    a damaged one."""
     try:
         with Image.open(folder / "reconstructions.png") as image:
             return np.asarray(image)
-    except FileNotFoundError:
+    except (OSError, SyntaxError):
         return None
 
 

@@ -61,8 +61,7 @@ def run(configs: list[RunConfig]) -> None:
     console.print(_table(predicted, console))
     _print_sentences(predicted, console)
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
-        ids = [c.run_id for c in configs if c.sweep_dir == folder]
-        rows = predicted[predicted["run_id"].isin(ids)]
+        rows = predicted[[c.sweep_dir == folder for c in configs]]
         path = folder / "predicted.csv"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +79,8 @@ def _table(predicted: pd.DataFrame, console: Console) -> Table:
     unlimited = console.options.update_width(1000)
     if console.measure(table, options=unlimited).maximum <= console.width:
         return table
-    names = pd.DataFrame({"run": list(results.labels(predicted).values())})
+    labels = results.labels(predicted)  # of two sweeps, a point may stand in both
+    names = pd.DataFrame({"run": [labels[run_id] for run_id in predicted["run_id"]]})
     kept = [name for name, (column, _) in NUMBERS.items() if column not in LESS]
     return _rich_table(predicted, names, kept)
 

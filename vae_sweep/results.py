@@ -75,7 +75,7 @@ def load(folder: Path | str, run_ids: Sequence[str] | None = None) -> Results:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
-    found = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+    found = sorted(path.parent.name for path in folder.glob("[!.]*/config.yaml"))
     if not found:
         raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
     chosen = found if run_ids is None else list(dict.fromkeys(run_ids))
@@ -111,8 +111,11 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / "config.yaml"
     try:
         return validate(yaml.load(path.read_text(), LOADER))
-    except (UserError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is no run's configuration: {error}") from None
+    except (UserError, yaml.YAMLError, ValueError) as error:
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path} is no run's configuration ({said}); remove the run's folder"
+        ) from None
 
 
 def _identities(ids: Sequence[str], configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
