@@ -47,9 +47,8 @@ def render(notebook: Path, to: Path, sweep: Path | None = None) -> None:
     made.metadata.pop("papermill", None)  # times and paths, which change at each run
     for i, cell in enumerate(made.cells):
         cell["id"] = f"{notebook.stem[:2]}-{i:02d}"
-        for key in ("papermill", "execution", "tags"):
-            if key != "tags" or not cell.metadata.get("tags"):
-                cell.metadata.pop(key, None)
+        tags = cell.metadata.get("tags")
+        cell["metadata"] = {"tags": tags} if tags else {}
     nbformat.write(made, to)
 
 

@@ -1,6 +1,7 @@
 """What the balance of the two terms does: KL over beta, noise, and either scale."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,18 +65,27 @@ def measured_factor(finals: pd.DataFrame, a: str, b: str) -> Interval:
             return Interval(math.nan, math.nan, math.nan, 0)
         found = np.interp(np.log(inside), y[::-1], x[::-1])
         logs.append(float(np.mean(found - np.log(inside.index.to_numpy(float)))))
-    found = bootstrap(logs)
-    ends = (math.exp(v) for v in found[:3])
-    return found._replace(**dict(zip(("estimate", "low", "high"), ends, strict=True)))
+    return bootstrap(logs).mapped(math.exp)
+
+
+def linear_runs(finals: pd.DataFrame, **where: Any) -> pd.DataFrame:
+    """Finished runs of linear heads by mse, whose target is the norm, and `where`."""
+    keep = (finals["status"] == "finished") & (finals["head"] == "linear")
+    keep &= (finals["likelihood"] == "mse") & (finals["norm"] == finals["target"])
+    for column, value in where.items():
+        keep &= finals[column] == value
+    return finals[keep]
+
+
+def constant_betas(finals: pd.DataFrame) -> pd.DataFrame:
+    """The runs at a constant beta above 0, which has a logarithm."""
+    return finals[pd.to_numeric(finals["beta"], errors="coerce") > 0]
 
 
 def _kl_curves(finals: pd.DataFrame, norm: str) -> pd.DataFrame:
     """Test KL of linear heads at constant betas, rows by seed, columns by beta."""
-    keep = (finals["norm"] == norm) & (finals["target"] == norm)
-    keep &= (finals["head"] == "linear") & (finals["likelihood"] == "mse")
-    keep &= (finals["reduction"] == "sum") & (finals["status"] == "finished")
-    keep &= pd.to_numeric(finals["beta"], errors="coerce") > 0
-    return finals[keep].pivot_table("test/kl", "seed", "beta_value").dropna()
+    runs = constant_betas(linear_runs(finals, norm=norm, reduction="sum"))
+    return runs.pivot_table("test/kl", "seed", "beta_value").dropna()
 
 
 def _log_spread(finals: pd.DataFrame, beta: str, likelihood: str = "mse") -> pd.Series:
@@ -92,8 +102,7 @@ def kl_spread(finals: pd.DataFrame, beta: str, likelihood: str = "mse") -> Inter
     """Percent by which the largest test KL over normalizations exceeds the least; the
     interval is that of the mean logarithm."""
     found = bootstrap(_log_spread(finals, beta, likelihood).dropna().to_numpy())
-    ends = (100 * math.expm1(v) for v in found[:3])
-    return found._replace(**dict(zip(("estimate", "low", "high"), ends, strict=True)))
+    return found.mapped(lambda log: 100 * math.expm1(log))
 
 
 def kl_spread_left(finals: pd.DataFrame, likelihood: str = "mse") -> Interval:

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from vae_sweep.balance import constant_betas, linear_runs
 from vae_sweep.config import Head, Norm
 from vae_sweep.heads import range_of
 from vae_sweep.intervals import Interval, of_point
@@ -138,9 +139,7 @@ def _draw_floor(axes: Axes, runs: pd.DataFrame, column: str, color: str) -> None
         axes.axhline(floor, color=color, linestyle=(0, (5, 3)), linewidth=1.1)
 
 
-def effects(
-    rows: Mapping[str, Interval], x: str, title: str = "", log: bool = False
-) -> Figure:
+def effects(rows: Mapping[str, Interval], x: str, log: bool = False) -> Figure:
     """Estimates with their 95% intervals, one line each; a vertical line at 0, unless
     they are positive and shown on a logarithmic axis."""
     figure, grid = _figure(8, 0.9 + 0.32 * len(rows))
@@ -158,23 +157,8 @@ def effects(
     ]
     axes.set_yticks(range(len(rows)), labels, size=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _label(axes, title, x, "")
+    _label(axes, "", x, "")
     return figure
-
-
-def _runs_of(finals: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """Finished runs of a linear head by mse, whose target is the norm, and `where`."""
-    keep = (finals["status"] == "finished") & (finals["head"] == "linear")
-    keep &= (finals["likelihood"] == "mse") & (finals["norm"] == finals["target"])
-    for column, value in where.items():
-        keep &= finals[column] == value
-    return finals[keep]
-
-
-def _constant(finals: pd.DataFrame) -> pd.DataFrame:
-    """The runs at a constant beta above 0, which has a place on a logarithmic axis."""
-    number = pd.to_numeric(finals["beta"], errors="coerce")
-    return finals[number > 0]
 
 
 def _against(
@@ -206,7 +190,7 @@ def collapse(published: Published) -> Figure:
     """The KL over beta, and over the implied noise; rate and distortion at equal beta,
     and at equal noise. Dotted: the linear optimum."""
     finals = published.results.finals
-    runs = _constant(_runs_of(finals))
+    runs = constant_betas(linear_runs(finals))
     figure, grid = _figure(10.5, 7.2, 2, 2)
     kl = "test KL (nats per image)"
     for axes, x, label, title in (
@@ -223,7 +207,7 @@ def collapse(published: Published) -> Figure:
     grid[0, 0].legend(fontsize=7.5, frameon=False)
     equal = runs[runs["reduction"] == "sum"]
     _plane(grid[1, 0], published, equal, "beta_value", "β", "Points of equal β, joined")
-    matched = _runs_of(finals, reduction="sum")
+    matched = linear_runs(finals, reduction="sum")
     matched = matched[matched["beta"].str.startswith("matched")]
     title = "Points of equal noise, joined"
     _plane(grid[1, 1], published, matched, "implied_sigma", "σ", title)
@@ -265,7 +249,7 @@ def _plane(
 
 def activity(published: Published) -> Figure:
     """KL and active units over the implied noise, at constant and at matched beta."""
-    runs = _runs_of(published.results.finals)
+    runs = linear_runs(published.results.finals)
     runs = runs[runs["implied_sigma"] > 0]
     figure, grid = _figure(10.5, 3.8, 1, 2)
     for axes, column, predicted, label in (
@@ -295,7 +279,7 @@ def activity(published: Published) -> Figure:
 def shares(published: Published) -> Figure:
     """The reconstruction term's share of the loss, and of the two gradients' norms at
     the encoder, over beta and over the implied noise."""
-    runs = _constant(_runs_of(published.results.finals, reduction="sum"))
+    runs = constant_betas(linear_runs(published.results.finals, reduction="sum"))
     recon, kl = runs["test/grad_norm_recon"], runs["test/grad_norm_kl"]
     runs = runs.assign(gradient=recon / (recon + kl))
     figure, grid = _figure(10.5, 6.4, 2, 2, sharey="row")

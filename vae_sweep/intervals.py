@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,12 @@ class Interval(NamedTuple):
     def sign(self) -> int:
         """-1 or 1 where the interval lies on one side of 0, else 0."""
         return int(self.low > 0) - int(self.high < 0)
+
+    def mapped(self, rising: Callable[[float], float]) -> "Interval":
+        """In another unit, by a function that rises."""
+        return self._replace(
+            estimate=rising(self.estimate), low=rising(self.low), high=rising(self.high)
+        )
 
     def text(self, digits: int = 2, signed: bool = False) -> str:
         """`-3.28 [-3.30, -3.26]`, in `digits` decimals; one number where it is exact or

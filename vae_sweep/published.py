@@ -8,6 +8,7 @@ reconstructions.png  validation images, then a row of each picture in about.json
 about.json           command, commit, versions, hardware, data
 """
 
+import io
 import json
 import os
 import platform
@@ -203,10 +204,10 @@ def _pictured(finals: pd.DataFrame, folder: Path) -> list[str]:
 def _save_pictures(folder: Path, ids: list[str], path: Path) -> None:
     """The originals, then the lower half of each picture."""
     halves = [np.array_split(_pixels(folder / i / "reconstructions.png"), 2) for i in ids]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     stacked = np.concatenate([halves[0][0], *(lower for _, lower in halves)])
-    Image.fromarray(stacked).save(temporary, "png", optimize=True)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    Image.fromarray(stacked).save(content, "png", optimize=True)
+    write_atomically(path, content.getvalue())
 
 
 def _pixels(path: Path) -> np.ndarray:
