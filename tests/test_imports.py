@@ -12,7 +12,7 @@ import vae_sweep
 
 PACKAGE = Path(vae_sweep.__file__).parent
 FLOORS = {
-    0: ("config",),
+    0: ("config", "files"),
     1: (
         "normalize",
         "heads",

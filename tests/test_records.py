@@ -1,6 +1,5 @@
 import json
 import math
-import os
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 
 from vae_sweep import records
 from vae_sweep.config import UserError
-from vae_sweep.records import COLUMNS, RunFolder, lock, write_atomically
+from vae_sweep.records import COLUMNS, RunFolder, lock
 from vae_sweep.trainer import State
 
 
@@ -155,19 +154,6 @@ def test_picture_is_originals_above_reconstructions(folder):
         assert pixels.shape[:2] == (10, 24)
         np.testing.assert_array_equal(pixels.reshape(10, 24, -1)[:5, 6:12], a[1])
         np.testing.assert_array_equal(pixels.reshape(10, 24, -1)[5:, 18:], b[3])
-
-
-def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fail(_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
 
 
 def test_a_sweep_folder_in_use_is_refused(tmp_path):

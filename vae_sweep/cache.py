@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+
+from vae_sweep.files import replace
 
 Pixels = NDArray[np.uint8]
 
@@ -44,16 +45,10 @@ def keep_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes beside `path` and moves there; without room or permission, nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replaces `path`; without room or permission, nothing."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace(path, write)
 
 
 def cached_images(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:

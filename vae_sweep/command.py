@@ -15,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vae_sweep.config import Failed, RunConfig, UserError, validate
+from vae_sweep.config import Failed, RunConfig, UserError, current_versions, validate
 
 PACKAGE = Path(__file__).parent
 # conf/ lies inside the package in a wheel, beside it in a checkout
@@ -34,7 +34,9 @@ def config_of(root: DictConfig) -> RunConfig:
         }
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is missing; set {error.full_key}=...") from None
-    return validate(values)
+    if "versions" in values:
+        raise UserError("unknown key versions; remove it or mend its spelling")
+    return validate({**values, "versions": current_versions(values)})
 
 
 OmegaConf.register_new_resolver(

@@ -36,6 +36,12 @@ ERRORS: tuple[Likelihood, ...] = ("mse", "l1")
 UNIT_INTERVAL: tuple[Likelihood, ...] = ("bernoulli", "continuous_bernoulli")
 UNIT_HEADS: tuple[Head, ...] = ("sigmoid", "sigmoid_rescaled", "tanh_rescaled")
 
+# keys that came after runs were recorded -> the value that reproduces those runs, fixed for
+# ever: only another value enters the run_id, so that finished runs stay finished
+NEUTRAL: dict[str, Any] = {}
+# group -> option -> version, where the option's numbers changed since its first
+VERSIONS: dict[str, dict[str, int]] = {}
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -263,6 +269,7 @@ class RunConfig(Frozen):
     data: DataConfig
     train: TrainConfig
     log: LogConfig
+    versions: dict[str, int] = {}  # of options by group, where not 1; see current_versions
 
     @model_validator(mode="after")
     def _likelihood_has_a_meaning(self) -> "RunConfig":
@@ -317,6 +324,12 @@ class RunConfig(Frozen):
                 "train": {"device", "workers", "cohort", "kernels"},
             },
         )
+        for key, neutral in NEUTRAL.items():
+            section, _, name = key.partition(".")
+            if values[section].get(name) == neutral:
+                del values[section][name]
+        if not self.versions:
+            del values["versions"]
         return {**values, "target": self.target_norm}
 
     @property
@@ -350,6 +363,12 @@ def _complaint(error: Any) -> str:
     if not key:  # of several keys together, which the rule names
         return rule
     return f"{key}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+
+
+def current_versions(values: dict[str, Any]) -> dict[str, int]:
+    """VERSIONS of the options that `values` choose, of those where it is not 1."""
+    chosen = {group: of.get(values.get(group, ""), 1) for group, of in VERSIONS.items()}
+    return {group: version for group, version in chosen.items() if version != 1}
 
 
 def validate(values: dict[str, Any]) -> RunConfig:

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from matplotlib.transforms import offset_copy
 from PIL import Image
 
 from vae_sweep import panels
+from vae_sweep.files import write_atomically
 from vae_sweep.panels import Style
 from vae_sweep.results import Results, labels
 
@@ -75,9 +75,7 @@ def save_overview(results: Results, folder: Path) -> Path:
     content = io.BytesIO()
     overview(results, folder).savefig(content, format="png", dpi=130)
     path = folder / "overview.png"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.getvalue())
-    os.replace(temporary, path)
+    write_atomically(path, content.getvalue())
     return path
 
 

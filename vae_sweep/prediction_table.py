@@ -12,8 +12,8 @@ from vae_sweep import models, results
 from vae_sweep.cohort import point
 from vae_sweep.config import RunConfig, UserError
 from vae_sweep.dataset import Datasets
+from vae_sweep.files import write_atomically
 from vae_sweep.predictions import predict
-from vae_sweep.records import write_atomically
 
 # printed column -> (column of the frame, format)
 NUMBERS = {

@@ -25,7 +25,7 @@ from PIL import Image
 from vae_sweep import results
 from vae_sweep.config import Norm, UserError
 from vae_sweep.dataset import Dataset, Datasets
-from vae_sweep.records import write_atomically
+from vae_sweep.files import write_atomically
 from vae_sweep.results import Results
 
 DIGITS = "%.6g"

@@ -30,6 +30,7 @@ from safetensors.torch import save
 
 from vae_sweep import metrics
 from vae_sweep.config import RunConfig, UserError
+from vae_sweep.files import write_atomically
 from vae_sweep.trainer import State
 
 SPLITS = ("train", "val", "test")
@@ -38,16 +39,6 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times 
 DISTRIBUTIONS = ("vae-sweep", "torch", "torchvision", "numpy", "hydra-core")
 
 Row = Mapping[str, float]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` as a whole; the content is on the disk before the name is."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @contextmanager

@@ -4,12 +4,12 @@ Writes runs/<sweep>/report.html, which needs nothing but itself: no network, no 
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from vae_sweep.config import UserError
+from vae_sweep.files import write_atomically
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,14 +26,10 @@ def write(folder: Path) -> Path:
 
     content = report_page.page(folder).encode()
     path = folder / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        write_atomically(path, content)
     except OSError as error:
         raise UserError(f"the report is written to {path}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -1,0 +1,98 @@
+"""Files that are replaced as a whole, whenever the process ends.
+
+On Linux the new content has no name until it is complete (O_TMPFILE), so that a process
+that is killed while it writes leaves nothing behind. Where the file system has no such
+files, the content is written beside its place and moved there.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+# what file systems without unnamed files answer to O_TMPFILE
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content`, which is on the disk before the name is.
+
+    Raises:
+        OSError: The file cannot be written. `path` is then what it was before, and its
+            `filename` is `path`.
+    """
+    replace(path, lambda file: file.write(content))
+
+
+def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Replaces `path` by what `write` writes into an open file.
+
+    Raises:
+        OSError: As `write_atomically`.
+    """
+    try:
+        if not _replace_unnamed(path, write):
+            _replace_named(path, write)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """The name that the content of `path` has for a moment; a leading dot marks it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left in `folder` between writing and renaming."""
+    for left in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            left.unlink()
+
+
+def _replace_unnamed(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+    """Whether the file system has unnamed files and `path` was replaced by one."""
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except OSError as error:
+        if error.errno in UNSUPPORTED and path.parent.is_dir():
+            return False
+        raise
+    with open(descriptor, "w+b") as file:
+        write(file)
+        file.flush()
+        os.fsync(descriptor)
+        temporary = temporary_name(path)
+        try:
+            # A link cannot replace a name, so it gets one that can be renamed. Only with
+            # a src_dir_fd does Python call linkat, which follows what /proc points to.
+            os.link(f"/proc/self/fd/{descriptor}", temporary, src_dir_fd=descriptor)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EXDEV, errno.EPERM):  # no /proc, ...
+                return False
+            raise
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return True
+
+
+def _replace_named(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
