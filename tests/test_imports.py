@@ -12,7 +12,7 @@ import vae_sweep
 
 PACKAGE = Path(vae_sweep.__file__).parent
 FLOORS = {
-    0: ("config", "files"),
+    0: ("config", "files", "stop"),
     1: (
         "normalize",
         "heads",
@@ -29,6 +29,7 @@ FLOORS = {
         "process",
         "captured",
         "experiment",
+        "recorded",
     ),
     2: (
         *("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),

@@ -1,5 +1,8 @@
+import hashlib
 import json
 import math
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,17 +11,52 @@ from conftest import TINY, make_config
 from filelock import FileLock
 from PIL import Image
 
-from vae_sweep import records
+from vae_sweep import recorded, records
 from vae_sweep.config import UserError
-from vae_sweep.records import COLUMNS, RunFolder, lock
-from vae_sweep.trainer import State
+from vae_sweep.recorded import Unreadable
+from vae_sweep.records import COLUMNS, RecordsChanged, RunFolder, lock
+from vae_sweep.trainer import State, StateShape
+
+ABOUT = {
+    **{"run_id": "r", "beta": 1.0, "implied_sigma": 36.0, "psnr_cap": math.inf},
+    **{"predicted": {}, "steps": 0, "total_steps": 100, "device": "cpu", "threads": 1},
+    **{"command": "python -m vae_sweep.run", "versions": {"torch": "2"}, "commit": None},
+}
+SHAPE = StateShape(  # of a run that has one tensor, and moments of it from step 1 on
+    {"w": (torch.Size([3]), torch.float32)}, {"m": (torch.Size([3]), torch.float32)}
+)
+
+
+def state_of(step: int, fill: float = 1.0) -> State:
+    moments = {"m": torch.full((3,), fill)} if step else {}
+    return State(step, {"w": torch.full((3,), fill), **moments})
 
 
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
-    folder = RunFolder(make_config(*TINY, f"runs={tmp_path}"), "abc")
-    folder.open()
+    config = make_config(*TINY, f"runs={tmp_path}", "train.eval_every=10")
+    folder = RunFolder(config, "abc")
+    folder.open(ABOUT)
     return folder
+
+
+def again(folder: RunFolder) -> RunFolder:
+    """The same folder in a later process."""
+    return RunFolder(folder.config, "abc")
+
+
+def trained(folder: RunFolder, step: int) -> RunFolder:
+    """`folder` after `step` steps, with its rows and a checkpoint; a later process's."""
+    for at in range(0, step + 1, 10):
+        folder.append(row_of(at, **{"val/kl": 0.1 + at}))
+    folder.save_state(state_of(step))
+    return again(folder)
+
+
+def ended(folder: RunFolder, step: int = 20, **values: object) -> RunFolder:
+    trained(folder, step)
+    folder.finish({**ABOUT, "status": "finished", "steps": step, **values})
+    return again(folder)
 
 
 def row_of(step: int, **values: float) -> dict[str, float]:
@@ -29,7 +67,7 @@ def test_rows_come_back_as_the_floats_they_were(folder):
     values = [1 / 3, 2e-300, math.inf, -7.0]
     for step, value in enumerate(values):
         folder.append(row_of(step, **{"val/kl": value}))
-    back = folder.rows()
+    back = again(folder).rows().values
     assert [r["val/kl"] for r in back] == values
     assert [r["epoch"] for r in back] == [0, 1 / 7, 2 / 7, 3 / 7]
     assert math.isnan(back[0]["test/kl"])
@@ -37,113 +75,283 @@ def test_rows_come_back_as_the_floats_they_were(folder):
     assert tuple(header.split(",")) == COLUMNS
 
 
-def test_a_row_of_a_step_that_is_there_is_not_written_again(folder):
-    folder.append(row_of(0))
-    folder.append(row_of(10, **{"val/kl": 1.0}))
-    folder.append(row_of(10, **{"val/kl": 2.0}))
-    assert [(r["step"], r["val/kl"]) for r in folder.rows()][1:] == [(10, 1.0)]
+@pytest.mark.parametrize("step", [0, 7, 10, 20])
+def test_state_comes_back_bit_for_bit(folder, step):
+    later = trained(folder, 10 * (step // 10))
+    state = State(step, {n: torch.randn(3) for n in state_of(step).tensors})
+    folder.save_state(state)
+    resumed = later.resume(SHAPE, 100)
+    assert resumed.complaint is None
+    assert resumed.state.step == step
+    assert resumed.evaluated == (step % 10 == 0)
+    assert all(torch.equal(resumed.state.tensors[n], t) for n, t in state.tensors.items())
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
-def test_a_torn_row_is_dropped_and_written_anew(folder, cut):
-    folder.append(row_of(0))
-    folder.append(row_of(10, **{f"val/{n}": 0.123 for n in ("kl", "psnr")}))
+def test_a_torn_row_is_dropped(folder, cut):
+    later = trained(folder, 10)
     path = folder.path / "metrics.csv"
     whole = path.read_bytes()
-    path.write_bytes(whole[:-cut])
-    assert [r["step"] for r in folder.rows()] == [0]
-    folder.append(row_of(10, **{f"val/{n}": 0.123 for n in ("kl", "psnr")}))
+    folder.append(row_of(20))
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert later.resume(SHAPE, 100).evaluated
     assert path.read_bytes() == whole
 
 
-def test_state_comes_back_bit_for_bit(folder):
-    folder.append(row_of(17))
-    tensors = {"w": torch.randn(3, 4), "generator.noise": torch.Generator().get_state()}
-    folder.save_state(State(17, tensors))
-    state, complaint = folder.load_state()
-    assert complaint is None
-    assert state is not None
-    assert state.step == 17
-    assert all(torch.equal(state.tensors[name], tensors[name]) for name in tensors)
+def test_rows_beyond_the_checkpoint_are_written_again(folder):
+    later = trained(folder, 10)
+    whole = (folder.path / "metrics.csv").read_bytes()
+    folder.append(row_of(20))
+    assert later.resume(SHAPE, 100).state.step == 10
+    assert (folder.path / "metrics.csv").read_bytes() == whole
+
+
+def test_a_checkpoint_written_before_its_row_is_gone_on_from(folder):
+    """As a signal leaves it at step 0 and at step 10, whose evaluation it broke off."""
+    folder.save_state(state_of(0))
+    assert again(folder).resume(SHAPE, 100)[1:] == (None, False)
+    folder.append(row_of(0))
+    folder.save_state(state_of(10))
+    assert again(folder).resume(SHAPE, 100)[1:] == (None, False)
+
+
+def test_a_run_killed_at_its_first_checkpoint_leaves_nothing(folder):
+    folder.append(row_of(0))
+    assert again(folder).resume(SHAPE, 100) == (None, None, False)
+    assert not list(folder.path.glob("*.old-*"))
+    assert again(folder).rows().values == []
+
+
+def test_rows_without_a_checkpoint_are_kept_aside(folder):
+    later = trained(folder, 20)
+    (folder.path / "state.safetensors").unlink()
+    resumed = later.resume(SHAPE, 100)
+    assert resumed.state is None
+    assert "has rows but no checkpoint: starting over" in resumed.complaint
+    assert (folder.path / "metrics.csv.old-1").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_truncated_checkpoint_is_kept_aside_and_the_run_starts_over(folder, keep):
-    folder.append(row_of(0))
-    folder.save_state(State(17, {"w": torch.randn(300)}))
+    later = trained(folder, 20)
     path = folder.path / "state.safetensors"
     content = path.read_bytes()[:keep]
     path.write_bytes(content)
-    state, complaint = folder.load_state()
-    assert state is None
-    assert "is truncated or damaged: starting over" in complaint
+    resumed = later.resume(SHAPE, 100)
+    assert resumed.state is None
+    assert "is truncated or damaged: starting over" in resumed.complaint
     assert (folder.path / "state.safetensors.old-1").read_bytes() == content
     assert (folder.path / "metrics.csv.old-1").exists()
-    assert folder.rows() == []
-    assert folder.load_state() == (None, None)
+    assert later.rows().values == []
+    assert later.resume(SHAPE, 100) == (None, None, False)
 
 
-@pytest.mark.parametrize("content", ["garbage", "step,epoch\n1,2\n", "", None])
-def test_damaged_rows_are_kept_aside_with_their_checkpoint(folder, content):
-    folder.append(row_of(0))
-    folder.append(row_of(17))
-    folder.save_state(State(17, {"w": torch.ones(3)}))
-    path = folder.path / "metrics.csv"
-    cut = path.read_text().rpartition("17,")[0] + "17,oops\n"
-    path.write_text(cut if content is None else content)
-    state, complaint = folder.load_state()
-    assert state is None
-    assert "has no rows in metrics.csv: starting over" in complaint
-    assert (folder.path / "metrics.csv.old-1").exists()
+MISFITS = {
+    "a tensor missing": ({"w": None}, "w is missing"),
+    "a moment missing": ({"m": None}, "m is missing"),
+    "a tensor extra": ({"x": torch.ones(2)}, "it has no place for x"),
+    "another shape": ({"w": torch.ones(1, 3)}, r"w is torch.float32 \[1, 3\]"),
+    "another type": ({"w": torch.ones(3).double()}, "w is torch.float64"),
+    "a moment too short": ({"m": torch.ones(2)}, r"m is .* \[2\], must be .* \[3\]"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_checkpoint_that_does_not_fit_is_kept_aside(folder, case):
+    changes, complaint = MISFITS[case]
+    later = trained(folder, 20)
+    tensors = {**state_of(20).tensors, **changes}
+    folder.save_state(State(20, {n: t for n, t in tensors.items() if t is not None}))
+    resumed = later.resume(SHAPE, 100)
+    assert resumed.state is None
+    assert re.search(f"does not fit this run: {complaint}", resumed.complaint)
     assert (folder.path / "state.safetensors.old-1").exists()
 
 
+@pytest.mark.parametrize("step", [-10, 110])
+def test_a_checkpoint_of_an_impossible_step_is_kept_aside(folder, step):
+    later = trained(folder, 20)
+    folder.save_state(state_of(step))
+    resumed = later.resume(SHAPE, 100)
+    assert resumed.state is None
+    assert f"its step is {step}, the run has 100" in resumed.complaint
+
+
+def test_an_altered_checkpoint_is_kept_aside(folder):
+    later = trained(folder, 20)
+    path = folder.path / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "does not match its digest" in later.resume(SHAPE, 100).complaint
+
+
+def last_line(text: str) -> str:
+    return text.splitlines(keepends=True)[-1]
+
+
+DAMAGES = {
+    "junk": lambda text: "garbage",
+    "another table": lambda text: "step,epoch\n1,2\n",
+    "empty": lambda text: "",
+    "no number": lambda text: text.replace("10.1", "oops"),
+    "a digit": lambda text: text.replace("10.1", "10.2"),
+    "a row missing": lambda text: text.replace(last_line(text), ""),
+    "a row doubled": lambda text: text + last_line(text),
+    "rows swapped": lambda text: "".join(
+        [*text.splitlines(True)[:2], *reversed(text.splitlines(True)[2:])]
+    ),
+    "a column renamed": lambda text: text.replace("val/kl", "val/lk"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged_rows_are_kept_aside_with_their_checkpoint(folder, case):
+    later = trained(folder, 20)
+    path = folder.path / "metrics.csv"
+    text = path.read_text()
+    path.write_text(DAMAGES[case](text))
+    assert path.read_text() != text
+    resumed = later.resume(SHAPE, 100)
+    assert resumed.state is None
+    assert "starting over, kept state.safetensors.old-1" in resumed.complaint
+    assert (folder.path / "metrics.csv.old-1").exists()
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_an_ended_run_with_other_rows_has_not_ended(folder, case):
+    later = ended(folder)
+    assert later.ended()[0]["status"] == "finished"
+    path = folder.path / "metrics.csv"
+    path.write_text(DAMAGES[case](path.read_text()))
+    summary, complaint = later.ended()
+    assert summary is None
+    assert "metrics.csv" in complaint
+
+
 def test_a_checkpoint_of_other_data_is_kept_aside(folder):
-    folder.save_state(State(17, {"w": torch.ones(3)}))
+    trained(folder, 20)
     other = RunFolder(folder.config, "other images")
-    state, complaint = other.load_state()
-    assert state is None
-    assert "is of another configuration or data" in complaint
-    folder.save_state(State(18, {"w": torch.ones(3)}))
-    other.load_state()
-    kept = sorted(p.name for p in folder.path.glob("*.old-*"))
+    assert other.ended() == (None, None)
+    resumed = other.resume(SHAPE, 100)
+    assert resumed.state is None
+    assert "is of another configuration or data" in resumed.complaint
+    again(folder).save_state(state_of(20))
+    other.resume(SHAPE, 100)
+    kept = sorted(p.name for p in folder.path.glob("state*.old-*"))
     assert kept == ["state.safetensors.old-1", "state.safetensors.old-2"]
 
 
-def test_summary_is_of_this_configuration_and_data_only(folder):
-    assert folder.summary() is None
-    folder.append(row_of(20))
-    folder.finish(
-        {
-            "status": "finished",
-            "steps": 20,
-            "psnr_cap": math.inf,
-            "final": {"a": math.nan},
-        }
-    )
-    summary = folder.summary()
-    assert summary is not None
+def test_a_summary_says_running_until_the_run_ends(folder):
+    content = json.loads((folder.path / "summary.json").read_text())
+    assert (content["status"], content["schema"]) == ("running", 2)
+    assert content["total_steps"] == 100
+    assert again(folder).ended() == (None, None)
+    later = ended(folder, final={"a": math.nan})
+    summary, complaint = later.ended()
+    assert complaint is None
+    assert summary["rows"] == 3
+    rows = (folder.path / "metrics.csv").read_bytes()
+    assert summary["metrics_sha256"] == hashlib.sha256(rows).hexdigest()
     assert summary["psnr_cap"] is None
     assert summary["final"] == {"a": None}
-    assert set(summary["versions"]) >= {"torch", "vae-sweep"}
-    assert RunFolder(folder.config, "other images").summary() is None
-    for damage in ("{", "[]"):
-        (folder.path / "summary.json").write_text(damage)
-        assert folder.summary() is None
+    assert RunFolder(folder.config, "other images").ended() == (None, None)
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\x00\n"])
-def test_a_finished_run_without_its_rows_has_not_ended(folder, content):
-    folder.append(row_of(20))
-    folder.finish({"status": "finished", "steps": 20})
-    assert folder.summary() is not None
-    (folder.path / "metrics.csv").write_bytes(content)
-    assert folder.summary() is None
+SUMMARIES = {
+    "torn": lambda text: text[:40],
+    "a list": lambda text: "[]",
+    "no text": lambda text: "\0\udcff",
+    "another type": lambda text: text.replace('"steps": 20', '"steps": "20"'),
+    "a key missing": lambda text: text.replace('"status"', '"state"'),
+    "another number": lambda text: text.replace('"beta": 1.0', '"beta": 2.0'),
+    "another status": lambda text: text.replace('"finished"', '"diverged"'),
+    "nan": lambda text: text.replace('"beta": 1.0', '"beta": NaN'),
+    "deep": lambda text: "[" * 100_000,
+}
 
 
-def test_a_run_that_diverged_may_have_none(folder):
-    folder.finish({"status": "diverged", "steps": 3})
-    assert folder.summary() is not None
+@pytest.mark.parametrize("case", SUMMARIES)
+def test_a_damaged_summary_is_kept_aside_and_the_run_ends_again(folder, case):
+    later = ended(folder)
+    path = folder.path / "summary.json"
+    text = path.read_text()
+    path.write_text(SUMMARIES[case](text), errors="surrogateescape")
+    damaged = path.read_bytes()
+    assert damaged != text.encode()
+    summary, complaint = later.ended()
+    assert summary is None
+    assert complaint.startswith("summary.json")
+    assert later.resume(SHAPE, 20).state.step == 20  # with all of its rows
+    later.open(ABOUT)
+    assert (folder.path / "summary.json.old-1").read_bytes() == damaged
+    later.finish({**ABOUT, "status": "finished", "steps": 20})
+    assert again(folder).ended()[0] is not None
+
+
+def test_files_changed_while_a_run_trains_are_noticed(folder):
+    trained(folder, 20)
+    path = folder.path / "metrics.csv"
+    whole = path.read_bytes()
+    for content in (whole[:-5], whole + b"x", b""):
+        path.write_bytes(content)
+        for write in (
+            lambda: folder.append(row_of(30)),
+            lambda: folder.save_state(state_of(30)),
+            lambda: folder.finish(ABOUT),
+        ):
+            with pytest.raises(RecordsChanged, match="removed or altered"):
+                write()
+        assert path.read_bytes() == content
+    shutil.rmtree(folder.path)
+    with pytest.raises(RecordsChanged):
+        folder.append(row_of(30))
+
+
+def test_what_is_of_the_wrong_kind_is_kept_aside(folder):
+    later = ended(folder)
+    for name in ("config.yaml", "reconstructions.png"):
+        (folder.path / name).unlink(missing_ok=True)
+        (folder.path / name).mkdir()
+    (folder.path / ".hydra").write_text("a file")
+    said = later.repair()
+    assert len(said) == 4  # three, and config.yaml is written anew
+    assert {p.name for p in folder.path.glob("*.old-1")} == {
+        "config.yaml.old-1",
+        "reconstructions.png.old-1",
+        ".hydra.old-1",
+    }
+    assert (folder.path / ".hydra.old-1").read_text() == "a file"
+    assert recorded.read_config(folder.path) == folder.config
+    assert later.repair() == []
+    assert later.ended()[0] is not None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "norm: [", "norm: zscore", "\0", "a: &a [*a]"]
+)
+def test_a_damaged_configuration_is_written_anew(folder, content):
+    path = folder.path / "config.yaml"
+    right = path.read_text()
+    path.write_text(content)
+    with pytest.raises(Unreadable, match=r"config\.yaml"):
+        recorded.read_config(folder.path)
+    [said] = folder.repair()
+    assert "written anew" in said
+    assert path.read_text() == right
+
+
+def test_another_runs_configuration_is_found_out(folder, tmp_path):
+    other = RunFolder(make_config(*TINY, f"runs={tmp_path}", "seed=7"), "abc")
+    other.open(ABOUT)
+    path = folder.path / "config.yaml"
+    path.write_bytes((other.path / "config.yaml").read_bytes())
+    assert recorded.read_config(folder.path).seed == 7  # it is whole
+    [said] = folder.repair()
+    assert "another run's" in said
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(Unreadable, match="altered"):
+        recorded.read_config(folder.path)
 
 
 def test_picture_is_originals_above_reconstructions(folder):
@@ -175,6 +383,8 @@ def test_config_is_stated_in_the_folder(folder):
     import yaml
 
     stated = yaml.safe_load((folder.path / "config.yaml").read_text())
+    assert stated.pop("schema") == 2
+    assert stated.pop("run_id") == folder.config.run_id
     assert stated == json.loads(folder.config.model_dump_json())
 
 

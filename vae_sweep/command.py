@@ -15,6 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from vae_sweep import stop
 from vae_sweep.config import Failed, RunConfig, UserError, current_versions, validate
 
 PACKAGE = Path(__file__).parent
@@ -95,6 +96,7 @@ def main(task: Callable[[DictConfig], Any]) -> None:
 
     The launcher `grid` calls task.grid with all points at once instead.
     """
+    stop.install()
     gc.set_threshold(100_000)  # a composed point is thousands of objects, all to be kept
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors come here, not to a traceback
@@ -102,9 +104,8 @@ def main(task: Callable[[DictConfig], Any]) -> None:
         parser = OverridesParser.create()
         sys.argv[1:] = [constant_beta(argument, parser) for argument in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except stop.Stopped as stopped:
+        stop.end(stopped)
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # as a shell says of SIGPIPE

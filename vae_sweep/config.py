@@ -256,6 +256,7 @@ class RunConfig(Frozen):
     named grid it came from, the rest what it is."""
 
     experiments: str | None = None
+    rerun: Literal["diverged", "failed", "all"] | None = None
     sweep: Slug
     runs: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -317,6 +318,7 @@ class RunConfig(Frozen):
             mode="json",
             exclude={
                 "experiments": True,
+                "rerun": True,
                 "sweep": True,
                 "runs": True,
                 "log": True,

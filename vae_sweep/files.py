@@ -12,6 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+try:
+    import fcntl
+except ImportError:  # Windows, which has no such locks
+    fcntl = None
+
 # what file systems without unnamed files answer to O_TMPFILE
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
@@ -51,6 +56,18 @@ def remove_leftovers(folder: Path) -> None:
     for left in folder.glob(".*.tmp"):
         with suppress(OSError):
             left.unlink()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file `path`; looking changes nothing."""
+    if fcntl is None:
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _replace_unnamed(path: Path, write: Callable[[IO[bytes]], object]) -> bool:

@@ -1,30 +1,42 @@
 """A list of points, from validation to the table: what every launcher calls."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+import gc
+from collections import Counter, deque
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
 
-from vae_sweep import loggers, plots, results
-from vae_sweep.config import Failed, RunConfig
+from vae_sweep import loggers, plots, results, stop
+from vae_sweep.config import Failed, RunConfig, UserError
 from vae_sweep.plan import Plan, plans
 from vae_sweep.points import Prepared, prepare
 from vae_sweep.predictions import predict
 from vae_sweep.process import keep_freed_memory, limited_threads
 from vae_sweep.progress import Display
-from vae_sweep.records import lock
-from vae_sweep.train import Run, train
-from vae_sweep.workers import Job, Workers
+from vae_sweep.records import ReadOnly, RecordsChanged, environment, lock
+from vae_sweep.train import Paused, Run, train
+from vae_sweep.trainer import StateShape, state_shape
+from vae_sweep.workers import Job, Outcome, WorkerDied, Workers
+
+ROUNDS = 2  # runs whose files are gone at the end are repeated once
+
+Summary = dict[str, Any]
 
 
 class Diverged(Failed):
     """A run's loss was not finite; its rows end at the last finite one."""
 
 
-def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
-    """Trains all points that are not finished; returns each one's summary, in order.
+class Broken(Failed):
+    """A run ended by an error, for lack of memory perhaps; its checkpoint is kept."""
+
+
+def run(configs: list[RunConfig]) -> list[Summary | Failed]:
+    """Trains all points that have not ended; returns each one's summary, in order.
 
     At the end prints the table, draws overview.png, and says where W&B's files lie.
     """
@@ -33,91 +45,267 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
         console.width = max(console.width, 120)  # a log file has no edge at 80
     prepared = prepare(configs)
     with ExitStack() as stack:
-        for folder in dict.fromkeys(c.sweep_dir for c in configs):
-            stack.enter_context(lock(folder))
-        ended = {p.folder.path: p.folder.summary() for p in prepared}
+        try:
+            for folder in dict.fromkeys(c.sweep_dir for c in configs):
+                stack.enter_context(lock(folder))
+        except ReadOnly as error:
+            ended = {p.folder.path: p.folder.ended()[0] for p in prepared}
+            if not all(ended.values()):
+                raise
+            _say(console, f"only looked at: {error}")
+            _report(console, configs, draw=False)
+        else:
+            ended = _run_locked(console, prepared)
+            _report(console, [p.config for p in prepared], draw=True)
+    return [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
+
+
+def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summary | None]:
+    """Trains what has not ended; folder -> summary."""
+    for p in prepared:
+        for done in p.folder.repair():
+            _say(console, done)
+    ended = {p.folder.path: _ended(console, p) for p in prepared}
+    _say_skipped(console, list(filter(None, ended.values())))
+    for _ in range(ROUNDS):
         todo = [p for p in prepared if ended[p.folder.path] is None]
-        _say_skipped(console, len(prepared) - len(todo))
-        todo = [_resume(console, p) for p in todo]
-        if todo:
-            try:
-                ended |= _train(console, todo, len(prepared))
-            finally:
-                loggers.drain(todo[0].config.sweep_dir)
-        _report(console, [p.config for p in prepared])
-    outcomes = [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
-    for outcome in outcomes:
-        if isinstance(outcome, Diverged):
-            console.print(str(outcome), highlight=False, markup=False, soft_wrap=True)
-    return outcomes
+        if not todo:
+            break
+        try:
+            trained = _train(console, _resumed(console, todo), len(prepared))
+        except stop.Stopped:
+            loggers.abandon()
+            raise
+        finally:
+            loggers.drain(todo[0].config.sweep_dir)
+        ended |= trained
+        for p in prepared:  # of those that ended before, too, the files may be gone
+            if ended[p.folder.path] is not None:
+                for done in p.folder.repair():
+                    _say(console, done)
+                ended[p.folder.path] = _ended(console, p, again=False)
+    return ended
 
 
-def _outcome(run_id: str, summary: dict[str, Any]) -> dict[str, Any] | Diverged:
-    if summary["status"] == "diverged":
-        return Diverged(f"{run_id} diverged at step {summary['diverged_at']}")
+def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:
+    """The summary of a run that ended and is not to be repeated."""
+    summary, complaint = p.folder.ended()
+    if complaint:
+        _say(console, f"{p.folder.path}: {complaint}; the run goes on from its checkpoint")
+    wanted = p.config.rerun
+    if summary is None or not again or wanted is None:
+        return summary
+    status = summary["status"]
+    if wanted == "all" or (wanted == "diverged" and status == "diverged"):
+        p.folder.start_over()
+        return None
+    return None if wanted == status == "failed" else summary
+
+
+def _outcome(run_id: str, summary: Summary) -> Summary | Failed:
+    status = summary.get("status", "failed")
+    if status == "diverged":
+        return Diverged(
+            f"{run_id} diverged at step {summary['diverged_at']}: its loss is not finite; "
+            f"lower train.lr or set train.clip=1 (rerun=diverged repeats it as it is)"
+        )
+    if status == "failed":
+        reason = summary.get("reason") or "its files were removed again and again"
+        return Broken(f"{run_id} failed: {reason}; rerun=failed goes on with it")
     return summary
 
 
-def _say_skipped(console: Console, count: int) -> None:
-    if count:
-        points = "1 point is" if count == 1 else f"{count} points are"
-        console.print(f"{points} finished already; remove a run's folder to repeat it")
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _resume(console: Console, prepared: Prepared) -> Prepared:
-    state, complaint = prepared.folder.load_state()
-    if complaint:
-        console.print(complaint, highlight=False, markup=False, soft_wrap=True)
-    return prepared._replace(state=state)
+def _say_skipped(console: Console, ended: list[Summary]) -> None:
+    if not ended:
+        return
+    points = "1 point is" if len(ended) == 1 else f"{len(ended)} points are"
+    counted = Counter(summary["status"] for summary in ended)
+    odd = [f"{counted[name]} {name}" for name in ("diverged", "failed") if counted[name]]
+    of_them = f" ({', '.join(odd)})" if odd else ""
+    _say(console, f"{points} finished already{of_them}; rerun=all repeats them")
+
+
+def _resumed(console: Console, todo: list[Prepared]) -> list[Prepared]:
+    """Each with its checkpoint, if it has one that fits."""
+    shapes: dict[Any, StateShape] = {}
+    found = []
+    for p in todo:
+        c = p.config
+        key = c.model, c.data, c.train.optimizer, c.train.momentum, c.train.precision
+        if key not in shapes:
+            image = p.dataset.images.train.shape[1:]
+            shapes[key] = state_shape(c, p.point, (image[0], image[1], image[2]))
+        resumed = p.folder.resume(shapes[key], p.steps)
+        if resumed.complaint:
+            _say(console, resumed.complaint)
+        found.append(p._replace(state=resumed.state, evaluated=resumed.evaluated))
+    return found
+
+
+class _Attempt(NamedTuple):
+    """A cohort to train, and how often a single run of it was ended already."""
+
+    cohort: list[Prepared]
+    tries: int = 0
 
 
 def _train(
     console: Console, todo: list[Prepared], count: int
-) -> dict[Path, dict[str, Any]]:
+) -> dict[Path, Summary | None]:
     """Trains cohort after cohort, of a grid of `count` points; folder -> summary."""
     keep_freed_memory()
     remaining = sum(p.steps - p.step for p in todo)
     made = plans(todo, count)
     for plan in made:
         console.print(str(plan), highlight=False)
-    summaries: dict[Path, dict[str, Any]] = {}
     with Display(console, remaining, len(todo)) as display:
-        for plan in made:
-            for job, ended in _carried_out(plan, display):
-                paths = [run.folder.path for run in job.runs]
-                summaries |= dict(zip(paths, ended, strict=True))
-    return summaries
+        training = [_Training(console, plan, display) for plan in made]
+        for each in training:
+            each.run()
+    trained: dict[Path, Summary | None] = {p.folder.path: None for p in todo}
+    for each in training:
+        trained |= each.summaries
+    return trained
 
 
-def _carried_out(
-    plan: Plan, display: Display
-) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
-    """Each cohort of the plan with its summaries, when it has ended."""
-    jobs = (
-        Job([_open(p) for p in cohort], cohort[0].dataset.images) for cohort in plan.cohorts
-    )
-    if plan.workers == 1:
+class _Training:
+    """Carries a plan out: what fails is tried again in smaller parts."""
+
+    def __init__(self, console: Console, plan: Plan, display: Display):
+        self.console, self.plan, self.display = console, plan, display
+        self.queue = deque(_Attempt(cohort) for cohort in plan.cohorts)
+        self.current: dict[int, _Attempt] = {}  # by id of their jobs' lists of runs
+        self.loggers: dict[Path, loggers.Logger | None] = {}
+        self.summaries: dict[Path, Summary | None] = {}
+
+    def run(self) -> None:
+        with closing(self._outcomes()) as outcomes:
+            for job, outcome in outcomes:
+                attempt = self.current.pop(id(job.runs))
+                if isinstance(outcome, Exception):
+                    self._failed(attempt, outcome)
+                else:
+                    paths = [run.folder.path for run in job.runs]
+                    self.summaries |= dict(zip(paths, outcome, strict=True))
+
+    def _outcomes(self) -> Generator[tuple[Job, Outcome]]:
+        plan = self.plan
+        if plan.workers > 1:
+            with Workers(plan.workers, plan.threads, self.display) as workers:
+                yield from workers.train(self._next)
+            return
         with limited_threads(plan.threads):
-            for job in jobs:
-                yield job, train(job.runs, job.images, plan.device, display)
-        return
-    with Workers(plan.workers, plan.threads, display) as workers:
-        yield from workers.train(jobs)
+            while (job := self._next()) is not None:
+                yield job, self._trained_here(job)
+
+    def _trained_here(self, job: Job) -> Outcome:
+        with stop.deferred():
+            try:
+                return train(job.runs, job.images, self.plan.device, self.display)
+            except Paused:
+                return []  # stop.deferred raises
+            except Exception as error:
+                # not its traceback and causes, which hold every tensor of the cohort
+                error.__cause__ = error.__context__ = None
+                return error.with_traceback(None)
+            finally:
+                gc.collect()
+                if self.plan.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _next(self) -> Job | None:
+        if not self.queue:
+            return None
+        attempt = self.queue.popleft()
+        threads = self.plan.threads
+        runs = [self._open(p, threads) for p in attempt.cohort]
+        self.current[id(runs)] = attempt
+        return Job(runs, attempt.cohort[0].dataset.images)
+
+    def _open(self, p: Prepared, threads: int) -> Run:
+        predicted = predict(p.config, p.point, p.dataset)
+        about: Summary = {
+            "run_id": p.config.run_id,
+            "beta": p.point.beta,
+            "implied_sigma": p.point.sigma,
+            "psnr_cap": p.point.floor.psnr_cap,
+            "predicted": predicted._asdict(),
+            "steps": p.step,
+            "total_steps": p.steps,
+            "device": _device_name(p.device),
+            "threads": threads,
+            **environment(),
+        }
+        p.folder.open(about)
+        path = p.folder.path
+        if path not in self.loggers:
+            self.loggers[path] = loggers.open_wandb(p.config)
+        logger = self.loggers[path]
+        return Run(p.config, p.point, about, p.folder, logger, p.state, p.evaluated)
+
+    def _failed(self, attempt: _Attempt, error: Exception) -> None:
+        """Queues the runs again, in halves, or gives the only one up."""
+        if isinstance(error, UserError | Failed | OSError):
+            raise error  # of all runs alike: the disk is full, say
+        left = []
+        for p in attempt.cohort:
+            summary, _ = p.folder.ended()
+            if summary is None:
+                left.append(p)
+            else:
+                self.summaries[p.folder.path] = summary
+        names = f"{left[0].config.run_id}" if left else ""
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if len(left) == 1 and (attempt.tries > 0 or not isinstance(error, WorkerDied)):
+            self._give_up(left[0], reason)
+            return
+        if left:
+            self.display.say(f"{names}{more}: {reason}; tried again, fewer at once")
+        groups: dict[Any, list[Prepared]] = {}
+        for p in _resumed(self.console, left):
+            groups.setdefault(p.cohort_key, []).append(p)
+        for group in groups.values():
+            tries = attempt.tries + (len(attempt.cohort) == 1)
+            half = -(-len(group) // 2) if len(groups) == 1 else len(group)
+            for part in filter(None, (group[:half], group[half:])):
+                self.queue.append(_Attempt(part, tries))
+
+    def _give_up(self, p: Prepared, reason: str) -> None:
+        """Marks a run as failed; the others go on."""
+        self.display.say(f"{p.config.run_id} failed: {reason}")
+        run = self._open(p, self.plan.threads)
+        ending = {"status": "failed", "reason": reason}
+        try:
+            rows = p.folder.rows().values
+            final = rows[-1] if rows else {}
+            summary: Summary = {**run.about, **ending, "final": final}
+            p.folder.finish(summary)
+        except RecordsChanged:
+            return
+        self.summaries[p.folder.path] = summary
+        if run.logger is not None:
+            run.logger.finish(summary, exit_code=1)
 
 
-def _open(p: Prepared) -> Run:
-    p.folder.open()
-    predicted = predict(p.config, p.point, p.dataset)
-    logger = loggers.open_wandb(p.config)
-    return Run(p.config, p.point, predicted, p.folder, logger, p.state)
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _report(console: Console, configs: list[RunConfig]) -> None:
+def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
         ids = [c.run_id for c in configs if c.sweep_dir == folder]
-        loaded = results.load(folder, ids)
-        results.print_table(loaded, console)
-        path = plots.save_overview(loaded, folder)
-        console.print(f"picture: {path}", highlight=False, soft_wrap=True)
+        shown = results.load(folder, ids)
+        results.print_table(shown, console)
+        if draw:
+            whole = results.load(folder, ids, rest=True)
+            for line in results.left_out(whole):
+                _say(console, line)
+            path = plots.save_overview(whole, folder)
+            _say(console, f"picture: {path}")
     notes = dict.fromkeys(loggers.wandb_note(c) for c in configs)
-    console.print("\n".join(notes), highlight=False, markup=False, soft_wrap=True)
+    _say(console, "\n".join(notes))

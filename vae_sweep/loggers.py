@@ -57,12 +57,23 @@ def wandb_folder(config: RunConfig) -> Path:
 def wandb_note(config: RunConfig) -> str:
     """One line for the user: where the W&B runs of this sweep are."""
     mode = wandb_mode(config.log.wandb)
-    if mode == "offline":
-        folder = wandb_folder(config)
+    folder = _written.get(config.sweep_dir, wandb_folder(config))
+    if mode == "offline" or config.sweep_dir in _written:
+        if not folder.exists():
+            return "W&B: no files were written"
         return f"W&B: {folder}; sync it with: wandb sync {folder}/offline-run-*"
     if mode == "online":
         return f"W&B: online, project {_project(config)}, group {_group(config)}"
     return "W&B: disabled"
+
+
+def abandon() -> None:
+    """Drops what W&B has not done yet: the next start of the sweep tells it all again."""
+    global _worker
+    with _worker_lock:
+        if _worker is not None:
+            _worker.abandon()
+        _worker = None
 
 
 def drain(records: Path, timeout_s: float = 60) -> bool:
@@ -117,6 +128,9 @@ class _Worker:
     def submit(self, task: Callable[[], None]) -> None:
         self._tasks.put(task)
 
+    def abandon(self) -> None:
+        self._abandoned.set()
+
     def close(self, timeout_s: float) -> bool:
         """Whether all tasks were done in time; those that were not are dropped."""
         self._tasks.put(None)
@@ -134,6 +148,7 @@ _worker: _Worker | None = None
 _worker_lock = threading.Lock()
 _warned: set[str] = set()  # causes of failures, said once; the worker's alone
 _reached: bool | None = None  # what the first online run found; the worker's alone
+_written: dict[Path, Path] = {}  # sweep folder -> where its offline files really are
 
 
 def _submit(task: Callable[[], None]) -> None:
@@ -165,22 +180,29 @@ class _WandbRun:
         self._mode: Mode = mode
         self._run: Any = None
         self._failed = False
+        self._told = -1  # the last step that W&B has
+        self._row_step = -1  # that of the row which is still open for a picture
         self._submit(self._open)
 
     def row(self, row: Mapping[str, float]) -> None:
         # nan is "not measured here": left out, so that no panel is made of it
         values = {key: value for key, value in row.items() if not math.isnan(value)}
-        # The step is given, not counted by wandb: the parts of a resumed run then
-        # continue each other, and a row that is already there is not logged again.
         step = int(row["step"])
-        self._submit(lambda: self._run.log(values, step=step))
+
+        def log_row() -> None:
+            if step > self._told:  # a resumed run tells all its rows again
+                self._run.log(values, step=step)
+                self._told = self._row_step = step
+
+        self._submit(log_row)
 
     def images(self, step: int, path: Path) -> None:
         def log_image() -> None:
             import wandb
 
             image = wandb.Image(str(path), caption="above: originals")
-            self._run.log({"reconstructions": image, "step": step}, step=step)
+            if step == self._row_step:
+                self._run.log({"reconstructions": image, "step": step}, step=step)
 
         self._submit(log_image)
 
@@ -245,6 +267,8 @@ class _WandbRun:
         import wandb
 
         config = self._config
+        if mode == "offline":
+            self._supersede()
         # process-wide and first: else wandb may ask for a key at the terminal
         singleton = wandb.setup(settings=wandb.Settings(silent=True))
         self._run = wandb.init(
@@ -267,9 +291,23 @@ class _WandbRun:
                 x_disable_stats=True,
             ),
         )
+        if mode == "offline":
+            _written[config.sweep_dir] = Path(self._run.settings.sync_dir).parent
+        else:  # rows that an earlier start has uploaded
+            self._told = int(self._run.starting_step) - 1
         if "WANDB_SWEEP_ID" in os.environ:
             # `wandb agent` waits for one run, with an id of its own, which wandb.init
             # gave to this one in place of ours; it would give it to the next ones, too
             singleton.settings.sweep_id = None
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
+
+    def _supersede(self) -> None:
+        """Moves offline files of earlier starts aside: the new one will hold all rows, and
+        files of one id replace one another when they are uploaded."""
+        folder = wandb_folder(self._config)
+        for old in folder.glob(f"offline-run-*-{self._config.run_id}"):
+            aside = folder / "superseded" / old.name
+            with suppress(OSError):
+                aside.parent.mkdir(exist_ok=True)
+                os.replace(old, aside)

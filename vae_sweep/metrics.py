@@ -1,5 +1,6 @@
 """Every logged number, defined once. Means are over images, not over batches."""
 
+from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -87,11 +88,17 @@ def _gradient_norms(cohort: Cohort, forward: Forward, beta: Tensor):
 
 
 def evaluate(
-    cohort: Cohort, images: Tensor, beta: Tensor, seeds: list[int], chunk: int = CHUNK
+    cohort: Cohort,
+    images: Tensor,
+    beta: Tensor,
+    seeds: list[int],
+    chunk: int = CHUNK,
+    pause: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """NAMES -> float64 [R] over uint8 `images` [n, C, H, W], with sampled z.
 
-    `beta` [R] is that of the step. The noise is the same at every call.
+    `beta` [R] is that of the step. The noise is the same at every call. `pause` is called
+    before each chunk, and may raise.
     """
     was_training = cohort.training
     cohort.eval()
@@ -99,6 +106,7 @@ def evaluate(
     sums = Sums()
     gradient_norms: tuple[Tensor, Tensor] | None = None
     for part in images.split(chunk):
+        pause()
         u = cohort.pixels_of(part)
         noise = noise_streams.normal(len(part), cohort.latent).to(u)
         with torch.set_grad_enabled(gradient_norms is None):

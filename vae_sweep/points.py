@@ -23,6 +23,7 @@ class Prepared(NamedTuple):
     device: torch.device
     steps: int
     state: State | None = None
+    evaluated: bool = False  # whether the row of the checkpoint's step is there
 
     @property
     def step(self) -> int:
@@ -34,7 +35,8 @@ class Prepared(NamedTuple):
         """Runs of equal key may train as one; their learning rates may differ."""
         c = self.config
         train = c.train.model_copy(update={"lr": 1.0})
-        return self.device, c.model, c.data, train, c.log.reconstructions, self.step
+        start = self.step, self.state is not None, self.evaluated
+        return self.device, c.model, c.data, train, c.log.reconstructions, start
 
 
 def prepare(configs: list[RunConfig]) -> list[Prepared]:

@@ -16,6 +16,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from vae_sweep import stop
+
 COLUMNS = {  # column -> (header, format)
     "val/mse_pixel": ("MSE pixel", ".5f"),
     "val/psnr": ("PSNR dB", ".2f"),
@@ -84,6 +86,10 @@ class Display:
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def stopping(self) -> bool:
+        """Whether SIGTERM or SIGINT asks to end."""
+        return stop.requested()
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)

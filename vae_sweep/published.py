@@ -10,8 +10,6 @@ about.json           command, commit, versions, hardware, data
 
 import io
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from vae_sweep import results
 from vae_sweep.config import Norm, UserError
 from vae_sweep.dataset import Dataset, Datasets
 from vae_sweep.files import write_atomically
+from vae_sweep.records import processor
 from vae_sweep.results import Results
 
 DIGITS = "%.6g"
@@ -140,7 +139,7 @@ class Study:
 def _about(
     data: str, dataset: Dataset, summaries: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    ended = [summary for summary in summaries if summary]
+    ended = [s for s in summaries if s.get("status") in ("finished", "diverged")]
     if not ended:
         raise UserError("a published sweep has ended runs, this one has none; let it end")
     images, shape = dataset.images, dataset.images.train.shape
@@ -151,7 +150,7 @@ def _about(
         "command": _one(s["command"] for s in ended),
         "commit": _one(s["commit"] or "" for s in ended),
         "versions": ended[0]["versions"],
-        "hardware": _hardware(ended[0]["device"]),
+        "hardware": _hardware(ended[0]),
         "run_seconds": round(sum(s["seconds"] / s["cohort_size"] for s in ended)),
     }
 
@@ -167,14 +166,10 @@ def _range(values: Any) -> str:
     return " to ".join(str(value) for value in dict.fromkeys(found[:1] + found[-1:]))
 
 
-def _hardware(device: str) -> str:
-    if device != "cpu":
-        return device
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    model = models[0] if models else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} CPU cores ({model})"
+def _hardware(summary: dict[str, Any]) -> str:
+    if summary["device"] != "cpu":
+        return summary["device"]
+    return summary.get("processor") or processor()
 
 
 def _save(frame: pd.DataFrame, path: Path) -> None:

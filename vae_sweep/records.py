@@ -1,24 +1,25 @@
-"""A run's folder: configuration, rows, checkpoint, picture, summary.
+"""A run's folder as training writes it: configuration, rows, checkpoint, picture, summary.
 
-Rows are appended and flushed to disk; everything else is written beside its place and
-then moved there, so that a kill at any moment leaves whole files. Nothing is unpickled.
+Rows are appended and flushed to disk; everything else is replaced as a whole, so that a
+kill at any moment leaves whole files. What does not fit is put aside as NAME.old-K, never
+overwritten.
 """
 
-import csv
 import hashlib
 import io
 import json
 import math
 import os
+import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,17 +29,40 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from vae_sweep import metrics
+from vae_sweep import metrics, recorded
 from vae_sweep.config import RunConfig, UserError
-from vae_sweep.files import write_atomically
-from vae_sweep.trainer import State
+from vae_sweep.files import remove_leftovers, write_atomically
+from vae_sweep.recorded import SCHEMA, Rows, Unreadable
+from vae_sweep.trainer import State, StateShape
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("step", "epoch", *(f"{s}/{name}" for s in SPLITS for name in metrics.NAMES))
+HEADER = (",".join(COLUMNS) + "\n").encode()
+FILES = (
+    *("config.yaml", "metrics.csv", "summary.json", "state.safetensors"),
+    "reconstructions.png",
+)
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times faster
 DISTRIBUTIONS = ("vae-sweep", "torch", "torchvision", "numpy", "hydra-core")
+LOCK_WAIT_S = 1.0  # who looks whether a sweep runs holds its lock for a moment
 
 Row = Mapping[str, float]
+
+
+class RecordsChanged(Exception):
+    """Somebody removed or altered a run's files while it trained."""
+
+
+class ReadOnly(UserError):
+    """A sweep folder cannot be written."""
+
+
+class Resumed(NamedTuple):
+    """Where a run goes on: its checkpoint, None at the start, and what was put aside."""
+
+    state: State | None
+    complaint: str | None = None
+    evaluated: bool = False  # whether the row of the checkpoint's step is there
 
 
 @contextmanager
@@ -47,13 +71,13 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder / ".lock")
-        held.acquire(timeout=0)
+        held.acquire(timeout=LOCK_WAIT_S)
     except Timeout:
         raise UserError(
             f"another sweep is running in {folder}; wait for it, or set sweep=NAME"
         ) from None
     except OSError as error:
-        raise UserError(
+        raise ReadOnly(
             f"the sweep folder {folder} must be writable: {error.strerror}; "
             f"set runs=FOLDER or sweep=NAME"
         ) from None
@@ -71,116 +95,276 @@ class RunFolder:
         self.path = config.run_dir
         decisive = json.dumps({**config.decisive, "images": fingerprint}, sort_keys=True)
         self.identity = hashlib.sha256(decisive.encode()).hexdigest()[:16]
+        self._kept: Rows | None = None  # what metrics.csv holds, once this process writes
 
-    def open(self) -> None:
-        """Makes the folder and states the configuration in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        values = self.config.model_dump(mode="json")
-        text = yaml.dump(values, Dumper=DUMPER, sort_keys=False)
-        write_atomically(self.path / "config.yaml", text.encode())
+    # --- what is there ---
 
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that ended, on the same images and with all its rows; None
-        otherwise."""
-        try:
-            summary = json.loads((self.path / "summary.json").read_text())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(summary, dict) or summary.get("identity") != self.identity:
-            return None
-        last = self.rows()[-1:]
-        whole = bool(last) and last[0]["step"] == summary.get("steps")
-        return summary if whole or summary.get("status") == "diverged" else None
+    def ended(self) -> tuple[dict[str, Any] | None, str | None]:
+        """(summary, None) of a run that ended and has its rows, else (None, complaint).
 
-    def rows(self) -> list[dict[str, float]]:
-        """The whole rows so far, without a torn last line; none if the file is damaged."""
-        try:
-            text = (self.path / "metrics.csv").read_text()
-            whole = text[: text.rfind("\n") + 1]
-            header, *lines = csv.reader(io.StringIO(whole))
-            if tuple(header) != COLUMNS:
-                return []
-            numbers = [[float(cell or "nan") for cell in line] for line in lines]
-            return [dict(zip(COLUMNS, row, strict=True)) for row in numbers]
-        except (OSError, ValueError):
-            return []
-
-    def append(self, row: Row) -> None:
-        """Adds a row, unless one of its step is there (a resumed run passes it again)."""
-        path = self.path / "metrics.csv"
-        kept = self.rows()
-        if kept and kept[-1]["step"] >= row["step"]:
-            return
-        if not kept:
-            write_atomically(path, (",".join(COLUMNS) + "\n").encode())
-        size = path.read_bytes().rfind(b"\n") + 1
-        with path.open("r+b") as file:
-            file.truncate(size)
-            file.seek(size)
-            cells = (_cell(row.get(key, math.nan)) for key in COLUMNS)
-            file.write((",".join(cells) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def save_state(self, state: State) -> None:
-        meta = {"identity": self.identity, "step": str(state.step)}
-        tensors = {name: t.contiguous() for name, t in state.tensors.items()}
-        write_atomically(self.path / "state.safetensors", save(tensors, meta))
-
-    def load_state(self) -> tuple[State | None, str | None]:
-        """(checkpoint, None), (None, None) where there is none, or (None, complaint).
-
-        A complaint says that the old files were put aside and the run starts over.
+        The complaint says what is wrong with the files of a run that seems to have ended.
         """
+        try:
+            summary = recorded.read_summary(self.path)
+            if summary is None or summary["identity"] != self.identity:
+                return None, None
+            if summary["status"] == "running":
+                return None, None
+            if recorded.fit(summary, recorded.read_rows(self.path)):
+                return summary, None
+        except Unreadable as error:
+            return None, str(error)
+        return None, "metrics.csv has other rows than its summary states"
+
+    def repair(self) -> list[str]:
+        """Makes the files of an existing folder such that they can be read and replaced.
+
+        Puts aside what is a folder in place of a file, or a file in place of a folder, and
+        writes config.yaml anew where it is not this run's. Returns what was done.
+        """
+        done = []
+        hydra = self.path / ".hydra"
+        odd = [self.path] if self.path.exists() and not self.path.is_dir() else []
+        odd += [path for name in FILES if (path := self.path / name).is_dir()]
+        if hydra.exists() and (
+            not hydra.is_dir() or any(path.is_dir() for path in hydra.iterdir())
+        ):
+            odd.append(hydra)
+        for path in odd:
+            done.append(f"{path} is of the wrong kind: kept as {_aside(path).name}")
+        if not self.path.is_dir():
+            return done
+        remove_leftovers(self.path)
+        try:
+            right = recorded.read_config(self.path).decisive == self.config.decisive
+            complaint = "config.yaml is another run's"
+        except Unreadable as error:
+            right, complaint = False, str(error)
+        if not right:
+            self._write_config()
+            done.append(f"{self.path}: {complaint}; written anew")
+        return done
+
+    def resume(self, shape: StateShape, steps: int) -> Resumed:
+        """Where the run goes on of `steps`; metrics.csv then has the rows up to there.
+
+        A checkpoint that does not fit `shape`, or whose rows are not there, is put aside
+        with the rows, and so are rows without a checkpoint: the run starts over.
+        """
+        self._kept = None
+        try:
+            state, kept = self._checkpoint(shape, steps)
+        except _Unfit as error:
+            return Resumed(None, self._set_aside(str(error)))
+        if state is None:
+            return Resumed(None, self._forget_rows())
+        if kept.content != (self._content() or b""):
+            write_atomically(self.path / "metrics.csv", kept.content)
+        return Resumed(state, evaluated=state.step in kept.steps)
+
+    def _checkpoint(self, shape: StateShape, steps: int) -> tuple[State | None, Rows]:
         path = self.path / "state.safetensors"
         if not path.exists():
-            return None, self._set_aside("has rows but no checkpoint", "metrics.csv")
+            return None, Rows([])
         try:
             with safe_open(path, framework="pt") as file:
                 meta = file.metadata() or {}
                 if meta.get("identity") != self.identity:
-                    return None, self._set_aside("is of another configuration or data")
+                    raise _Unfit("is of another configuration or data")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = State(int(meta["step"]), tensors)
-        except (SafetensorError, OSError, KeyError, ValueError):
-            return None, self._set_aside("is truncated or damaged")
-        kept = self.rows()
-        if not kept or kept[-1]["step"] < state.step:  # rows come before checkpoints
-            return None, self._set_aside("has no rows in metrics.csv")
-        return state, None
+            step = int(meta["step"])
+            stated = int(meta["rows"]) if "rows" in meta else None
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise _Unfit("is truncated or damaged") from error
+        if "digest" in meta and meta["digest"] != _digest(step, tensors):
+            raise _Unfit("was altered: it does not match its digest")
+        misfit = shape.misfit(State(step, tensors), steps)
+        if misfit:
+            raise _Unfit(f"does not fit this run: {misfit}")
+        return State(step, tensors), self._rows_of(step, stated, meta.get("rows_sha256"))
+
+    def _rows_of(self, step: int, stated: int | None, sha256: str | None) -> Rows:
+        """The rows that belong to a checkpoint of `step`."""
+        try:
+            rows = recorded.read_rows(self.path)
+            if stated is None:  # schema 1: checkpoints were written after their row
+                stated = sum(s <= step for s in rows.steps)
+            kept = rows.first(stated)
+        except Unreadable as error:
+            raise _Unfit(f"has no rows: {error}") from None
+        every = self.config.train.eval_every
+        due = [s for s in range(0, step + 1, every) if s < step]
+        same = kept.steps[-1:] == [step] if sha256 is None else kept.sha256 == sha256
+        own = not kept.lines or kept.columns == COLUMNS
+        if not (same and own and kept.steps in (due, [*due, step])):
+            raise _Unfit("has not its rows in metrics.csv")
+        return kept
+
+    def _content(self) -> bytes | None:
+        with suppress(OSError):
+            return (self.path / "metrics.csv").read_bytes()
+        return None
+
+    def _forget_rows(self) -> str | None:
+        """Puts aside what has no checkpoint. A run that was killed at its first one leaves
+        nothing: its row of step 0 is made again as it was."""
+        rows = self.path / "metrics.csv"
+        try:
+            summary = recorded.read_summary(self.path)
+            own = summary is None or summary["identity"] == self.identity
+            running = summary is not None and summary["status"] == "running"
+            if own and running and recorded.read_rows(self.path).steps in ([], [0]):
+                rows.unlink(missing_ok=True)
+                return None
+        except Unreadable as error:
+            return self._set_aside(f"cannot be used ({error})", "summary.json")
+        if rows.exists():
+            return self._set_aside("has rows but no checkpoint", "metrics.csv")
+        why = "has no rows" if own else "is of another configuration or data"
+        return self._set_aside(why, "summary.json")
 
     def _set_aside(self, why: str, first: str = "state.safetensors") -> str | None:
         """Renames checkpoint, rows and summary to NAME.old-K; None if nothing is there."""
-        moved = []
-        for name in dict.fromkeys((first, "metrics.csv", "summary.json")):
-            path = self.path / name
-            if path.exists():
-                k = 1
-                while (old := self.path / f"{name}.old-{k}").exists():
-                    k += 1
-                os.replace(path, old)
-                moved.append(old.name)
+        moved = [
+            _aside(self.path / name).name
+            for name in dict.fromkeys((first, "metrics.csv", "summary.json"))
+            if (self.path / name).exists()
+        ]
         if not moved:
             return None
         return f"{self.path / first} {why}: starting over, kept {', '.join(moved)}"
 
+    def start_over(self) -> None:
+        """Puts aside what the run left, so that it is repeated from its first step."""
+        self._set_aside("is repeated")
+
+    # --- what training writes ---
+
+    def open(self, summary: dict[str, Any]) -> None:
+        """Makes the folder, and states configuration and `summary`, which says running."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        with suppress(Unreadable):
+            recorded.read_summary(self.path)
+            self._write_summary({**summary, "status": "running"})
+            return
+        _aside(self.path / "summary.json")
+        self._write_summary({**summary, "status": "running"})
+
+    def _write_config(self) -> None:
+        head = {"schema": SCHEMA, "run_id": self.config.run_id}
+        values = {**head, **self.config.model_dump(mode="json")}
+        text = yaml.dump(values, Dumper=DUMPER, sort_keys=False)
+        write_atomically(self.path / "config.yaml", text.encode())
+
+    def rows(self) -> Rows:
+        """The rows that this run has written.
+
+        Raises:
+            RecordsChanged: metrics.csv does not hold what this process wrote.
+        """
+        try:
+            if self._kept is None:
+                self._kept = recorded.read_rows(self.path)
+            elif (self._content() or b"") != self._kept.content:
+                raise RecordsChanged("metrics.csv was removed or altered")
+        except Unreadable as error:
+            raise RecordsChanged(str(error)) from None
+        if not self.path.is_dir():
+            raise RecordsChanged("the folder was removed")
+        return self._kept
+
+    def append(self, row: Row) -> None:
+        """Adds a row of a later step than those that are there.
+
+        Raises:
+            RecordsChanged: As `rows`.
+        """
+        kept = self.rows()
+        path = self.path / "metrics.csv"
+        cells = (_cell(row.get(key, math.nan)) for key in COLUMNS)
+        line = (",".join(cells) + "\n").encode()
+        if not kept.lines:
+            write_atomically(path, HEADER + line)
+            self._kept = Rows([HEADER, line])
+            return
+        size = len(kept.content)
+        with path.open("r+b") as file:
+            try:
+                file.seek(size)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file.fileno(), size)
+                raise
+        self._kept = Rows([*kept.lines, line])
+
+    def save_state(self, state: State) -> None:
+        """Writes the checkpoint, which states the rows that belong to it."""
+        rows = self.rows()
+        meta = {
+            "schema": str(SCHEMA),
+            "identity": self.identity,
+            "step": str(state.step),
+            "rows": str(len(rows.values)),
+            "rows_sha256": rows.sha256,
+            "digest": _digest(state.step, state.tensors),
+        }
+        tensors = {name: t.contiguous() for name, t in state.tensors.items()}
+        write_atomically(self.path / "state.safetensors", save(tensors, meta))
+
     def save_picture(self, originals: np.ndarray, reconstructions: np.ndarray) -> Path:
         """reconstructions.png: originals above reconstructions, uint8 [n, H, W, C]."""
+        self.rows()
         rows = [np.concatenate(list(row), axis=1) for row in (originals, reconstructions)]
         picture = np.concatenate(rows)
         if picture.shape[2] not in (3, 4):
             picture = picture[:, :, 0]  # gray, or the first of two channels
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "png")
-        path = self.path / "reconstructions.png"
-        write_atomically(path, buffer.getvalue())
-        return path
+        write_atomically(self.picture, buffer.getvalue())
+        return self.picture
+
+    @property
+    def picture(self) -> Path:
+        return self.path / "reconstructions.png"
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, which makes the run an ended one. nan becomes null."""
-        content = {**summary, **environment(), "identity": self.identity}
-        text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
+        rows = self.rows()
+        about = {"rows": len(rows.values), "metrics_sha256": rows.sha256}
+        self._write_summary({**summary, **about})
+
+    def _write_summary(self, summary: dict[str, Any]) -> None:
+        content = _plain({"schema": SCHEMA, **summary, "identity": self.identity})
+        content["checksum"] = recorded.checksum(content)
+        text = json.dumps(content, indent=2, allow_nan=False)
         write_atomically(self.path / "summary.json", text.encode())
+
+
+class _Unfit(Exception):
+    """Why a checkpoint cannot be gone on from."""
+
+
+def _aside(path: Path) -> Path:
+    """Renames `path` to NAME.old-K, the first that is free."""
+    k = 1
+    while (old := path.with_name(f"{path.name}.old-{k}")).exists():
+        k += 1
+    os.replace(path, old)
+    return old
+
+
+def _digest(step: int, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of everything in a checkpoint."""
+    digest = hashlib.blake2b(str(step).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _cell(value: float) -> str:
@@ -189,11 +373,12 @@ def _cell(value: float) -> str:
     return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else repr(float(value))
 
 
-def _without_nan(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """As JSON has it: tuples are lists, and numbers that are not finite are null."""
     if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
+        return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
+        return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -201,7 +386,7 @@ def _without_nan(value: Any) -> Any:
 
 @cache
 def environment() -> dict[str, Any]:
-    """The command, versions of what computes, and this checkout's commit (or None)."""
+    """The command, versions of what computes, this checkout's commit, and the machine."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:
@@ -211,6 +396,16 @@ def environment() -> dict[str, Any]:
     return {
         "command": shlex.join(["python", "-m", "vae_sweep.run", *sys.argv[1:]]),
         "versions": {name: version(name) for name in DISTRIBUTIONS},
-        "threads": torch.get_num_threads(),
         "commit": commit or None,
+        "processor": processor(),
     }
+
+
+def processor() -> str:
+    """Cores and model of this machine's CPU."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    model = models[0] if models else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} CPU cores ({model})"

@@ -1,20 +1,21 @@
 """Run folders as tidy tables: every evaluation, every run's end, and the final table."""
 
-import io
 import json
 import math
-from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vae_sweep.config import RunConfig, UserError, validate
+from vae_sweep import recorded
+from vae_sweep.config import RunConfig, UserError
+from vae_sweep.files import is_locked
+from vae_sweep.recorded import Unreadable
 
 # what tells the runs of a sweep apart: the first columns of every frame
 IDENTITY = (
@@ -44,7 +45,7 @@ DRAWN = (
     *("val/elbo_discrete", "val/sigma"),
 )
 NEAR_CAP = 0.3  # dB
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, tens of times faster
+REASONS = 5  # that are named of runs which cannot be read
 PREDICTIONS = ("pred. PSNR", "pred. KL", "pred. units")  # not printed where narrow
 
 
@@ -52,74 +53,134 @@ class Results(NamedTuple):
     """What the runs of a sweep measured.
 
     `curves` has a row per run and evaluation: IDENTITY, then the columns of metrics.csv.
-    `finals` has a row per run: IDENTITY, status (finished, diverged, running),
-    diverged_at (step), implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf
-    without a floor), predicted_<name> of PREDICTED, seconds, device, then the columns
-    of metrics.csv at the last finite row. `target` is resolved, `beta` is the
-    schedule's label, and `other` states whatever else differs within the sweep. nan is
-    not known. `theory` has a row per run and point of the curve of linear VAEs at
-    their optimum, the noise falling: run_id, kl (nats per image), psnr (dB).
+    `finals` has a row per run: IDENTITY, status (recorded.Status), diverged_at (step),
+    total_steps, implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf without a
+    floor), predicted_<name> of PREDICTED, seconds, device, then the columns of
+    metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
+    label, and `other` states whatever else differs within the sweep. nan is not known.
+    `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
+    noise falling: run_id, kl (nats per image), psnr (dB). `skipped` maps the folders of
+    runs that could not be read to the reason.
     """
 
     curves: pd.DataFrame
     finals: pd.DataFrame
     theory: pd.DataFrame
+    skipped: dict[str, str] = {}  # noqa: RUF012
 
 
-def load(folder: Path | str, run_ids: Sequence[str] | None = None) -> Results:
+class _Run(NamedTuple):
+    run_id: str
+    config: RunConfig
+    rows: recorded.Rows
+    summary: dict[str, Any]
+
+
+def load(
+    folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
+) -> Results:
     """Reads the run folders in `folder`, runs/<sweep>; whole rows of unfinished ones too.
 
-    Runs come in the order of `run_ids`, which also restricts them, else by name.
-    Raises UserError where there is no such folder or run.
+    Runs come in the order of `run_ids`, which also restricts them unless `rest` is to
+    follow, by name. Runs that cannot be read are skipped.
+
+    Raises:
+        UserError: There is no such folder, or no run in it that can be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
-    found = sorted(path.parent.name for path in folder.glob("[!.]*/config.yaml"))
+    found = sorted(path.name for path in folder.iterdir() if _is_run(path))
     if not found:
         raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
-    chosen = found if run_ids is None else list(dict.fromkeys(run_ids))
-    missing = [run_id for run_id in chosen if run_id not in found]
-    if missing or not chosen:
-        raise UserError(
-            f"asked for run {', '.join(missing) or 'none'}; {folder} holds {len(found)} "
-            f"runs, the first of which is {found[0]}"
-        )
-    configs = [read_config(folder / run_id) for run_id in chosen]
+    chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
+    chosen += [run_id for run_id in found if rest and run_id not in chosen]
+    runs, skipped = [], {}
+    trains = is_locked(folder / ".lock")
+    for run_id in chosen:
+        try:
+            runs.append(_read(folder / run_id, trains))
+        except Unreadable as error:
+            skipped[run_id] = str(error)
+    if not runs:
+        run_id, reason = next(iter(skipped.items()), ("", "none was asked for"))
+        raise UserError(f"no run of {folder} can be read; {run_id}: {reason}")
     curves, finals, theory = [], [], []
-    for run_id, identity in zip(chosen, _identities(chosen, configs), strict=True):
-        rows, summary = _rows(folder / run_id), read_summary(folder / run_id)
+    for run, identity in zip(runs, _identities(runs), strict=True):
+        rows = _frame(run.rows)
         curves.append(pd.DataFrame({**identity, **rows}, index=rows.index))
-        finals.append(identity | _final(summary, rows))
-        kl, psnr = (summary.get("predicted") or {}).get("curve") or ([], [])
-        theory.append(pd.DataFrame({"run_id": [run_id] * len(kl), "kl": kl, "psnr": psnr}))
+        finals.append(identity | _final(run.summary, rows))
+        kl, psnr = _curve(run.summary)
+        theory.append(pd.DataFrame({"run_id": run.run_id, "kl": kl, "psnr": psnr}))
     frames = [frame for frame in curves if len(frame)] or curves[:1]
     return Results(
         _with_columns(pd.concat(frames, ignore_index=True), DRAWN),
         _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS)),
         pd.concat(theory, ignore_index=True).astype({"kl": float, "psnr": float}),
+        skipped,
     )
+
+
+def left_out(results: Results) -> list[str]:
+    """A line that counts the runs that could not be read, and the first few reasons."""
+    if not results.skipped:
+        return []
+    runs = "1 run" if len(results.skipped) == 1 else f"{len(results.skipped)} runs"
+    shown = [f"{run_id} ({why})" for run_id, why in results.skipped.items()][:REASONS]
+    return [f"left out {runs} that cannot be read: {'; '.join(shown)}"]
+
+
+def _is_run(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_dir():
+        return False
+    names = ("config.yaml", "summary.json", "metrics.csv", "state.safetensors")
+    return any((path / name).exists() for name in names)
+
+
+def _read(folder: Path, trains: bool) -> _Run:
+    """A run as it is; `trains` says whether a process trains the sweep now.
+
+    Raises:
+        Unreadable: A file of it is damaged.
+    """
+    if not folder.is_dir():
+        raise Unreadable("there is no such folder")
+    config, rows = recorded.read_config(folder), recorded.read_rows(folder)
+    summary = recorded.read_summary(folder) or {"status": "running"}
+    if summary.get("run_id", config.run_id) != config.run_id:
+        raise Unreadable("summary.json is another run's")
+    if summary["status"] == "running":
+        summary = summary | {"status": "running" if trains else "interrupted"}
+    elif not recorded.fit(summary, rows):
+        raise Unreadable("metrics.csv has other rows than summary.json states")
+    return _Run(folder.name, config, rows, summary)
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run; UserError where it cannot be read."""
+    try:
+        return recorded.read_config(folder)
+    except Unreadable as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What a run's summary.json says; empty where there is none that can be read."""
+    with suppress(Unreadable):
+        return recorded.read_summary(folder) or {}
+    return {}
 
 
 def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
     """A row of IDENTITY per config."""
-    return pd.DataFrame(_identities([config.run_id for config in configs], configs))
+    none = recorded.Rows([])
+    runs = [_Run(config.run_id, config, none, {}) for config in configs]
+    return pd.DataFrame(_identities(runs))
 
 
-def read_config(folder: Path) -> RunConfig:
-    """The configuration of a run; UserError where it is none."""
-    path = folder / "config.yaml"
-    try:
-        return validate(yaml.load(path.read_text(), LOADER))
-    except (UserError, yaml.YAMLError, ValueError) as error:
-        said = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} is no run's configuration ({said}); remove the run's folder"
-        ) from None
-
-
-def _identities(ids: Sequence[str], configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """IDENTITY -> value per run; folders may have been renamed, so `ids` are given."""
+def _identities(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    """IDENTITY -> value per run; folders may have been renamed, so they name the runs."""
+    others = _others([run.config for run in runs])
     return [
         {
             "run_id": run_id,
@@ -132,7 +193,7 @@ def _identities(ids: Sequence[str], configs: Sequence[RunConfig]) -> list[dict[s
             "seed": config.seed,
             "other": other,
         }
-        for run_id, config, other in zip(ids, configs, _others(configs), strict=True)
+        for (run_id, config, _, _), other in zip(runs, others, strict=True)
     ]
 
 
@@ -172,34 +233,16 @@ def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _rows(folder: Path) -> pd.DataFrame:
-    """The whole lines of metrics.csv; a torn last one has no line end."""
-    path = folder / "metrics.csv"
-    kinds: Any = defaultdict(lambda: "float64", step="int64")
-    try:
-        text = path.read_text() if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if not whole:
-            return pd.DataFrame({"step": pd.Series(dtype="int64")})
-        rows = pd.read_csv(io.StringIO(whole), dtype=kinds)
-    except ValueError as error:  # no text, no table, no numbers
-        said = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} is damaged ({said}); remove the run's folder to repeat it"
-        ) from None
-    if "step" not in rows:
-        raise UserError(f"{path} has no column step; remove the run's folder to repeat it")
-    return rows
+def _frame(rows: recorded.Rows) -> pd.DataFrame:
+    if not rows.values:
+        return pd.DataFrame({"step": pd.Series(dtype="int64")})
+    return pd.DataFrame(rows.values).astype({"step": "int64"})
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run that ended; empty for others."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):  # none yet
-        return {}
-    ended = isinstance(summary, dict) and summary.get("status") in ("finished", "diverged")
-    return summary if ended else {}
+def _curve(summary: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """(KL in nats per image, PSNR in dB) of linear optima; empty where none is stated."""
+    curve = (summary.get("predicted") or {}).get("curve") or ([], [])
+    return curve[0], curve[1]
 
 
 def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
@@ -208,6 +251,7 @@ def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
     cap = summary.get("psnr_cap", math.nan)
     values = {
         "diverged_at": summary.get("diverged_at"),
+        "total_steps": summary.get("total_steps", summary.get("steps")),
         "implied_sigma": summary.get("implied_sigma"),
         "beta_value": summary.get("beta"),
         "psnr_cap": math.inf if cap is None else cap,
@@ -216,7 +260,7 @@ def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
         **(summary.get("final") or last),
     }
     return {
-        "status": summary.get("status", "running"),
+        "status": summary["status"],
         "device": summary.get("device") or "",
         **{key: math.nan if v is None else float(v) for key, v in values.items()},
     }

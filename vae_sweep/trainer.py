@@ -1,6 +1,6 @@
 """The training step of R runs: one forward, one backward, one optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,48 @@ class State(NamedTuple):
 
     step: int
     tensors: dict[str, Tensor]
+
+
+class StateShape(NamedTuple):
+    """What a checkpoint of a run must hold.
+
+    `tensors` maps names to (shape, dtype); `moments` are those of the optimizer, which
+    there are from the first update on.
+    """
+
+    tensors: dict[str, tuple[torch.Size, torch.dtype]]
+    moments: dict[str, tuple[torch.Size, torch.dtype]]
+
+    def misfit(self, state: State, steps: int) -> str | None:
+        """What is wrong with `state` for a run of `steps` updates; None if it fits."""
+        if not 0 <= state.step <= steps:
+            return f"its step is {state.step}, the run has {steps}"
+        needed = self.tensors | (self.moments if state.step else {})
+        given = {name: (t.shape, t.dtype) for name, t in state.tensors.items()}
+        for name in sorted({*needed, *given}):
+            if name not in given:
+                return f"{name} is missing"
+            if name not in needed:
+                return f"it has no place for {name}"
+            if given[name] != needed[name]:
+                (shape, dtype), (other, wanted) = given[name], needed[name]
+                return f"{name} is {dtype} {list(shape)}, must be {wanted} {list(other)}"
+        return None
+
+
+def state_shape(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> StateShape:
+    """Of a run on images (C, H, W)."""
+    cohort = Cohort([config], [point], shape)
+    tensors = {n: (t.shape[1:], t.dtype) for n, t in cohort.state_dict().items()}
+    generator = torch.Generator().get_state()
+    tensors["generator.noise"] = generator.shape, generator.dtype
+    [row] = as_rows(list(cohort.parameters())).runs
+    slots = ("exp_avg", "exp_avg_sq")
+    if config.train.optimizer == "sgd":
+        slots = ("momentum_buffer",) if config.train.momentum else ()
+    return StateShape(
+        tensors, {f"optimizer.{slot}": (row.shape, row.dtype) for slot in slots}
+    )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -261,9 +303,11 @@ class Trainer:
                 norm = torch.stack([row.norm() for row in gradients])
             gradients.mul_((self.config.clip / norm).clamp(max=1)[:, None])
 
-    def evaluate(self, images: Tensor) -> dict[str, Tensor]:
-        """metrics.NAMES -> float64 [R] on a split."""
-        return metrics.evaluate(self.cohort, images, self.beta, self.seeds)
+    def evaluate(
+        self, images: Tensor, pause: Callable[[], None] = lambda: None
+    ) -> dict[str, Tensor]:
+        """metrics.NAMES -> float64 [R] on a split; `pause` is called again and again."""
+        return metrics.evaluate(self.cohort, images, self.beta, self.seeds, pause=pause)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Clipped reconstructions of sampled z, uint8 [R, n, C, H, W], in eval mode."""

@@ -1,30 +1,45 @@
 """Trains cohorts in worker processes: each takes the next one when it is free.
 
-The images lie in files that all workers map, so that memory holds them once. A worker
-writes the run folders itself; what a person or W&B sees goes through the parent.
+The images lie in a file without a name that all workers map, so that memory holds them
+once and nothing is left of them. A worker writes the run folders itself; what a person or
+W&B sees goes through the parent. Workers end with the parent, whatever ends it.
 """
 
+import ctypes
+import json
+import os
 import pickle
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import connection, get_context
+from multiprocessing import connection, reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
-from vae_sweep.config import Failed
+from vae_sweep import stop
+from vae_sweep.config import UserError
 from vae_sweep.data import Images
 from vae_sweep.process import keep_freed_memory
-from vae_sweep.train import Progress, Run, train
+from vae_sweep.train import Paused, Progress, Run, train
 
 TELL_S = 0.2  # seconds from one report of progress to the next
+STOP_S = 3.0  # seconds that workers have for their last checkpoints
+PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent ends
+MAIN = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from vae_sweep.workers import work; work(*map(int, sys.argv[2:]))"
+)
 
 
 class Job(NamedTuple):
@@ -34,107 +49,187 @@ class Job(NamedTuple):
     images: Images
 
 
-class WorkerDied(Failed):
+class WorkerDied(Exception):
     """A worker process ended before its cohort did."""
 
 
+Outcome = list[dict[str, Any] | None] | Exception
+
+
 class Workers:
-    """`count` processes of `threads` threads each, and the images they share."""
+    """`count` processes of `threads` threads each, and the images they share.
+
+    On leaving, workers that still train write checkpoints.
+    """
 
     def __init__(self, count: int, threads: int, progress: Progress):
-        self.progress = progress
+        self.progress, self.count, self.threads = progress, count, threads
         self.busy: dict[Connection, Job] = {}
-        self.shared: dict[int, tuple[Images, Path]] = {}
+        self.idle: list[Connection] = []
+        self.ready: set[Connection] = set()  # those that have imported what they need
+        self.processes: dict[Connection, subprocess.Popen[bytes]] = {}
+        self.shared: dict[int, tuple[Images, _Shared]] = {}
         self._stack = ExitStack()
         try:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory())
-            self.folder = Path(folder)
-            started = [_worker(threads) for _ in range(count)]
-            self.links = [self._stack.enter_context(each) for each in started]
+            for _ in range(count):
+                self._start()
         except BaseException:
-            self._stack.close()
+            self._end()
             raise
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._end()
 
-    def train(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
-        """Trains all jobs, drawn when a worker is free; yields each with its summaries.
+    def train(self, next_job: Callable[[], Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        """Trains what `next_job` gives, asked for whenever a worker is free.
 
-        Raises what a worker raised, and WorkerDied where one was killed.
+        Yields each job with its summaries, or with what went wrong: WorkerDied where the
+        process was killed, else what it raised. A dead worker is replaced.
         """
-        for link in self.links:
-            self._hand_over(link, jobs)
-        while self.busy:
+        while True:
+            while self._has_room() and (job := next_job()) is not None:
+                if not self.idle:
+                    self._start()
+                self._hand_over(self.idle.pop(), job)
+            if not self.busy:
+                return
             for link in connection.wait(list(self.busy)):
                 assert isinstance(link, Connection)
-                summaries = self._listen(link)
-                if summaries is not None:
-                    yield self.busy.pop(link), summaries
-                    self._hand_over(link, jobs)
+                outcome = self._listen(link)
+                if outcome is not None:
+                    yield self.busy.pop(link), outcome
 
-    def _hand_over(self, link: Connection, jobs: Iterator[Job]) -> None:
-        job = next(jobs, None)
-        if job is None:
-            return
+    def _has_room(self) -> bool:
+        return bool(self.idle) or len(self.processes) < self.count
+
+    def _start(self) -> None:
+        link, process = _started(self.threads)
+        self.processes[link] = process
+        self.idle.append(link)
+
+    def _hand_over(self, link: Connection, job: Job) -> None:
         logged = [run.logger is not None for run in job.runs]
         runs = [run._replace(logger=None) for run in job.runs]
+        shared = self._share(job.images)
         self.busy[link] = job
         with suppress(ConnectionError):  # a dead worker is noticed when it is heard
-            _send(link, runs, logged, self._file(job.images))
+            _send(link, runs, logged, shared.key, shared.shapes)
+            reduction.send_handle(link, shared.descriptor, self.processes[link].pid)
 
-    def _listen(self, link: Connection) -> list[dict[str, Any]] | None:
-        """Handles a worker's message; returns the summaries that end its job."""
+    def _listen(self, link: Connection) -> Outcome | None:
+        """Handles a worker's message; returns the outcome that ends its job."""
         try:
             kind, content = _receive(link)
         except (EOFError, ConnectionError):
-            raise WorkerDied(self._obituary(link)) from None
-        if kind == "done":
+            return self._bury(link)
+        if kind in ("done", "raised"):
+            self.idle.append(link)
             return content
-        if kind == "raised":
-            raise content
-        if kind == "logger":
+        if kind == "ready":
+            self.ready.add(link)
+        elif kind == "logger":
             r, method, arguments = content
             getattr(self.busy[link].runs[r].logger, method)(*arguments)
         else:
             getattr(self.progress, kind)(*content)
         return None
 
-    def _obituary(self, link: Connection) -> str:
-        first, *others = (run.config.run_id for run in self.busy[link].runs)
-        more = f" and {len(others)} more" if others else ""
-        return (
-            f"a worker process was killed while it trained {first}{more}, perhaps for "
-            f"lack of memory;\nthe same command goes on from the last checkpoint; "
-            f"train.workers=1 train.cohort=1 needs the least memory"
-        )
+    def _bury(self, link: Connection) -> WorkerDied:
+        process = self.processes.pop(link)
+        code = process.wait()
+        link.close()
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return WorkerDied(f"its worker process was ended {how}, perhaps for lack of memory")
 
-    def _file(self, images: Images) -> Path:
-        """Where workers find `images`."""
+    def _share(self, images: Images) -> "_Shared":
         if id(images) not in self.shared:
-            path = self.folder / f"images{len(self.shared)}.safetensors"
-            save_file(images._asdict(), path)
-            self.shared[id(images)] = images, path
+            made = self._stack.enter_context(_shared(images, len(self.shared)))
+            self.shared[id(images)] = images, made
         return self.shared[id(images)][1]
+
+    def _end(self) -> None:
+        """Lets busy workers write checkpoints, then ends all."""
+        deadline = time.monotonic() + STOP_S
+        waiting = self.ready & {*self.busy}
+        for link in list(waiting):
+            with suppress(OSError):
+                _send(link, "stop")
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for link in connection.wait(list(waiting), left):
+                assert isinstance(link, Connection)
+                try:
+                    kind, _ = _receive(link)
+                except (EOFError, OSError):
+                    kind = "raised"
+                if kind in ("done", "raised", "paused"):
+                    waiting.discard(link)
+        for link, process in self.processes.items():
+            process.kill()  # what it writes is whole at every moment
+            process.wait()
+            link.close()
+        self._stack.close()
+
+
+class _Shared(NamedTuple):
+    """Images in a file: raw bytes of the splits, one after the other."""
+
+    key: int
+    descriptor: int
+    shapes: list[tuple[int, ...]]
 
 
 @contextmanager
-def _worker(threads: int) -> Iterator[Connection]:
-    """A connection to a new process, which is gone afterwards."""
-    spawn = get_context("spawn")  # a fork of a process that has threads may hang
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_work, args=(theirs, threads), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        process.terminate()  # what it writes is whole at every moment
-        process.join()
-        ours.close()
+def _shared(images: Images, key: int) -> Iterator[_Shared]:
+    """Raises UserError where there is no room for the file."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            for split in images:
+                file.write(split.numpy().data)
+            file.flush()
+        except OSError as error:
+            size = sum(split.nbytes for split in images) / 1e6
+            raise UserError(
+                f"worker processes share {size:.0f} MB of images in a file in "
+                f"{tempfile.gettempdir()}: {error.strerror};\nmake room, set TMPDIR=FOLDER "
+                f"or train.workers=1"
+            ) from None
+        yield _Shared(key, file.fileno(), [tuple(split.shape) for split in images])
+
+
+def _mapped(descriptor: int, shapes: list[tuple[int, ...]]) -> Images:
+    """The splits as read-only memory that all processes share."""
+    with os.fdopen(descriptor, "rb") as file:
+        whole = np.memmap(file, np.uint8, mode="c")  # "c": torch wants it writable
+    splits, start = [], 0
+    for shape in shapes:
+        size = int(np.prod(shape))
+        splits.append(torch.from_numpy(whole[start : start + size].reshape(shape)))
+        start += size
+    return Images(*splits)
+
+
+def _started(threads: int) -> tuple[Connection, "subprocess.Popen[bytes]"]:
+    """A new worker and the connection to it.
+
+    A fresh interpreter that imports this module alone: a fork of a process that has
+    threads may hang, and multiprocessing's spawn would run the user's main module again.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        arguments = (theirs.fileno(), threads, os.getpid())
+        with (
+            stop.blocked()
+        ):  # Ctrl-C reaches the whole group, but is the parent's to handle
+            process = subprocess.Popen(
+                [sys.executable, "-c", MAIN, json.dumps(sys.path), *map(str, arguments)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        return Connection(ours.detach()), process
 
 
 def _send(link: Connection, *content: Any) -> None:
@@ -147,18 +242,42 @@ def _receive(link: Connection) -> Any:
     return pickle.loads(link.recv_bytes())
 
 
-def _work(link: Connection, threads: int) -> None:
-    """A worker's life. It ends with the parent's, when the pipe breaks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def work(descriptor: int, threads: int, parent: int) -> None:
+    """A worker's life, which ends with that of the process `parent`."""
+    link = Connection(descriptor)
+    _end_with(parent)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    mapped: dict[Path, Images] = {}
+    mapped: dict[int, Images] = {}
     with suppress(EOFError, ConnectionError):
+        _send(link, "ready", None)
         while True:
-            runs, logged, path = _receive(link)
-            if path not in mapped:
-                mapped = {path: Images(**load_file(path))}
-            _send(link, *_trained(link, runs, logged, mapped[path]))
+            message = _receive(link)
+            if message == ("stop",):
+                continue  # it came after the job had ended
+            runs, logged, key, shapes = message
+            received = reduction.recv_handle(link)
+            if key in mapped:
+                os.close(received)
+            else:
+                mapped = {key: _mapped(received, shapes)}
+            _send(link, *_trained(link, runs, logged, mapped[key]))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when `parent` ends: the kernel does, or a thread looks."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+        return
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def _trained(
@@ -171,10 +290,16 @@ def _trained(
     ]
     try:
         summaries = train(runs, images, torch.device("cpu"), told)
+    except Paused:
+        return "paused", None
     except ConnectionError:
         raise
     except Exception as error:
         error.add_note("in a worker process:\n" + traceback.format_exc())
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # some exceptions do not survive it
+            error = RuntimeError(f"{type(error).__name__}: {error}")
         return "raised", error
     told.flush()
     return "done", summaries
@@ -201,6 +326,9 @@ class _Told:
 
     def say(self, text: str) -> None:
         _send(self.link, "say", (text,))
+
+    def stopping(self) -> bool:
+        return self.link.poll()  # while a job lasts, the parent says nothing but stop
 
 
 class _ToldLogger:

@@ -1,0 +1,186 @@
+"""What a run's folder holds, read without torch: configuration, rows, summary.
+
+Every reader raises Unreadable, with the reason, for a file that is damaged; what is not
+there is None or empty. Nothing is unpickled.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vae_sweep.config import RunConfig, UserError, validate
+
+SCHEMA = 2  # of what is written; 1, of files that state none
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, tens of times faster
+
+Status = Literal["running", "interrupted", "failed", "diverged", "finished"]
+
+
+class Unreadable(Exception):
+    """A file of a run that cannot be read, and why."""
+
+
+class _Summary(BaseModel):
+    """What every summary.json holds; further keys are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    status: Literal["running", "failed", "diverged", "finished"]
+    run_id: str
+    identity: str
+    steps: int
+    total_steps: int | None = None
+    diverged_at: int | None = None
+    reason: str | None = None
+    final: dict[str, float | int | None] = {}
+    beta: float | int | None = None
+    implied_sigma: float | int | None = None
+    psnr_cap: float | int | None = None
+    predicted: dict[str, Any] | None = None
+    seconds: float | int | None = None
+    cohort_size: int | None = None
+    device: str | None = None
+    command: str
+    versions: dict[str, str]
+    commit: str | None = None
+    threads: int | None = None
+    rows: int | None = None
+    metrics_sha256: str | None = None
+    checksum: str | None = None
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration in config.yaml.
+
+    Raises:
+        Unreadable: There is none, or it is damaged or another run's.
+    """
+    try:
+        values = yaml.load((folder / "config.yaml").read_text("utf-8"), LOADER)
+        if not isinstance(values, dict):
+            raise Unreadable("config.yaml holds no settings")
+        schema, run_id = values.pop("schema", 1), values.pop("run_id", None)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise Unreadable(
+                f"config.yaml has schema {schema}, this version reads {SCHEMA}"
+            )
+        config = validate(values)
+    except FileNotFoundError:
+        raise Unreadable("config.yaml is missing") from None
+    except (OSError, UserError, yaml.YAMLError, ValueError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise Unreadable(f"config.yaml is damaged: {said}") from None
+    if run_id is not None and run_id != config.run_id:
+        raise Unreadable(f"config.yaml was altered: it is not {run_id}'s")
+    return config
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """summary.json, or None where there is none.
+
+    Raises:
+        Unreadable: It is damaged.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        _Summary.model_validate(summary)
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise Unreadable(f"summary.json is damaged: {said}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise Unreadable(f"summary.json is damaged: {said}") from None
+    if "checksum" in summary and summary["checksum"] != checksum(summary):
+        raise Unreadable("summary.json was altered: it does not match its checksum")
+    return summary
+
+
+def checksum(summary: dict[str, Any]) -> str:
+    """A digest of everything in a summary but the digest itself."""
+    rest = {key: value for key, value in summary.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Rows:
+    """The whole lines of a metrics.csv: header, then one line per evaluation."""
+
+    def __init__(self, lines: list[bytes]):
+        """`lines` end in a line feed each; the first is the header.
+
+        Raises:
+            Unreadable: They are no table of numbers with rising steps.
+        """
+        self.lines = lines
+        self.columns: tuple[str, ...] = ()
+        self.values: list[dict[str, float]] = []
+        if not lines:
+            return
+        try:
+            text = b"".join(lines).decode()
+            header, *cells = csv.reader(io.StringIO(text), strict=True)
+            numbers = [[float(cell or "nan") for cell in line] for line in cells]
+            self.values = [dict(zip(header, row, strict=True)) for row in numbers]
+        except (ValueError, csv.Error) as error:
+            raise Unreadable(f"metrics.csv is damaged: {error}") from None
+        self.columns = tuple(header)
+        if len(set(header)) < len(header) or "step" not in header:
+            raise Unreadable("metrics.csv is damaged: it needs one column step")
+        if len(self.values) != len(lines) - 1:
+            raise Unreadable("metrics.csv is damaged: a row spans lines")
+        steps = [row["step"] for row in self.values]
+        whole = all(math.isfinite(s) and s >= 0 and s % 1 == 0 for s in steps)
+        if not whole or any(b <= a for a, b in pairwise(steps)):
+            raise Unreadable("metrics.csv is damaged: its steps do not rise")
+
+    @property
+    def steps(self) -> list[int]:
+        return [int(row["step"]) for row in self.values]
+
+    def first(self, count: int) -> "Rows":
+        """The header and `count` rows; nothing at all of no rows."""
+        return Rows(self.lines[: count + 1] if count else [])
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self.lines)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def read_rows(folder: Path) -> Rows:
+    """The whole rows of metrics.csv, without a torn last line; none where it is missing.
+
+    Raises:
+        Unreadable: It is damaged.
+    """
+    try:
+        content = (folder / "metrics.csv").read_bytes()
+    except FileNotFoundError:
+        return Rows([])
+    except OSError as error:
+        raise Unreadable(f"metrics.csv is damaged: {error.strerror}") from None
+    return Rows([line + b"\n" for line in content.split(b"\n")[:-1]])
+
+
+def fit(summary: dict[str, Any], rows: Rows) -> bool:
+    """Whether `rows` are those that an ended run's summary states."""
+    if "metrics_sha256" in summary:
+        return summary["rows"] == len(rows.values) and (
+            summary["metrics_sha256"] == rows.sha256
+        )
+    # schema 1 stated the last step only, and of diverged runs not even that
+    if summary["status"] == "diverged":
+        return True
+    return bool(rows.values) and rows.steps[-1] == summary["steps"]

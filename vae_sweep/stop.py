@@ -1,0 +1,112 @@
+"""What SIGTERM and SIGINT do: training writes checkpoints and ends, all else ends at once.
+
+`install` belongs at the start of a command. From then on a signal raises Stopped in the
+main thread, or, where the main thread has `deferred` it, waits until training asks
+`requested`. A thread hears of the signal too: where the main thread sits in a long
+computation, it ends the process after GRACE_S.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+GRACE_S = 3.5  # seconds that checkpoints may take
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SHOW_CURSOR = "\x1b[?25h"  # a live display hides it
+
+_received: signal.Signals | None = None
+_deferred = False
+
+
+class Stopped(BaseException):
+    """The user, or the machine, ended the command by `signum`."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signal.Signals(signum)
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell says of a process that a signal ended: 143 or 130."""
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        word = "interrupted" if self.signum == signal.SIGINT else "terminated"
+        return f"{word} by {self.signum.name}; the same command goes on from here"
+
+
+def install() -> None:
+    """Handles SIGTERM and SIGINT in this process. Call it in the main thread."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for signum in SIGNALS:
+        signal.signal(signum, _handle)
+    # written by C code at once, whatever the main thread does
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(heard,), name="stop", daemon=True).start()
+
+
+def requested() -> bool:
+    """Whether a signal waits for training to end."""
+    return _received is not None
+
+
+def check() -> None:
+    """Raises Stopped where a signal was received."""
+    if _received is not None:
+        raise Stopped(_received)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Meanwhile a signal raises nothing: what runs here asks `requested` often.
+
+    Raises Stopped at the end where one was received.
+    """
+    global _deferred
+    before, _deferred = _deferred, True
+    try:
+        check()
+        yield
+    finally:
+        _deferred = before
+    check()
+
+
+def end(stopped: Stopped) -> None:
+    """Says how to go on and ends the process, without waiting for threads or for W&B."""
+    with suppress(Exception):
+        sys.stdout.flush()
+    cursor = SHOW_CURSOR if sys.stderr is not None and sys.stderr.isatty() else ""
+    with suppress(OSError):
+        os.write(2, f"{cursor}{stopped}\n".encode())
+    os._exit(stopped.exit_code)
+
+
+def _handle(signum: int, _: object) -> None:
+    global _received
+    if _received is None:  # `timeout` and terminals may send two
+        _received = signal.Signals(signum)
+        if not _deferred:
+            raise Stopped(signum)
+
+
+def _watch(heard: int) -> None:
+    while True:
+        for signum in os.read(heard, 64):
+            if signum in SIGNALS:
+                threading.Event().wait(GRACE_S)
+                end(Stopped(signum))
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Meanwhile signals wait, and processes that start here never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
