@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on(golden):
 
 def test_old_runs_of_tanh_standardized_are_what_they_were(golden):
     """The head has another version now: the same command makes another run."""
-    [old] = [p for p in (golden / "finished").glob("zscore-tanh_standardized*")]
+    [old] = (golden / "finished").glob("zscore-tanh_standardized*")
     before = {f: f.read_bytes() for f in old.glob("*.*")}
     point = config("finished", *NPZ, "norm=zscore", "head=tanh_standardized")
     assert point.run_id != old.name

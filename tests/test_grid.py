@@ -1,4 +1,6 @@
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,11 @@ import pytest
 import torch
 from conftest import TINY, make_config, make_images
 
-from vae_sweep import dataset, grid
+from vae_sweep import dataset, grid, stop
 from vae_sweep.config import RunConfig, UserError
 from vae_sweep.data import Images
 from vae_sweep.points import prepare
-from vae_sweep.process import keep_freed_memory
+from vae_sweep.process import keep_freed_memory, limited_threads
 
 
 @pytest.fixture
@@ -25,6 +27,13 @@ def config_of(tmp_path, npz):
         )  # fmt: skip
 
     return compose
+
+
+@pytest.fixture
+def one_core():
+    """Grids of other sizes have other threads, which round otherwise."""
+    with limited_threads(1):
+        yield
 
 
 def rows_of(config: RunConfig) -> str:
@@ -110,8 +119,8 @@ def test_a_run_that_ends_not_finite_in_validation_is_diverged(config_of, monkeyp
 
     real = metrics.evaluate
 
-    def poisoned(cohort, images, *rest):
-        values = real(cohort, images, *rest)
+    def poisoned(*arguments, **options):
+        values = real(*arguments, **options)
         if poisoned.calls >= 2:  # from the second evaluation on: train, val | train, val
             values["loss"][1] = torch.nan
         poisoned.calls += 1
@@ -127,6 +136,169 @@ def test_a_run_that_ends_not_finite_in_validation_is_diverged(config_of, monkeyp
     stored = json.loads((bad.run_dir / "summary.json").read_text())
     assert (stored["status"], stored["diverged_at"]) == ("diverged", 10)
     assert stored["final"]["step"] == 0
+
+
+def test_a_cohort_that_does_not_fit_into_memory_is_halved(
+    one_core, config_of, monkeypatch, capsys
+):
+    """Down to one run; a run that fails alone is marked, the others finish."""
+    sizes, real = [], grid.train
+
+    def short(runs, *rest):
+        sizes.append(len(runs))
+        if len(runs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        if any(run.point.beta == 2 for run in runs):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(runs, *rest)
+
+    monkeypatch.setattr(grid, "train", short)
+    betas = [f"beta.value={b}" for b in (1, 2, 3, 4, 5)]
+    configs = [config_of(b, "train.cohort=5", "train.workers=1") for b in betas]
+    outcomes = grid.run(configs)
+    assert sizes[:3] == [5, 3, 2]
+    assert 1 in sizes
+    assert isinstance(outcomes[1], grid.Broken)
+    assert "can't allocate memory" in str(outcomes[1])
+    assert [o["status"] for i, o in enumerate(outcomes) if i != 1] == ["finished"] * 4
+    assert "tried again, fewer at once" in capsys.readouterr().out
+    monkeypatch.undo()
+    whole = [config_of(b, "train.cohort=5", "sweep=whole") for b in betas]
+    grid.run(whole)
+    for i, (a, b) in enumerate(zip(configs, whole, strict=True)):
+        assert i == 1 or rows_of(a) == rows_of(b)
+    rerun = [c.model_copy(update={"rerun": "failed"}) for c in configs]
+    assert [o["status"] for o in grid.run(rerun)] == ["finished"] * 5
+
+
+def test_a_full_disk_ends_the_grid_and_keeps_what_was_measured(
+    one_core, config_of, monkeypatch
+):
+    from vae_sweep import files
+
+    config, real = config_of("train.workers=1"), files.os.fsync
+
+    def full(descriptor):
+        if full.calls > 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        full.calls += 1
+        real(descriptor)
+
+    full.calls = 0
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        grid.run([config])
+    assert Path(raised.value.filename).parent == config.run_dir
+    kept = rows_of(config)
+    assert kept.count("\n") > 1
+    assert not list(config.run_dir.glob(".*"))
+    monkeypatch.undo()
+    whole = config_of("sweep=whole", "train.workers=1")
+    grid.run([config])
+    grid.run([whole])
+    assert rows_of(config) == rows_of(whole)
+    assert rows_of(config).startswith(kept)
+
+
+@pytest.mark.parametrize("lost", ["folder", "metrics.csv", "a row"])
+@pytest.mark.parametrize("at", [0, 10])
+def test_records_that_vanish_meanwhile_are_noticed_and_the_run_repeated(
+    one_core, config_of, monkeypatch, capsys, lost, at
+):
+    from vae_sweep.train import Recorder
+
+    good, bad = config_of("seed=1"), config_of()
+    real = Recorder._evaluate
+
+    def vanish(self, last=False):
+        real(self, last)
+        if self.trainer.step == at and not (bad.run_dir.parent / "once").exists():
+            (bad.run_dir.parent / "once").write_text("")
+            path = bad.run_dir / "metrics.csv"
+            if lost == "folder":
+                shutil.rmtree(bad.run_dir)
+            elif lost == "metrics.csv":
+                path.unlink()
+            else:
+                path.write_text(path.read_text().rpartition(f"\n{at},")[0] + "\n")
+
+    monkeypatch.setattr(Recorder, "_evaluate", vanish)
+    outcomes = grid.run([good, bad])
+    assert [o["status"] for o in outcomes] == ["finished"] * 2
+    assert "while the run trained" in capsys.readouterr().out
+    whole = config_of("sweep=whole")
+    grid.run([whole])
+    assert rows_of(bad) == rows_of(whole)
+
+
+def test_a_folder_removed_after_its_run_ended_is_repeated(config_of, monkeypatch):
+    first, second = (config_of(f"seed={s}", "train.cohort=1") for s in (0, 1))
+    real = grid.train
+
+    def remove(runs, *rest):
+        if runs[0].config.seed == 1 and not (first.run_dir.parent / "once").exists():
+            (first.run_dir.parent / "once").write_text("")
+            shutil.rmtree(first.run_dir)
+        return real(runs, *rest)
+
+    monkeypatch.setattr(grid, "train", remove)
+    outcomes = grid.run([first, second])
+    assert [o["status"] for o in outcomes] == ["finished"] * 2
+    assert rows_of(first).count("\n") == 4
+
+
+@pytest.mark.parametrize("wanted", ["all", "diverged"])
+def test_rerun_repeats_and_keeps_what_was_there(config_of, wanted):
+    good, bad = config_of(), config_of("train.lr=1e30", "norm=raw255", "head=linear")
+    grid.run([good, bad])
+    before = rows_of(bad)
+    rerun = [c.model_copy(update={"rerun": wanted}) for c in (good, bad)]
+    summary, outcome = grid.run(rerun)
+    assert summary["status"] == "finished"
+    assert isinstance(outcome, grid.Diverged)
+    assert "train.clip=1" in str(outcome)
+    assert (bad.run_dir / "metrics.csv.old-1").read_text() == before == rows_of(bad)
+    assert (good.run_dir / "metrics.csv.old-1").exists() == (wanted == "all")
+
+
+def test_the_picture_shows_the_sweep_and_the_table_this_commands_points(
+    config_of, monkeypatch, capsys
+):
+    grid.run([config_of()])
+    shown = []
+    monkeypatch.setattr(grid.plots, "save_overview", lambda loaded, folder: shown.append(
+        loaded.finals["run_id"].tolist()) or folder)  # fmt: skip
+    capsys.readouterr()
+    grid.run([config_of("seed=7")])
+    assert shown == [[config_of("seed=7").run_id, config_of().run_id]]
+    (config_of().run_dir / "config.yaml").write_text("[")
+    grid.run([config_of("seed=7")])
+    assert "left out 1 run that cannot be read" in capsys.readouterr().out
+    assert shown[1] == [config_of("seed=7").run_id]
+
+
+def test_a_run_opens_with_everything_that_is_known(config_of, monkeypatch):
+    opened = {}
+
+    def train(runs, *rest):
+        for run in runs:
+            path = run.folder.path / "summary.json"
+            opened[run.config.run_id] = json.loads(path.read_text())
+        raise stop.Stopped(15)
+
+    monkeypatch.setattr(grid, "train", train)
+    config = config_of("norm=zscore", "head=tanh", "train.workers=1")
+    with pytest.raises(stop.Stopped):
+        grid.run([config])
+    summary = opened[config.run_id]
+    assert (summary["status"], summary["total_steps"], summary["schema"]) == (
+        "running",
+        20,
+        2,
+    )
+    assert summary["psnr_cap"] == summary["predicted"]["psnr_cap"] < 40
+    assert summary["device"] == "cpu"
+    assert set(summary) >= {"command", "versions", "processor", "threads", "commit"}
 
 
 def test_the_whole_grid_is_validated_before_a_point_trains(config_of, tmp_path):

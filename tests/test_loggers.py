@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,21 +166,59 @@ def test_three_open_runs_keep_their_rows_apart(home):
         assert read.exit_codes == [0]
 
 
-def test_a_resumed_run_continues_and_repeats_nothing(home):
+def test_the_newest_file_of_a_resumed_run_holds_every_row_once(home):
+    """A resumed run tells all its rows again; the older file is moved aside."""
     config = config_of(home)
     rows = rows_of(1.0, (0, 50, 100, 150))
-    for part in (rows[:2], rows[2:]):
+    for part in (rows[:2], rows):
         logger = opened(config)
         for row in part:
             logger.row(row)
-        logger.row({**part[0], "train/loss": -1.0})  # wandb's step does not go back
+        logger.row({**part[0], "train/loss": -1.0})  # W&B has that row
         logger.finish({})
         assert drain(home)
-    first, second = read_run(config, 0), read_run(config, 1)
-    assert curves(first.history + second.history) == rows
-    assert [row["_step"] for row in second.history] == [100, 150]
-    assert first.run.resume
-    assert first.run.run_id == second.run.run_id
+        time.sleep(1)  # folders are named by the second
+    found = read_run(config)
+    assert curves(found.history) == rows
+    assert [row["_step"] for row in found.history] == [0, 50, 100, 150]
+    assert len(list(wandb_folder(config).glob("offline-run-*"))) == 1
+    [old] = wandb_folder(config).glob(f"superseded/offline-run-*-{config.run_id}/*.wandb")
+    kinds = [record.WhichOneof("record_type") for record in read_records(old)]
+    assert kinds.count("history") == 2
+
+
+def test_rows_that_the_server_has_are_not_sent_again(home, monkeypatch):
+    """Online, wandb.init says which step of the run is the next."""
+    sent = []
+    run = SimpleNamespace(
+        starting_step=101,
+        log=lambda values, step=None, commit=None: sent.append((step, values)),
+        define_metric=lambda *_, **__: None,
+        summary={},
+        finish=lambda exit_code: None,
+    )
+    monkeypatch.setattr("wandb.init", lambda **_: run)
+    logger = opened(config_of(home, mode="online"))
+    for row in rows_of(1.0, (0, 50, 100, 150)):
+        logger.row(row)
+    logger.images(100, home / "picture.png")  # of a row that is closed
+    logger.finish({})
+    assert drain(home)
+    assert [step for step, values in sent if values] == [150]
+
+
+def test_the_note_names_the_folder_that_wandb_really_wrote(home, monkeypatch):
+    (home / "file").write_text("no folder can be made here")
+    monkeypatch.setenv("WANDB_DIR", str(home / "file"))
+    config = config_of(home)
+    logger = opened(config)
+    logger.row(rows_of(1.0)[0])
+    logger.finish({})
+    assert drain(home)
+    note = wandb_note(config)
+    assert str(home / "file") not in note
+    folder = Path(note.split(" ")[1].rstrip(";"))
+    assert list(folder.glob(f"offline-run-*-{config.run_id}/*.wandb"))
 
 
 def test_wandb_variables_fill_what_is_null(home, monkeypatch):
@@ -303,6 +342,8 @@ def test_disabled_opens_nothing(home):
 
 def test_the_note_says_how_to_sync_and_where_it_went(home):
     folder = home / "runs" / "main" / "wandb"
+    assert wandb_note(config_of(home, "sweep=main")) == "W&B: no files were written"
+    folder.mkdir(parents=True)
     assert wandb_note(config_of(home, "sweep=main")) == (
         f"W&B: {folder}; sync it with: wandb sync {folder}/offline-run-*"
     )
@@ -311,8 +352,11 @@ def test_the_note_says_how_to_sync_and_where_it_went(home):
 
 
 class FakeRun:
+    starting_step = 0
+
     def __init__(self, fake: "FakeWandb", run_id: str) -> None:
         self.fake, self.run_id, self.summary = fake, run_id, {}
+        self.settings = SimpleNamespace(sync_dir=f"wandb/offline-run-0-{run_id}")
 
     def define_metric(self, *args, **kwargs) -> None: ...
 

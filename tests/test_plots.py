@@ -100,7 +100,7 @@ def test_strips_show_the_pictures_beside_label_and_psnr(tmp_path):
     assert image.get_clim() == (0, 255)
     assert "seed 0   18.42 dB" in [text.get_text() for text in first.texts]
     texts = [text.get_text() for text in second.texts]
-    assert texts == ["no reconstructions yet", "seed 1 (not finished)   6.02 dB"]
+    assert texts == ["no reconstructions yet", "seed 1 (interrupted, step 20)   6.02 dB"]
 
 
 def test_a_damaged_picture_is_left_out(tmp_path):

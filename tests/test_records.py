@@ -164,7 +164,7 @@ def test_a_checkpoint_that_does_not_fit_is_kept_aside(folder, case):
     folder.save_state(State(20, {n: t for n, t in tensors.items() if t is not None}))
     resumed = later.resume(SHAPE, 100)
     assert resumed.state is None
-    assert re.search(f"does not fit this run: {complaint}", resumed.complaint)
+    assert re.search(f"does not fit this run: {complaint}", str(resumed.complaint))
     assert (folder.path / "state.safetensors.old-1").exists()
 
 

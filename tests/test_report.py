@@ -17,6 +17,7 @@ from PIL import Image
 from test_results import PREDICTED, summary, write_run
 
 from vae_sweep import report, report_figures, report_page, report_tables, results
+from vae_sweep.records import lock
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "link", "br", "img", "input", "path"}
@@ -87,7 +88,7 @@ def made(folder: Path) -> Page:
     assert path == folder / "report.html"
     page = Page(path.read_text())
     assert page.open == []
-    assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in folder.glob(".*") if p.name != ".lock"] == []
     return page
 
 
@@ -183,19 +184,46 @@ def test_no_means_where_nothing_repeats(tmp_path):
 
 
 def test_failed_points_with_their_last_finite_row(page):
-    part = page.after("Diverged or not finished")
+    part = page.after("Diverged, failed or interrupted")
     names = [text for _, text in part.find("th", scope="row")]
     assert names == ["linear · seed 0", "linear · seed 1"]
     cells = [text for _, text in part.find("td")]
     assert cells[:5] == ["diverged at step 27", "20", "–", "18.42", "12.3"]
-    assert cells[5:] == ["not finished", "20", "4.000", "6.02", "2.5"]
+    assert cells[5:] == ["interrupted, step 20", "20", "4.000", "6.02", "2.5"]
     texts = [text for _, text in page.find("p")]
-    assert "4 runs: 2 finished, 1 diverged, 1 not finished" in texts
+    assert "4 runs: 2 finished, 1 diverged, 1 interrupted" in texts
 
 
 def test_a_sound_sweep_has_no_failed_points(tmp_path):
     write_run(tmp_path, summary())
-    assert "Diverged or not finished" not in made(tmp_path).text
+    assert "Diverged, failed" not in made(tmp_path).text
+
+
+def test_a_report_made_while_the_sweep_trains_says_what_is_known(tmp_path):
+    """As grid.run opens a run: with prediction, command and the steps that it will have."""
+    write_run(tmp_path, summary())
+    running = summary(status="running", total_steps=500, steps=0)
+    running |= {"command": "the command", "versions": {"torch": "2.15.0"}, "final": {}}
+    write_run(tmp_path, running, seed=1)
+    failed = summary(status="failed", reason="no memory", total_steps=500)
+    write_run(tmp_path, failed, rows=[], seed=2)
+    with lock(tmp_path):
+        page = made(tmp_path)
+    assert "3 runs: 1 finished, 1 failed, 1 running" in [t for _, t in page.find("p")]
+    first = next(text for _, text in page.after("Running").find("td"))
+    assert first == "running, step 20 of 500"
+    alarm = page.after("Diverged, failed or interrupted")
+    assert "no memory" in next(text for _, text in alarm.find("td"))
+    assert "the command" in page.text
+    shown = [line for line in page.text.splitlines() if "18.70" in line]
+    assert len(shown) >= 3  # every run's cap, the running one's too
+
+
+def test_a_cap_that_is_not_known_is_a_question_mark(tmp_path):
+    write_run(tmp_path, None)
+    assert results.table(results.load(tmp_path))["PSNR cap (dB)"].isna().all()
+    row = made(tmp_path).after("Runs").find("td")
+    assert "?" in [text for _, text in row]
 
 
 def test_what_differs_and_what_is_shared(page):

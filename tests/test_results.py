@@ -15,6 +15,7 @@ from rich.console import Console
 
 from vae_sweep import results
 from vae_sweep.config import UserError, validate
+from vae_sweep.records import lock
 
 COLUMNS = "step,epoch,train/loss,val/loss,val/mse_pixel,val/psnr,val/kl,val/elbo"
 COLUMNS += ",val/active_units,val/bits_per_dim_calibrated,test/psnr"
@@ -116,30 +117,62 @@ def write_run(
     return run_id
 
 
-@pytest.mark.parametrize("content", [b'garbage,,,"\n', b"\xff\xfe\n", b"step,epoch\nx,1\n"])
-def test_damaged_rows_are_named_with_the_remedy(tmp_path, content):
-    run_id = write_run(tmp_path, None)
-    (tmp_path / run_id / "metrics.csv").write_bytes(content)
-    with pytest.raises(UserError, match="remove the run's folder") as refused:
-        results.load(tmp_path)
-    assert run_id in str(refused.value)
+DAMAGES = {
+    "metrics.csv": [b'garbage,,,"\n', b"\xff\xfe\n", b"step,epoch\nx,1\n", b"a,b\n1,2\n"],
+    "summary.json": [b"[]", b'{"status": "done"}', b"{", b'"x"', b'{"status": NaN}'],
+    "config.yaml": [b"\xff\xfe", b"a: [\nb: {", b"norm: unit", b"- 1", b""],
+}
+CASES = [(name, content) for name, of in DAMAGES.items() for content in of]
+
+
+@pytest.mark.parametrize(("name", "content"), CASES)
+def test_a_run_that_cannot_be_read_is_skipped_with_the_reason(tmp_path, name, content):
+    bad, good = write_run(tmp_path, None), write_run(tmp_path, summary(), seed=1)
+    (tmp_path / bad / name).write_bytes(content)
+    loaded = results.load(tmp_path)
+    assert loaded.finals["run_id"].tolist() == [good]
+    assert list(loaded.skipped) == [bad]
+    assert loaded.skipped[bad].startswith(name)
+    [line] = results.left_out(loaded)
+    assert line.startswith(f"left out 1 run that cannot be read: {bad} ({name}")
+    assert "\n" not in line
+    with pytest.raises(UserError, match=name) as refused:
+        results.load(tmp_path, [bad])
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"status": "done"}', "{", '"x"'])
-def test_a_summary_that_is_none_is_that_of_a_running_run(tmp_path, content):
-    run_id = write_run(tmp_path, None)
-    (tmp_path / run_id / "summary.json").write_text(content)
-    assert results.load(tmp_path).finals["status"].tolist() == ["running"]
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_file_that_is_a_folder_is_skipped_with_the_reason(tmp_path, name):
+    bad, good = write_run(tmp_path, summary()), write_run(tmp_path, summary(), seed=1)
+    (tmp_path / bad / name).unlink()
+    (tmp_path / bad / name).mkdir()
+    loaded = results.load(tmp_path)
+    assert loaded.finals["run_id"].tolist() == [good]
+    assert "directory" in loaded.skipped[bad]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: [\nb: {", b"norm: unit"])
-def test_a_damaged_configuration_is_named_in_a_line(tmp_path, content):
-    run_id = write_run(tmp_path, None)
-    (tmp_path / run_id / "config.yaml").write_bytes(content)
-    with pytest.raises(UserError, match="no run's configuration") as refused:
-        results.load(tmp_path)
-    assert "\n" not in str(refused.value)
+def test_rows_that_the_summary_does_not_state_are_not_shown(tmp_path):
+    stated = {"steps": 20, "rows": 2, "metrics_sha256": "0" * 64}
+    run_id = write_run(tmp_path, summary(**stated))
+    write_run(tmp_path, summary(), seed=1)
+    assert "other rows" in results.load(tmp_path).skipped[run_id]
+
+
+def test_a_run_is_running_while_a_process_holds_the_sweep(tmp_path):
+    write_run(tmp_path, None)
+    assert results.load(tmp_path).finals["status"].tolist() == ["interrupted"]
+    with lock(tmp_path):
+        assert results.load(tmp_path).finals["status"].tolist() == ["running"]
+        with pytest.raises(UserError, match="another sweep"), lock(tmp_path):
+            pytest.fail("looking took the lock away")
+    assert results.load(tmp_path).finals["status"].tolist() == ["interrupted"]
+
+
+def test_the_runs_asked_for_come_first_and_the_rest_follows(tmp_path):
+    ids = [write_run(tmp_path, summary(), seed=seed) for seed in range(4)]
+    loaded = results.load(tmp_path, [ids[2]], rest=True)
+    others = sorted(run_id for run_id in ids if run_id != ids[2])
+    assert loaded.finals["run_id"].tolist() == [ids[2], *others]
 
 
 def test_a_runs_own_folder_is_no_sweep(tmp_path):
@@ -193,12 +226,12 @@ def test_no_floor_is_an_infinite_cap(tmp_path):
 
 
 @pytest.mark.parametrize("tail", ["30,3,4,5,0.1", "3", "30,3,4,5,0.1,6.02,2.5,-8,3,6.5,5"])
-def test_a_torn_line_is_dropped_and_the_run_is_running(tmp_path, tail):
+def test_a_torn_line_is_dropped_and_the_run_is_interrupted(tmp_path, tail):
     write_run(tmp_path, None, tail=tail)
     loaded = results.load(tmp_path)
     assert loaded.curves["step"].tolist() == [10, 20]
     [run] = loaded.finals.to_dict("records")
-    assert run["status"] == "running"
+    assert run["status"] == "interrupted"
     assert run["val/kl"] == 2.5  # of the last whole row
     assert math.isnan(run["psnr_cap"])
 

@@ -298,7 +298,9 @@ def _device_name(device: torch.device) -> str:
 
 def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
-        ids = [c.run_id for c in configs if c.sweep_dir == folder]
+        ids = [c.run_id for c in configs if c.sweep_dir == folder and c.run_dir.is_dir()]
+        if not ids:
+            continue
         shown = results.load(folder, ids)
         results.print_table(shown, console)
         if draw:

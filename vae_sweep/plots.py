@@ -18,7 +18,7 @@ from PIL import Image
 from vae_sweep import panels
 from vae_sweep.files import write_atomically
 from vae_sweep.panels import Style
-from vae_sweep.results import Results, labels
+from vae_sweep.results import Results, labels, progress
 
 # Okabe and Ito's palette, whose hues colour-blind readers tell apart; its yellow is too
 # pale for lines
@@ -95,12 +95,9 @@ def _styles(finals: pd.DataFrame) -> dict[str, Style]:
     styles = {}
     for i, run in enumerate(finals.to_dict("records")):
         label, marker = names[run["run_id"]], MARKERS[norms.index(run["norm"])]
-        if run["status"] == "diverged":
-            at = run["diverged_at"]
-            step = f" at step {at:.0f}" if math.isfinite(at) else ""
-            label, marker = f"{label} (diverged{step})", "X"
-        elif run["status"] == "running":
-            label = f"{label} (not finished)"
+        if run["status"] != "finished":
+            label = f"{label} ({progress(run)})"
+        marker = "X" if run["status"] == "diverged" else marker
         line = LINES[heads.index(run["head"])]
         styles[run["run_id"]] = Style(label, _color(i), line, marker)
     return styles

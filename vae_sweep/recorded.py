@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +30,13 @@ class Unreadable(Exception):
 
 
 class _Summary(BaseModel):
-    """What every summary.json holds; further keys are kept as they are."""
+    """What a summary.json may hold; further keys are kept as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     status: Literal["running", "failed", "diverged", "finished"]
-    run_id: str
-    identity: str
-    steps: int
+    run_id: str | None = None
+    identity: str | None = None
+    steps: int | None = None
     total_steps: int | None = None
     diverged_at: int | None = None
     reason: str | None = None
@@ -47,8 +48,8 @@ class _Summary(BaseModel):
     seconds: float | int | None = None
     cohort_size: int | None = None
     device: str | None = None
-    command: str
-    versions: dict[str, str]
+    command: str | None = None
+    versions: dict[str, str] = {}
     commit: str | None = None
     threads: int | None = None
     rows: int | None = None
@@ -75,7 +76,7 @@ def read_config(folder: Path) -> RunConfig:
     except FileNotFoundError:
         raise Unreadable("config.yaml is missing") from None
     except (OSError, UserError, yaml.YAMLError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        said = getattr(error, "strerror", None) or re.split("\n|; ", str(error))[0]
         raise Unreadable(f"config.yaml is damaged: {said}") from None
     if run_id is not None and run_id != config.run_id:
         raise Unreadable(f"config.yaml was altered: it is not {run_id}'s")
@@ -177,10 +178,8 @@ def read_rows(folder: Path) -> Rows:
 def fit(summary: dict[str, Any], rows: Rows) -> bool:
     """Whether `rows` are those that an ended run's summary states."""
     if "metrics_sha256" in summary:
-        return summary["rows"] == len(rows.values) and (
-            summary["metrics_sha256"] == rows.sha256
-        )
+        return summary["metrics_sha256"] == rows.sha256
     # schema 1 stated the last step only, and of diverged runs not even that
     if summary["status"] == "diverged":
         return True
-    return bool(rows.values) and rows.steps[-1] == summary["steps"]
+    return bool(rows.values) and rows.steps[-1] == summary.get("steps")

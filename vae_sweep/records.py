@@ -106,7 +106,7 @@ class RunFolder:
         """
         try:
             summary = recorded.read_summary(self.path)
-            if summary is None or summary["identity"] != self.identity:
+            if summary is None or summary.get("identity") != self.identity:
                 return None, None
             if summary["status"] == "running":
                 return None, None
@@ -211,7 +211,7 @@ class RunFolder:
         rows = self.path / "metrics.csv"
         try:
             summary = recorded.read_summary(self.path)
-            own = summary is None or summary["identity"] == self.identity
+            own = summary is None or summary.get("identity") == self.identity
             running = summary is not None and summary["status"] == "running"
             if own and running and recorded.read_rows(self.path).steps in ([], [0]):
                 rows.unlink(missing_ok=True)

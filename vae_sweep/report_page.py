@@ -16,7 +16,6 @@ from PIL import Image
 from vae_sweep import report_figures, results
 from vae_sweep.report_figures import Look
 from vae_sweep.report_tables import (
-    STATUS,
     Row,
     decimal,
     filters,
@@ -28,6 +27,7 @@ from vae_sweep.results import NEAR_CAP, Results
 
 MANY = 24  # runs, from which on a point shows one seed's picture, the others on demand
 COMMANDS = 5  # and other facts of this many kinds; the rest is counted
+STATUSES = ("diverged", "failed", "interrupted", "running")  # of runs that did not finish
 QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
 
 
@@ -48,12 +48,18 @@ def page(folder: Path) -> str:
     ]
     differing, shared = settings(folder, list(loaded.finals["run_id"]))
     pictures = {row.run_id: picture(folder / row.run_id) for row in board.rows}
+    open_runs = unfinished(loaded, looked)
+    running = [run for run in open_runs if run["status"] == "running"]
     return environment.get_template("report.html.j2").render(
         sweep=folder.resolve().name,
         written=datetime.now().astimezone().isoformat(" ", "minutes"),
         counts=_counts(loaded.finals),
         facts=facts(summaries),
-        failed=failed(loaded, looked),
+        unfinished={
+            "Diverged, failed or interrupted": [u for u in open_runs if u not in running],
+            "Running": running,
+        },
+        left_out=results.left_out(loaded),
         board=board,
         means=means_table(loaded, looked),
         filters=filters(board),
@@ -69,16 +75,14 @@ def page(folder: Path) -> str:
     )
 
 
-def failed(loaded: Results, looked: dict[str, Look]) -> list[dict[str, Any]]:
-    """Runs that diverged or have not finished, with numbers of their last finite row."""
+def unfinished(loaded: Results, looked: dict[str, Look]) -> list[dict[str, Any]]:
+    """Runs that have not finished, with numbers of their last finite row; those that need
+    attention first."""
     names = results.labels(loaded.finals)
     found = []
     for i, run in enumerate(loaded.finals.to_dict("records")):
         if run["status"] == "finished":
             continue
-        at = run["diverged_at"]
-        what = STATUS[run["status"]]
-        what += f" at step {at:.0f}" if math.isfinite(at) else ""
         row = {
             "step": decimal(run["step"], 0),
             "train loss": decimal(run.get("train/loss", math.nan), 3),
@@ -91,15 +95,16 @@ def failed(loaded: Results, looked: dict[str, Look]) -> list[dict[str, Any]]:
                 "anchor": f"run-{i}",
                 "label": names[run["run_id"]],
                 "look": looked[run["run_id"]],
-                "what": what,
+                "status": run["status"],
+                "what": results.progress(run),
                 "row": row,
             }
         )
-    return sorted(found, key=lambda run: run["what"] == STATUS["running"])
+    return sorted(found, key=lambda run: STATUSES.index(run["status"]))
 
 
 def facts(summaries: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Hardware, versions, commit and command as the ended runs recorded them."""
+    """Hardware, versions, commit and command as the runs recorded them."""
     ended = [summary for summary in summaries if summary]
     threads = [s.get("threads") for s in ended]
     devices = [str(s.get("device") or "unknown") for s in ended]
@@ -144,7 +149,7 @@ def picture(folder: Path) -> tuple[str, int, int] | None:
 
 def _counts(finals: pd.DataFrame) -> dict[str, int]:
     counted = Counter(finals["status"])
-    return {word: counted[name] for name, word in STATUS.items()}
+    return {name: counted[name] for name in ("finished", *STATUSES)}
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

@@ -15,7 +15,6 @@ DIFFERENCES = {  # prediction -> (name of what follows it, observed column)
     "pred. units": ("units diff.", "active units"),
 }
 MEASURED = ("val PSNR (dB)", "KL (nats)", "active units", "calibrated bits/dim")
-STATUS = {"finished": "finished", "diverged": "diverged", "running": "not finished"}
 
 
 class Cell(NamedTuple):
@@ -57,7 +56,7 @@ def runs_table(loaded: Results, looked: dict[str, Look]) -> Board:
             anchor=f"run-{i}",
             label=names[run_id],
             look=looked[run_id],
-            identity={name: _word(name, line[name]) for name in identity},
+            identity={name: str(line[name]) for name in identity},
             cells=[_cell(name, line) for name in numbers],
         )
         for i, (run_id, line) in enumerate(
@@ -129,10 +128,6 @@ def _numbers() -> list[str]:
     return [name for pair in pairs for name in pair if name]
 
 
-def _word(name: str, value: Any) -> str:
-    return STATUS[value] if name == "status" else str(value)
-
-
 def _with_differences(frame: pd.DataFrame) -> pd.DataFrame:
     new = {of[0]: frame[of[1]] - frame[name] for name, of in DIFFERENCES.items()}
     return frame.assign(**new)
@@ -144,7 +139,7 @@ def _cell(name: str, line: dict[Any, Any], spread: float = math.nan) -> Cell:
     if name in signed:
         return Cell(decimal(value, signed[name], "+"), _exact(value))
     if not math.isfinite(value):
-        return Cell("–", _exact(value))
+        return Cell(results.absent(name, value), _exact(value))
     digits = 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
     near = name == "val PSNR (dB)" and value >= line["PSNR cap (dB)"] - NEAR_CAP
     noise = "" if math.isnan(spread) else f"±{decimal(spread, max(digits, 1))}"

@@ -54,10 +54,11 @@ class Results(NamedTuple):
 
     `curves` has a row per run and evaluation: IDENTITY, then the columns of metrics.csv.
     `finals` has a row per run: IDENTITY, status (recorded.Status), diverged_at (step),
-    total_steps, implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf without a
-    floor), predicted_<name> of PREDICTED, seconds, device, then the columns of
-    metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
-    label, and `other` states whatever else differs within the sweep. nan is not known.
+    total_steps, reason (of a failure), implied_sigma (8-bit levels), beta_value,
+    psnr_cap (dB, inf without a floor), predicted_<name> of PREDICTED, seconds, device,
+    then the columns of metrics.csv at the last finite row. `target` is resolved, `beta`
+    is the schedule's label, and `other` states whatever else differs within the sweep.
+    nan is not known.
     `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
     noise falling: run_id, kl (nats per image), psnr (dB). `skipped` maps the folders of
     runs that could not be read to the reason.
@@ -85,7 +86,7 @@ def load(
     follow, by name. Runs that cannot be read are skipped.
 
     Raises:
-        UserError: There is no such folder, or no run in it that can be read.
+        UserError: There is no such folder or run, or no run that can be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -94,6 +95,12 @@ def load(
     if not found:
         raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
     chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
+    missing = [run_id for run_id in chosen if run_id not in found]
+    if missing or not chosen:
+        raise UserError(
+            f"asked for run {', '.join(missing) or 'none'}; {folder} holds {len(found)} "
+            f"runs, the first of which is {found[0]}"
+        )
     chosen += [run_id for run_id in found if rest and run_id not in chosen]
     runs, skipped = [], {}
     trains = is_locked(folder / ".lock")
@@ -103,7 +110,7 @@ def load(
         except Unreadable as error:
             skipped[run_id] = str(error)
     if not runs:
-        run_id, reason = next(iter(skipped.items()), ("", "none was asked for"))
+        run_id, reason = next(iter(skipped.items()))
         raise UserError(f"no run of {folder} can be read; {run_id}: {reason}")
     curves, finals, theory = [], [], []
     for run, identity in zip(runs, _identities(runs), strict=True):
@@ -151,7 +158,7 @@ def _read(folder: Path, trains: bool) -> _Run:
         raise Unreadable("summary.json is another run's")
     if summary["status"] == "running":
         summary = summary | {"status": "running" if trains else "interrupted"}
-    elif not recorded.fit(summary, rows):
+    elif "steps" in summary and not recorded.fit(summary, rows):
         raise Unreadable("metrics.csv has other rows than summary.json states")
     return _Run(folder.name, config, rows, summary)
 
@@ -262,6 +269,7 @@ def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "status": summary["status"],
         "device": summary.get("device") or "",
+        "reason": summary.get("reason") or "",
         **{key: math.nan if v is None else float(v) for key, v in values.items()},
     }
 
@@ -350,12 +358,32 @@ def _rich_table(frame: pd.DataFrame) -> Table:
     return printed
 
 
+def absent(name: str, value: float) -> str:
+    """What stands for a number that is not finite: a cap of inf is no cap."""
+    return "?" if name == "PSNR cap (dB)" and math.isnan(value) else "–"
+
+
+def progress(run: dict[Any, Any]) -> str:
+    """A line of finals in words: `running, step 20 of 40`, `diverged at step 7`."""
+    status = run["status"]
+    if status == "finished":
+        return status
+    if status == "diverged":
+        at = run["diverged_at"]
+        return f"{status} at step {at:.0f}" if math.isfinite(at) else status
+    step = run.get("step", math.nan)
+    where = f"step {step:.0f}" if math.isfinite(step) else "before its first row"
+    total = f" of {run['total_steps']:.0f}" if math.isfinite(run["total_steps"]) else ""
+    reason = f": {run['reason']}" if run["reason"] else ""
+    return f"{status}, {where}{total if math.isfinite(step) else ''}{reason}"
+
+
 def _cell(name: str, line: dict[Any, Any]) -> str:
     value = line[name]
     if name not in DIGITS:
         return str(value)
     if not math.isfinite(value):
-        return "–"
+        return absent(name, value)
     near = name == "val PSNR (dB)" and value >= line["PSNR cap (dB)"] - NEAR_CAP
     digits = 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
     return f"{'*' if near else ''}{value:.{digits}f}"
