@@ -44,7 +44,7 @@ def frame(configs: list[RunConfig]) -> pd.DataFrame:
     for config in configs:
         dataset = datasets.of(config.data)
         height, width = dataset.size
-        models.check(config.model, height, width)
+        models.check(config, height, width)
         constants = point(config, dataset.counts, height * width)
         prediction = predict(config, constants, dataset)._asdict()
         rows.append({k: v for k, v in prediction.items() if k != "curve"})
