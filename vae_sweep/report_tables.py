@@ -143,6 +143,8 @@ def _cell(name: str, line: dict[Any, Any], spread: float = math.nan) -> Cell:
     signed = {of[0]: DIGITS[predicted] for predicted, of in DIFFERENCES.items()}
     if name in signed:
         return Cell(decimal(value, signed[name], "+"), _exact(value))
+    if name == "PSNR cap (dB)" and math.isnan(value):
+        return Cell("?", _exact(value))  # a dash is no limit
     if not math.isfinite(value):
         return Cell("–", _exact(value))
     digits = 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
