@@ -1,17 +1,21 @@
 """Folders laid out in every usual way, and a few unusual ones, against lists by hand."""
 
+import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from vae_sweep import data, image_folder, layout
-from vae_sweep.config import ImageFolderConfig, UserError
+from vae_sweep import data, dataset, image_folder, layout
+from vae_sweep.config import ImageFolderConfig, UserError, current_versions, validate
+from vae_sweep.records import RunFolder
 
 README = Path(__file__).with_name("README.md")
 
@@ -319,8 +323,6 @@ def test_splits_in_any_spelling(train, other, tmp_path):
     )
 )
 def test_class_folders_come_in_the_order_of_torchvision(folders):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as tmp:
         root = Path(tmp)
         for i, folder in enumerate(folders):
@@ -460,6 +462,37 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"must not change .*2\.png; start again"):
         images_of(tmp_path / "set")
     assert not (tmp_path / "cache").exists()
+
+
+# --- golden runs ---
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def test_the_golden_run_on_a_folder_is_still_finished(monkeypatch, tmp_path):
+    """Its identity holds every pixel of its images, in order, and no background."""
+    monkeypatch.chdir(GOLDEN)
+    [path] = (GOLDEN / "schema1/image_folder").glob("*/")
+    values = yaml.safe_load((path / "config.yaml").read_text())
+    assert "background" not in values["data"]
+    values["data"] |= {"background": "white", "cache": str(tmp_path)}
+    values |= {"runs": str(GOLDEN / "schema1")}
+    run = validate(values)
+    assert run.run_id == path.name
+    folder = RunFolder(run, dataset.load(run.data).fingerprint)
+    summary = json.loads((path / "summary.json").read_text())
+    assert folder.identity == summary["identity"]
+    values["data"] |= {"background": [10, 20, 30]}
+    assert validate(values).run_id != path.name
+
+
+def test_golden_runs_of_the_old_standardized_head_keep_their_id():
+    for config in GOLDEN.glob("schema1/*/*tanh_standardized*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        assert validate(values).run_id == config.parent.name
+        now = validate({**values, "versions": current_versions(values)})
+        assert now.versions == {"head": 2}
+        assert now.run_id != config.parent.name
 
 
 # --- the table ---

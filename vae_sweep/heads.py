@@ -91,9 +91,9 @@ class Heads(nn.Module):
     In training tanh_standardized uses the mean and the population variance of each channel
     of the batch, and the gradient flows through both. `mean` and `var` [R, C] are what it
     uses in evaluation: in training they move by MOMENTUM towards the batch's mean and
-    unbiased variance, as in torch.nn.BatchNorm2d, but the first batch sets them (`seen`
-    [R] says whether it has), so that an early evaluation does not see half of 0 and 1.
-    Other heads leave them alone.
+    unbiased variance, as in torch.nn.BatchNorm2d. The first batch sets them (`seen` [R]
+    says whether there was one), so that an early evaluation is not mixed with the initial 0
+    and 1. Other heads leave them alone.
     """
 
     gain: Tensor
