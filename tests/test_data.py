@@ -321,6 +321,89 @@ def test_npz_of_a_wrong_type_or_shape(tmp_path, array):
     fails(config, "must be uint8", array.dtype, list(array.shape), "convert")
 
 
+RAMP = np.linspace(0, 255, 9 * 4 * 5 * 3).round().astype(np.uint8).reshape(9, 4, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "remedy"),
+    [
+        ((RAMP / 255).astype(np.float32), "(images * 255).round().astype(np.uint8)"),
+        (RAMP / 127.5 - 1, "(images * 127.5 + 127.5).round().astype(np.uint8)"),
+        (RAMP.astype(np.int64), "images.round().astype(np.uint8)"),
+        (RAMP.astype(np.float64), "images.round().astype(np.uint8)"),
+        (RAMP.astype(">u2") * np.uint16(257), "(images / 257).round().astype(np.uint8)"),
+        (RAMP > 127, "images.astype(np.uint8) * 255"),
+        (RAMP.transpose(0, 3, 1, 2), "images.transpose(0, 2, 3, 1)"),
+        (
+            (RAMP / 255).transpose(0, 3, 1, 2),
+            "(images.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)",
+        ),
+    ],
+)
+def test_the_remedy_for_an_array_is_numpy_that_works(tmp_path, array, remedy):
+    np.savez(tmp_path / "a.npz", images=array)
+    fails(npz(tmp_path / "a.npz"), f"convert it: {remedy}")
+    fixed = eval(remedy, {"images": array, "np": np})
+    expected = RAMP if array.dtype != bool else np.where(RAMP > 127, 255, 0)
+    assert fixed.dtype == np.uint8
+    np.testing.assert_array_equal(fixed, expected)
+
+
+@pytest.mark.parametrize(
+    "array", [RAMP * 4.0, RAMP - 500.0, RAMP * np.nan, RAMP * 1j, RAMP.astype(str)]
+)
+def test_an_array_of_an_unknown_scale_gets_no_number_as_remedy(tmp_path, array):
+    np.savez(tmp_path / "a.npz", images=array)
+    fails(npz(tmp_path / "a.npz"), "convert it: scale its pixels to 0..255")
+
+
+def test_arrays_in_fortran_order_are_the_same(tmp_path):
+    np.savez(tmp_path / "c.npz", images=RAMP)
+    np.savez(tmp_path / "f.npz", images=np.asfortranarray(RAMP))
+    one, other = (data.load(npz(tmp_path / name)) for name in ("c.npz", "f.npz"))
+    assert all(map(torch.equal, one, other))
+
+
+def test_a_line_says_what_was_read_of_an_npz(tmp_path, capsys):
+    train, test = random_pixels(30, 4, 4, 2, seed=1), random_pixels(7, 4, 4, 2, seed=2)
+    labels = np.array([{"an": "object"}])
+    path = tmp_path / "a.npz"
+    np.savez(path, train_images=train, test_images=test, train_labels=labels, note=labels)
+    data.load(npz(path))
+    assert capsys.readouterr().err == (
+        f"{path}: train 30 (train_images), val: 3 split off train, test 7 (test_images); "
+        f"2 channels, all of them data (if the last is an alpha, composite the images and "
+        f"save 1 or 3); ignored: train_labels, note\n"
+    )
+    np.savez(path, images=random_pixels(30, 4, 4))
+    data.load(npz(path))
+    said = "train 30 (images), val: 2 split off train, test: 3 split off train"
+    assert capsys.readouterr().err == f"{path}: {said}\n"
+
+
+def test_binary_arrays_are_warned_of_and_never_rescaled(tmp_path, capsys):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=random_pixels(300, 8, 8) % 2)
+    images = data.load(npz(path))
+    assert images.train.unique().tolist() == [0, 1]
+    warnings = capsys.readouterr().err.splitlines()[1:]
+    assert warnings == [
+        f"warning: no pixel of the {split} images is above 1 of 255: they are almost "
+        f"black; if white is meant to be 1, save them as 0..255"
+        for split in ("train", "val", "test")
+    ]
+
+
+def test_images_that_train_and_test_share_are_counted(tmp_path, capsys):
+    train = random_pixels(30, 4, 4)
+    test = np.concatenate([train[:3], random_pixels(4, 4, 4, seed=1)])
+    np.savez(tmp_path / "a.npz", train_images=train, test_images=test, val_images=test[3:])
+    data.load(npz(tmp_path / "a.npz"))
+    first, second = capsys.readouterr().err.splitlines()[1:]
+    assert "3 of 7 test images are in train too" in first
+    assert "4 of 7 test images are in val too" in second
+
+
 @pytest.mark.parametrize(
     "keys",
     [

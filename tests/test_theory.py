@@ -196,7 +196,9 @@ def test_without_noise_the_kl_is_infinite(problem):
 
 @pytest.mark.parametrize("level", [0, 77, 255])
 @pytest.mark.parametrize("n", [1, 20])
-def test_images_that_do_not_vary_have_an_optimum_without_kl_and_no_curve(level, n, tmp_path):
+def test_images_that_do_not_vary_have_an_optimum_without_kl_and_no_curve(
+    level, n, tmp_path
+):
     images = np.full((n, 3, 4, 4), level, np.uint8)
     scale = np.ones(3)
     spectrum = Spectra(images, "constant", tmp_path).of(scale, 8)

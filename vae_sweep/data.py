@@ -298,31 +298,28 @@ def _channels_first(key: str, array: NDArray) -> Pixels:
 
 
 def _remedy(array: NDArray, shaped: bool) -> str:
-    """What makes uint8 images [n, H, W, C] of an array, in numpy."""
-    steps = []
-    if not shaped and array.ndim == 4 and 0 < array.shape[1] <= 4:
-        steps.append(".transpose(0, 2, 3, 1)")
-    elif not shaped:
-        steps.append(".reshape(n, H, W, C)")
+    """What makes uint8 images [n, H, W, C] of an array, in numpy or in words."""
+    images = "images"
+    if not shaped:
+        if array.ndim != 4 or not 0 < array.shape[1] <= 4:
+            return "reshape or crop it, pixels 0..255"
+        images += ".transpose(0, 2, 3, 1)"
+    if array.dtype == np.uint8:
+        return images
     if array.dtype == bool:
-        steps.append(".astype(np.uint8) * 255")
-    elif array.dtype != np.uint8:
-        scale = _scale(array)
-        factor = f" {scale}" if scale else ""
-        steps = [f"({''.join(['images', *steps])}{factor}).round().astype(np.uint8)"]
-        return f"{steps[0]} gives pixels 0..255"
-    return "".join(["images", *steps])
+        return f"{images}.astype(np.uint8) * 255"
+    low, high = (float(f(array)) for f in (np.min, np.max)) if _counts(array) else (-1, -1)
+    if 0 <= low <= high <= 1:
+        return f"({images} * 255).round().astype(np.uint8)"
+    if -1 <= low < 0 < high <= 1:
+        return f"({images} * 127.5 + 127.5).round().astype(np.uint8)"
+    if 0 <= low <= high <= 255:
+        return f"{images}.round().astype(np.uint8)"
+    if array.dtype == np.uint16:
+        return f"({images} / 257).round().astype(np.uint8)"
+    return "scale its pixels to 0..255 and save them as uint8"
 
 
-def _scale(array: NDArray) -> str:
-    """From the values to 0..255, as far as they tell."""
-    if not array.size or array.dtype.kind not in "iuf":
-        return ""
-    low, high = float(array.min()), float(array.max())
-    if low >= 0 and high <= 1:
-        return "* 255"
-    if low >= -1 and high <= 1:
-        return "* 127.5 + 127.5"
-    if array.dtype == np.uint16 and high > 255:
-        return "/ 257"
-    return ""
+def _counts(array: NDArray) -> bool:
+    """Whether it holds numbers that can be compared."""
+    return array.size > 0 and array.dtype.kind in "iuf"
