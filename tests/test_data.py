@@ -254,6 +254,15 @@ def test_many_dead_leaves_are_announced(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_more_images_than_memory_are_refused(tmp_path):
+    fails(leaves(tmp_path, images=10**12), "in memory", "data.images=1000000000000", "GiB")
+
+
+def test_a_home_that_is_not_there_is_named(tmp_path):
+    for config in (npz("~nobody-of-this-name/a.npz"), folder(Path("~nobody-of-this-name"))):
+        fails(config, "~nobody-of-this-name", "no home folder", "write the whole path")
+
+
 # --- npz ---
 
 
@@ -619,10 +628,10 @@ def test_images_that_cannot_be_read(tmp_path):
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"no image"):
         file.write_bytes(content)
-        fails(folder(root, size=8), file, "readable", "fix or remove it")
+        fails(folder(root, size=8), file, "readable", "fix it or move it elsewhere")
     file.unlink()
     file.symlink_to(root / "nowhere.jpg")
-    fails(folder(root, size=8), file, "readable", "fix or remove it")
+    fails(folder(root, size=8), file, "readable", "fix it or move it elsewhere")
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"{ARCHIVE} is not there")

@@ -376,7 +376,7 @@ def test_what_cannot_be_read_is_named_in_a_line(what, tmp_path):
     assert "\n" not in message
     assert f"got {file} (" in message
     assert reason in message
-    assert message.endswith("fix or remove it")
+    assert message.endswith("fix it or move it elsewhere")
     assert "0x" not in message  # no address of an object
 
 

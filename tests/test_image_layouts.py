@@ -264,7 +264,7 @@ REFUSED: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a broken link": ([*of("", 4), "z.png -> gone.png"], ("z.png (No such file",)),
     "a link to itself that is named like an image": (
         [*of("", 4), "z.png -> z.png"],
-        ("z.png (Too many levels of symbolic links)", "fix or remove it"),
+        ("z.png (Too many levels of symbolic links)", "fix it or move it elsewhere"),
     ),
 }
 

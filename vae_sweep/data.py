@@ -8,8 +8,8 @@ Of a user's own images, one line says what was read, and warnings follow what is
 import contextlib
 import hashlib
 import io
+import os
 import sys
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from vae_sweep.config import (
     TorchvisionConfig,
     UserError,
 )
-from vae_sweep.image_folder import Source
+from vae_sweep.image_folder import Source, user_path
 
 MANY_PIXELS = 50_000_000  # take seconds to make, so a line says what goes on
 
@@ -157,6 +157,12 @@ def _hold_out(
 
 def _dead_leaves(config: DeadLeavesConfig) -> Source:
     n, size, seed = config.images, config.size, config.seed
+    needed = 3 * n * size**2
+    if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise UserError(
+            f"all images are held in memory, got data.images={n} of {size}x{size}, which "
+            f"take {needed / 2**30:.0f} of {there / 2**30:.0f} GiB; set fewer"
+        )
 
     def make() -> Pixels:
         if n * size**2 > MANY_PIXELS:
@@ -183,7 +189,7 @@ def _torchvision(config: TorchvisionConfig) -> Source:
             f"data={config.name} needs {error.name}, which is not installed; "
             f"pip install {error.name}"
         ) from None
-    except (OSError, HTTPException, RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # torchvision and scipy raise what they like
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"data={config.name} could not be downloaded or read ({reason});\n"
@@ -236,7 +242,7 @@ def _pixels(dataset: Any) -> Pixels:
 
 def _npz(config: NpzConfig) -> Source:
     """The arrays as they are: of four channels the last need not be an alpha."""
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     rule = "data.path must be an .npz that holds train_images (with test_images, "
     rule += "val_images if there are any) or images alone"
     try:
@@ -248,9 +254,7 @@ def _npz(config: NpzConfig) -> Source:
             f"np.savez(FILE, images=array)"
         ) from None
     if set(arrays) != {"images"} and ("images" in arrays or "train_images" not in arrays):
-        raise UserError(
-            f"{rule}, got {path} with {', '.join(arrays)};\nrename or remove keys"
-        )
+        raise UserError(f"{rule}, got {path} with {', '.join(arrays)};\nrename its keys")
     splits = {key: _channels_first(key, array) for key, array in arrays.items()}
     shapes = {key: images.shape[1:] for key, images in splits.items()}
     if len(set(shapes.values())) > 1:

@@ -42,13 +42,24 @@ class Source(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def user_path(path: str) -> Path:
+    """`data.path`, where ~ is the home folder; UserError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"data.path must not begin with ~ where there is no home folder, got {path} "
+            f"({str(error).rstrip('.')}); write the whole path"
+        ) from None
+
+
 def read(config: ImageFolderConfig) -> Source:
     """The images of a folder, each as a person sees it.
 
     Raises UserError for a folder that is missing, empty or cannot be read, for a corrupt
     image, and for images of several sizes where none is asked for.
     """
-    root = Path(config.path).expanduser().absolute()
+    root = user_path(config.path).absolute()
     try:
         if not root.is_dir():
             raise UserError(
@@ -119,7 +130,8 @@ def _content(file: str) -> bytes:
             return stream.read()
     except OSError as error:
         raise UserError(
-            f"images must be readable, got {file} ({error.strerror}); fix or remove it"
+            f"images must be readable, got {file} ({error.strerror}); "
+            f"fix it or move it elsewhere"
         ) from None
 
 
@@ -179,4 +191,6 @@ def _decode(given: tuple[str, str], config: ImageFolderConfig) -> tuple[Pixels, 
         reason = "too large for the memory; set a smaller data.size"
     except Exception as error:  # Pillow's decoders raise what they like
         reason = " ".join(str(error).split()) or type(error).__name__
-    raise UserError(f"images must be readable, got {file} ({reason}); fix or remove it")
+    raise UserError(
+        f"images must be readable, got {file} ({reason}); fix it or move it elsewhere"
+    )
