@@ -254,6 +254,15 @@ def test_many_dead_leaves_are_announced(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_more_images_than_memory_are_refused(tmp_path):
+    fails(leaves(tmp_path, images=10**12), "in memory", "data.images=1000000000000", "GiB")
+
+
+def test_a_home_that_is_not_there_is_named(tmp_path):
+    for config in (npz("~nobody-of-this-name/a.npz"), folder(Path("~nobody-of-this-name"))):
+        fails(config, "~nobody-of-this-name", "no home folder", "write the whole path")
+
+
 # --- npz ---
 
 
@@ -319,6 +328,89 @@ def test_npz_of_a_wrong_type_or_shape(tmp_path, array):
     np.savez(tmp_path / "a.npz", images=array)
     config = npz(tmp_path / "a.npz")
     fails(config, "must be uint8", array.dtype, list(array.shape), "convert")
+
+
+RAMP = np.linspace(0, 255, 9 * 4 * 5 * 3).round().astype(np.uint8).reshape(9, 4, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "remedy"),
+    [
+        ((RAMP / 255).astype(np.float32), "(images * 255).round().astype(np.uint8)"),
+        (RAMP / 127.5 - 1, "(images * 127.5 + 127.5).round().astype(np.uint8)"),
+        (RAMP.astype(np.int64), "images.round().astype(np.uint8)"),
+        (RAMP.astype(np.float64), "images.round().astype(np.uint8)"),
+        (RAMP.astype(">u2") * np.uint16(257), "(images / 257).round().astype(np.uint8)"),
+        (RAMP > 127, "images.astype(np.uint8) * 255"),
+        (RAMP.transpose(0, 3, 1, 2), "images.transpose(0, 2, 3, 1)"),
+        (
+            (RAMP / 255).transpose(0, 3, 1, 2),
+            "(images.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)",
+        ),
+    ],
+)
+def test_the_remedy_for_an_array_is_numpy_that_works(tmp_path, array, remedy):
+    np.savez(tmp_path / "a.npz", images=array)
+    fails(npz(tmp_path / "a.npz"), f"convert it: {remedy}")
+    fixed = eval(remedy, {"images": array, "np": np})
+    expected = RAMP if array.dtype != bool else np.where(RAMP > 127, 255, 0)
+    assert fixed.dtype == np.uint8
+    np.testing.assert_array_equal(fixed, expected)
+
+
+@pytest.mark.parametrize(
+    "array", [RAMP * 4.0, RAMP - 500.0, RAMP * np.nan, RAMP * 1j, RAMP.astype(str)]
+)
+def test_an_array_of_an_unknown_scale_gets_no_number_as_remedy(tmp_path, array):
+    np.savez(tmp_path / "a.npz", images=array)
+    fails(npz(tmp_path / "a.npz"), "convert it: scale its pixels to 0..255")
+
+
+def test_arrays_in_fortran_order_are_the_same(tmp_path):
+    np.savez(tmp_path / "c.npz", images=RAMP)
+    np.savez(tmp_path / "f.npz", images=np.asfortranarray(RAMP))
+    one, other = (data.load(npz(tmp_path / name)) for name in ("c.npz", "f.npz"))
+    assert all(map(torch.equal, one, other))
+
+
+def test_a_line_says_what_was_read_of_an_npz(tmp_path, capsys):
+    train, test = random_pixels(30, 4, 4, 2, seed=1), random_pixels(7, 4, 4, 2, seed=2)
+    labels = np.array([{"an": "object"}])
+    path = tmp_path / "a.npz"
+    np.savez(path, train_images=train, test_images=test, train_labels=labels, note=labels)
+    data.load(npz(path))
+    assert capsys.readouterr().err == (
+        f"{path}: train 30 (train_images), val: 3 split off train, test 7 (test_images); "
+        f"2 channels, all of them data (if the last is an alpha, composite the images and "
+        f"save 1 or 3); ignored: train_labels, note\n"
+    )
+    np.savez(path, images=random_pixels(30, 4, 4))
+    data.load(npz(path))
+    said = "train 30 (images), val: 2 split off train, test: 3 split off train"
+    assert capsys.readouterr().err == f"{path}: {said}\n"
+
+
+def test_binary_arrays_are_warned_of_and_never_rescaled(tmp_path, capsys):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=random_pixels(300, 8, 8) % 2)
+    images = data.load(npz(path))
+    assert images.train.unique().tolist() == [0, 1]
+    warnings = capsys.readouterr().err.splitlines()[1:]
+    assert warnings == [
+        f"warning: no pixel of the {split} images is above 1 of 255: they are almost "
+        f"black; if white is meant to be 1, save them as 0..255"
+        for split in ("train", "val", "test")
+    ]
+
+
+def test_images_that_train_and_test_share_are_counted(tmp_path, capsys):
+    train = random_pixels(30, 4, 4)
+    test = np.concatenate([train[:3], random_pixels(4, 4, 4, seed=1)])
+    np.savez(tmp_path / "a.npz", train_images=train, test_images=test, val_images=test[3:])
+    data.load(npz(tmp_path / "a.npz"))
+    first, second = capsys.readouterr().err.splitlines()[1:]
+    assert "3 of 7 test images are in train too" in first
+    assert "4 of 7 test images are in val too" in second
 
 
 @pytest.mark.parametrize(
@@ -421,14 +513,14 @@ def test_grayscale_is_pils_luma(tmp_path):
     assert set().union(*map(as_set, images)) == as_set(luma)
 
 
-def test_gray_palette_and_transparent_images_become_rgb(tmp_path):
-    gray, colour = random_pixels(8, 8), random_pixels(8, 8, 4)
+def test_gray_and_palette_images_become_rgb(tmp_path):
+    gray, color = random_pixels(8, 8), random_pixels(8, 8, 3)
     for i in range(4):
         write_image(tmp_path / "mixed/a" / f"{i}.png", gray)
-        write_image(tmp_path / "mixed/b" / f"{i}.png", colour)
+        write_image(tmp_path / "mixed/b" / f"{i}.png", color)
         Image.fromarray(gray).convert("P").save(tmp_path / "mixed/a" / f"{i}p.png")
     images = data.load(folder(tmp_path / "mixed"))
-    expected = as_set([np.stack([gray] * 3, -1), colour[..., :3]])
+    expected = as_set([np.stack([gray] * 3, -1), color])
     assert set().union(*map(as_set, images)) == expected
 
 
@@ -536,13 +628,10 @@ def test_images_that_cannot_be_read(tmp_path):
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"no image"):
         file.write_bytes(content)
-        fails(folder(root, size=8), file, "readable", "mend or remove it")
+        fails(folder(root, size=8), file, "readable", "fix it or move it elsewhere")
     file.unlink()
     file.symlink_to(root / "nowhere.jpg")
-    fails(folder(root, size=8), file, "readable", "mend or remove it")
-    file.unlink()
-    deep = write_image(root / "dog" / "deep.png", random_pixels(8, 8).astype(np.uint16))
-    fails(folder(root), deep, "8-bit", "more than 8 bits", "mend or remove it")
+    fails(folder(root, size=8), file, "readable", "fix it or move it elsewhere")
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"{ARCHIVE} is not there")
@@ -748,7 +837,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch, closed, code):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    fails(folder(root), f"got {root / closed} ({reason}); mend its permissions")
+    fails(folder(root), f"got {root / closed} ({reason}); fix its permissions")
 
 
 def test_a_folder_in_one_that_is_closed(tmp_path, monkeypatch):
@@ -756,4 +845,4 @@ def test_a_folder_in_one_that_is_closed(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_dir", denied)
-    fails(folder(tmp_path), f"got {tmp_path} (Permission denied); mend its permissions")
+    fails(folder(tmp_path), f"got {tmp_path} (Permission denied); fix its permissions")

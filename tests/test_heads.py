@@ -3,6 +3,8 @@ import torch
 from conftest import make_images
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
 
 from vae_sweep.heads import BASES, EPS, Heads, affine_of, range_of
 from vae_sweep.normalize import fit, histograms
@@ -68,24 +70,58 @@ def test_plain_ranges():
     assert high.isposinf().all()
 
 
-def test_tanh_standardized_standardizes_by_the_first_batch_then_by_a_running_mean():
+def batch_norm(a: Tensor, head: Heads | None = None) -> Tensor:
+    """torch's batch normalization of tanh(a) [B, C, H, W], as pixels of z-scored data."""
+    mean, var = (head.mean[0], head.var[0]) if head else (None, None)
+    y = F.batch_norm(torch.tanh(a), mean, var, training=head is None, eps=EPS)
+    return ZSCORE.inverse(y)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_tanh_standardized_is_batch_norm_in_training_with_its_gradient(norm):
+    heads, target = heads_of("tanh_standardized", norm=norm).train(), fit(norm, COUNTS)
+    weight = torch.randn(6, 3, 4, 5, dtype=torch.float64)
+    for step in range(3):  # the running statistics never have a say
+        a = (step + torch.randn(6, 3, 4, 5, dtype=torch.float64)).requires_grad_()
+        u_hat = target.inverse(heads(a[None])[0])
+        torch.testing.assert_close(u_hat, batch_norm(a))
+        [found] = torch.autograd.grad((weight * u_hat).sum(), a)
+        [expected] = torch.autograd.grad((weight * batch_norm(a)).sum(), a)
+        torch.testing.assert_close(found, expected)
+
+
+def test_tanh_standardized_evaluates_by_running_statistics_as_torch_keeps_them():
+    """The first batch sets them; afterwards they are BatchNorm2d's."""
     heads = heads_of("tanh_standardized").train()
-    first, second = torch.randn(2, 1, 64, 3, 4, 4, dtype=torch.float64)
-    out = heads(first)
-    torch.testing.assert_close(out.mean((0, 1, 3, 4)), torch.zeros(3).double())
-    y = torch.tanh(first)
-    expected = (y - y.mean((1, 3, 4), keepdim=True)) / (
-        y.var((1, 3, 4), correction=0, keepdim=True) + EPS
-    ).sqrt()
-    torch.testing.assert_close(out, expected)
-    mean = heads.mean.clone()
-    heads(second)
-    batch = torch.tanh(second).mean((1, 3, 4))
-    torch.testing.assert_close(heads.mean, 0.9 * mean + 0.1 * batch)
+    torchs = torch.nn.BatchNorm2d(3, affine=False).double()
+    for step in range(4):
+        a = step + torch.randn(6, 3, 4, 5, dtype=torch.float64)
+        heads(a[None])
+        y = torch.tanh(a)
+        if step == 0:
+            assert torchs.running_mean is not None
+            assert torchs.running_var is not None
+            torchs.running_mean.copy_(y.mean((0, 2, 3)))
+            torchs.running_var.copy_(y.var((0, 2, 3), correction=1))
+        else:
+            torchs(y)
+        torch.testing.assert_close(heads.mean[0], torchs.running_mean)
+        torch.testing.assert_close(heads.var[0], torchs.running_var)
     heads.eval()
-    kept = heads.mean.clone()
-    heads(first)
-    torch.testing.assert_close(heads.mean, kept)
+    kept = {name: value.clone() for name, value in heads.state_dict().items()}
+    a = 2 + torch.randn(1, 3, 4, 5, dtype=torch.float64)
+    u_hat = fit("zscore", COUNTS).inverse(heads(a[None])[0])
+    torch.testing.assert_close(u_hat, batch_norm(a, heads))
+    assert all(torch.equal(heads.state_dict()[name], value) for name, value in kept.items())
+
+
+def test_tanh_standardized_has_the_derivative_of_the_statistics_that_it_uses():
+    """With them held, in training those of the batch."""
+    heads = heads_of("tanh_standardized").train()
+    a = torch.randn(1, 6, 3, 4, 5, dtype=torch.float64)
+    y = torch.tanh(a)
+    std = (y.var((1, 3, 4), correction=0, keepdim=True) + EPS).sqrt()
+    torch.testing.assert_close(heads.derivative(a), (1 - y**2) / std)
 
 
 def test_tanh_standardized_speaks_zscore_pixels_under_any_target():

@@ -23,6 +23,8 @@ FLOORS = {
         "layers",
         "cache",
         "image_folder",
+        "decode",
+        "layout",
         "data",
         "wandb_mode",
         "spectrum",

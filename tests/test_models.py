@@ -4,7 +4,7 @@ from conftest import make_config
 from torch import Generator
 
 from vae_sweep.config import UserError
-from vae_sweep.models import ConvVAE, resolutions
+from vae_sweep.models import ConvVAE, check, resolutions
 
 
 def vae(*overrides: str, shape=(3, 32, 32), runs: int = 2) -> ConvVAE:
@@ -44,6 +44,41 @@ def test_options_train(norm_layer, activation):
 def test_an_image_too_small_to_halve_is_refused():
     with pytest.raises(UserError, match=r"3 levels.*4x4 is too small.*at most 2"):
         resolutions(make_config().model, 4, 4)
+
+
+NORMED = ("model.widths=[4,8,1]", "train.batch_size=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "height", "remedy"),
+    [
+        ((*NORMED, "model.norm_layer=batch"), 8, "train.batch_size=2 or fewer widths"),
+        ((*NORMED, "model.norm_layer=group"), 8, "a larger width or fewer widths"),
+        (("model=linear", "head=tanh_standardized", *NORMED[1:]), 1, "train.batch_size=2"),
+    ],
+)
+def test_statistics_of_one_value_are_refused(overrides, height, remedy):
+    with pytest.raises(UserError, match=r"at least two values.*got one") as caught:
+        check(make_config(*overrides), height, height)
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "height"),
+    [
+        ((*NORMED[:1], "train.batch_size=2", "model.norm_layer=batch"), 8),
+        ((*NORMED, "model.norm_layer=batch"), 16),
+        ((*NORMED, "model.norm_layer=none"), 8),
+        (("model.widths=[4,8,2]", "train.batch_size=1", "model.norm_layer=group"), 8),
+        (("head=tanh_standardized", "model.widths=[4]", "train.batch_size=1"), 2),
+    ],
+)
+def test_statistics_of_two_values_are_not(overrides, height):
+    config = make_config(*overrides)
+    check(config, height, height)
+    values = config.train.batch_size
+    model = ConvVAE(config.model, (3, height, height), [Generator()])  # pyright: ignore
+    model(torch.rand(1, values, 3, height, height), torch.randn(1, values, 128))
 
 
 def test_posterior_sample_is_mu_plus_std_times_noise():

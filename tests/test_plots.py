@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from test_results import ROWS, summary, write_run
+from test_results import ROWS, cap, summary, write_run
 
 from vae_sweep import plots, results
 
@@ -76,11 +76,11 @@ def test_a_diverged_run_ends_at_its_last_finite_row_and_leaves_the_view(tmp_path
 
 
 def test_caps_are_lines_where_finite_and_in_view(tmp_path):
-    write_run(tmp_path, summary(psnr_cap=5.5))
-    write_run(tmp_path, summary(psnr_cap=5.5), seed=1)
-    write_run(tmp_path, summary(psnr_cap=6.5), seed=2)
-    write_run(tmp_path, summary(psnr_cap=None), head="linear")
-    write_run(tmp_path, summary(psnr_cap=40), head="hardtanh")
+    write_run(tmp_path, summary(**cap(5.5)))
+    write_run(tmp_path, summary(**cap(5.5)), seed=1)
+    write_run(tmp_path, summary(**cap(6.5)), seed=2)
+    write_run(tmp_path, summary(**cap(None)), head="linear")
+    write_run(tmp_path, summary(**cap(40)), head="hardtanh")
     plane = panel(drawn(tmp_path), "val PSNR (dB)")
     caps = [line.get_ydata() for line in plane.lines if line.get_linestyle() == "--"]
     assert sorted(float(np.asarray(y)[0]) for y in caps) == [5.5, 6.5]

@@ -119,9 +119,10 @@ def test_on_real_images_too(tmp_path):
 
 def test_a_floor_is_told_in_one_sentence(small):
     found = predicted(small, "norm=zscore", "head=tanh")
-    share = f"{100 * found.outside:.2g} % of the targets lie outside tanh's range"
+    share = f"{100 * found.outside:.2g} % of the training targets lie outside tanh's range"
     assert share in found.sentence
-    assert f"no network can pass {found.psnr_cap:.1f} dB" in found.sentence
+    cap = f"no network can pass {found.psnr_cap:.2f} dB on the training images, "
+    assert cap in found.sentence
     found = predicted(small, "norm=minus1_1", "head=tanh")
     assert found.sentence.startswith("tanh reaches every target;")
     assert found.psnr_cap == math.inf

@@ -76,7 +76,13 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 PREDICTED = {"floor_mse": 0.2, "active_units": 2, "kl": 3.25, "psnr": 5.125}
+PREDICTED |= {"psnr_cap_val": 18.7, "psnr_cap_test": 18.6}
 PREDICTED |= {"bits_per_dim": None, "curve": [[0.0, 1.5, 4.0], [2.0, 4.0, 7.0]]}
+
+
+def cap(val: float | None, training: float | None = 99.0) -> dict[str, Any]:
+    """Parts of a summary: the caps of the validation and of the training split."""
+    return {"psnr_cap": training, "predicted": PREDICTED | {"psnr_cap_val": val}}
 
 
 def summary(**changes: Any) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "final": final | {"test/psnr": None},
         "implied_sigma": 48.3,
         "beta": 1.0,
-        "psnr_cap": 18.7,
+        "psnr_cap": 18.5,
         "predicted": PREDICTED,
         "seconds": 3.5,
         "device": "cpu",
@@ -211,7 +217,8 @@ def test_finals_are_the_summary(tmp_path):
     [run] = results.load(tmp_path).finals.to_dict("records")
     assert run["status"] == "finished"
     assert (run["implied_sigma"], run["beta_value"]) == (48.3, 1.0)
-    assert (run["psnr_cap"], run["predicted_floor_mse"]) == (18.7, 0.2)
+    assert (run["psnr_cap"], run["predicted_floor_mse"]) == (18.5, 0.2)
+    assert (run["psnr_cap_val"], run["psnr_cap_test"]) == (18.7, 18.6)
     assert (run["predicted_kl"], run["predicted_psnr"]) == (3.25, 5.125)
     assert math.isnan(run["predicted_bits_per_dim"])
     assert (run["seconds"], run["device"]) == (3.5, "cpu")
@@ -221,8 +228,21 @@ def test_finals_are_the_summary(tmp_path):
 
 
 def test_no_floor_is_an_infinite_cap(tmp_path):
-    write_run(tmp_path, summary(psnr_cap=None))
-    assert results.load(tmp_path).finals["psnr_cap"].tolist() == [math.inf]
+    write_run(tmp_path, summary(**cap(None, training=None)))
+    finals = results.load(tmp_path).finals
+    assert finals["psnr_cap"].tolist() == finals["psnr_cap_val"].tolist() == [math.inf]
+
+
+def test_a_cap_that_an_earlier_version_did_not_state_is_not_known(tmp_path):
+    """The training split's is no bound of val PSNR."""
+    before = {k: v for k, v in PREDICTED.items() if not k.startswith("psnr_cap_")}
+    write_run(tmp_path, summary(predicted=before, psnr_cap=18.5))
+    loaded = results.load(tmp_path)
+    [run] = loaded.finals.to_dict("records")
+    assert run["psnr_cap"] == 18.5
+    assert math.isnan(run["psnr_cap_val"])
+    assert math.isnan(run["psnr_cap_test"])
+    assert [line.split()[4:6] for line in printed(loaded)[2:3]] == [["?", "18.42"]]
 
 
 @pytest.mark.parametrize("tail", ["30,3,4,5,0.1", "3", "30,3,4,5,0.1,6.02,2.5,-8,3,6.5,5"])
@@ -310,8 +330,8 @@ def test_table_leaves_out_what_is_the_same(tmp_path):
 
 def test_printed_digits(tmp_path):
     capped = write_run(tmp_path, summary())  # 18.42 dB under a cap of 18.7
-    free = write_run(tmp_path, summary(psnr_cap=None, implied_sigma=4.81), head="linear")
-    far = write_run(tmp_path, summary(psnr_cap=18.73), head="hardtanh")
+    free = write_run(tmp_path, summary(**cap(None), implied_sigma=4.81), head="linear")
+    far = write_run(tmp_path, summary(**cap(18.73)), head="hardtanh")
     lines = printed(results.load(tmp_path, [capped, free, far]))
     cells = [line.split() for line in lines[2:5]]
     shared = ["5.12", "12.3", "3.2", "3", "2", "4.568"]

@@ -192,3 +192,21 @@ def test_without_noise_the_kl_is_infinite(problem):
     assert math.isnan(best.elbo)
     rest = (linear.total - linear.values.sum()) / 192
     assert best.mse == pytest.approx(rest)
+
+
+@pytest.mark.parametrize("level", [0, 77, 255])
+@pytest.mark.parametrize("n", [1, 20])
+def test_images_that_do_not_vary_have_an_optimum_without_kl_and_no_curve(
+    level, n, tmp_path
+):
+    images = np.full((n, 3, 4, 4), level, np.uint8)
+    scale = np.ones(3)
+    spectrum = Spectra(images, "constant", tmp_path).of(scale, 8)
+    assert spectrum is not None
+    linear = LinearGaussian(spectrum, scale, 8, 16)
+    assert linear.curve() == ([], [])
+    for variance in (0.0, 0.5):
+        found = linear.at(variance)
+        assert (found.active_units, found.kl, found.mse, found.mse_pixel) == (0, 0, 0, 0)
+    assert linear.at(0.5).elbo == pytest.approx(-24 * math.log(2 * math.pi * 0.5))
+    assert linear.learned(1.0).mse_pixel == 0

@@ -52,12 +52,31 @@ def test_every_layer_gets_what_was_fastest_and_it_is_timed_once(tmp_path, best):
 
 
 def test_what_was_timed_is_kept_by_device_and_survives_damage(tmp_path):
-    Tuner(tmp_path, CPU).remember("a", lambda: "x")
-    [(where, kept)] = json.loads((tmp_path / "tuning.json").read_text()).items()
+    file, answers = tmp_path / "tuning.json", ("x", "y")
+    Tuner(tmp_path, CPU).remember("a", lambda: "x", answers)
+    [(where, kept)] = json.loads(file.read_text())["content"].items()
     assert where == f"cpu, torch {torch.__version__}"
     assert kept == {"a": "x"}
-    (tmp_path / "tuning.json").write_text("{torn")
-    assert Tuner(tmp_path, CPU).remember("a", lambda: "y") == "y"
+    assert Tuner(tmp_path, CPU).remember("a", lambda: "y", answers) == "x"
+    assert Tuner(tmp_path, CPU).remember("a", lambda: "y", ("y",)) == "y"  # "x" is none
+    altered = file.read_text().replace('"a": "y"', '"a": "x"')
+    for content in ("{torn", "", "[]", "{}", '{"content": {}}', "[" * 10**5, altered):
+        file.write_text(content)
+        assert Tuner(tmp_path, CPU).remember("a", lambda: "y", answers) == "y"
+
+
+def test_two_processes_keep_what_both_timed(tmp_path):
+    one, other = Tuner(tmp_path, CPU), Tuner(tmp_path, CPU)
+    one.remember("a", lambda: "x", ("x",))
+    other.remember("b", lambda: "y", ("y",))
+    [kept] = json.loads((tmp_path / "tuning.json").read_text())["content"].values()
+    assert kept == {"a": "x", "b": "y"}
+
+
+def test_a_tuning_file_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "tuning.json").mkdir()
+    assert Tuner(tmp_path, CPU).remember("a", lambda: "x", ("x",)) == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["tuning.json"]
 
 
 def test_a_way_without_memory_is_never_the_fastest(tmp_path):

@@ -1,6 +1,11 @@
-"""What is slow to make, kept as .npz files; without a cache a run goes on as well."""
+"""What is slow to make, kept as .npz files; without a cache a run goes on as well.
+
+Each file states what it is of and a checksum of it, so that a file that is damaged, of
+something else, or no file at all is made again.
+"""
 
 import contextlib
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,6 +19,7 @@ from rich.console import Console
 from vae_sweep.files import replace
 
 Pixels = NDArray[np.uint8]
+CHECKSUM = "checksum"  # the array, or the key of a JSON object, that holds it
 
 
 def cached(
@@ -24,24 +30,40 @@ def cached(
     """`make()`, or what an earlier call kept of it at `path` (.npz) if that `fits`."""
     with contextlib.suppress(Exception):  # whatever ails a cache file, it is remade
         arrays = read_npz(path)
-        if fits(arrays):
+        if bytes(arrays.pop(CHECKSUM)) == _checksum(path, arrays) and fits(arrays):
             return arrays
     arrays = make()
-    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    checked = {**arrays, CHECKSUM: np.frombuffer(_checksum(path, arrays), np.uint8)}
+    _replace(path, lambda file: np.savez(file, allow_pickle=False, **checked))
     return arrays
+
+
+def _checksum(path: Path, arrays: dict[str, NDArray]) -> bytes:
+    """Of the arrays and of the file's name, which tells what they are of."""
+    digest = hashlib.blake2b(path.name.encode(), digest_size=16)
+    for key, array in sorted(arrays.items()):
+        digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 def cached_json(path: Path) -> dict[str, Any]:
     """What keep_json kept at `path`; {} where there is nothing that can be read."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
-        if isinstance(content, dict):
-            return content
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        kept = json.loads(path.read_text())
+        if isinstance(kept, dict) and isinstance(content := kept.get("content"), dict):
+            return content if kept.get(CHECKSUM) == _json_checksum(content) else {}
     return {}
 
 
 def keep_json(path: Path, content: dict[str, Any]) -> None:
-    _replace(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    kept = {CHECKSUM: _json_checksum(content), "content": content}
+    _replace(path, lambda file: file.write(json.dumps(kept, indent=1).encode()))
+
+
+def _json_checksum(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -52,13 +74,17 @@ def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def cached_images(path: Path, n: int, make: Callable[[], Pixels]) -> Pixels:
-    """The same for `n` images [n, C, H, W]."""
+    """As `cached`, for `n` images [n, C, H, W]."""
 
     def fits(arrays: dict[str, NDArray]) -> bool:
-        images = arrays["images"]
-        return images.dtype == np.uint8 and images.ndim == 4 and len(images) == n
+        return are_images(arrays["images"], n)
 
     return cached(path, lambda: {"images": make()}, fits)["images"]
+
+
+def are_images(array: NDArray, n: int) -> bool:
+    """Whether it is uint8 [n, C, H, W]."""
+    return array.dtype == np.uint8 and array.ndim == 4 and len(array) == n
 
 
 def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, NDArray]:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from vae_sweep import objective, schedules
 from vae_sweep.config import ERRORS, Head, RunConfig
-from vae_sweep.heads import Heads, range_of
+from vae_sweep.heads import STANDARDIZED, Heads, range_of
 from vae_sweep.likelihoods import Likelihoods, Noise
 from vae_sweep.models import build
 from vae_sweep.normalize import Affine, fit, moments
@@ -97,7 +97,9 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
     return Point(
         norm=fit(config.norm, counts),
         target=target,
-        zscore=fit("zscore", counts) if config.head == "tanh_standardized" else None,
+        zscore=fit("zscore", counts, f"head={STANDARDIZED}")
+        if config.head == STANDARDIZED
+        else None,
         weights=weights,
         beta=beta,
         variance=variance if config.likelihood in ERRORS else variance * torch.nan,

@@ -5,7 +5,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 Norm = Literal["unit", "minus1_1", "zscore", "zscore_global", "raw255"]
 Head = Literal[
@@ -38,9 +45,11 @@ UNIT_HEADS: tuple[Head, ...] = ("sigmoid", "sigmoid_rescaled", "tanh_rescaled")
 
 # keys that came after runs were recorded -> the value that reproduces those runs, fixed for
 # ever: only another value enters the run_id, so that finished runs stay finished
-NEUTRAL: dict[str, Any] = {}
+NEUTRAL: dict[str, Any] = {"data.background": "white"}
 # group -> option -> version, where the option's numbers changed since its first
-VERSIONS: dict[str, dict[str, int]] = {}
+VERSIONS: dict[str, dict[str, int]] = {
+    "head": {"tanh_standardized": 2},  # 1: lagged statistics without a gradient
+}
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -175,14 +184,47 @@ class TorchvisionConfig(_Data):
     name: Literal["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"]
 
 
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+def _background(value: Any) -> Any:
+    """One spelling for each color: a name, a gray level, or three levels."""
+    levels = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    names = {"white": (255,) * 3, "black": (0,) * 3}
+    if isinstance(value, str):
+        levels = names.get(value, ())
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in levels)
+    if not (whole and len(levels) == 3 and all(0 <= v <= 255 for v in levels)):
+        raise ValueError("must be white, black, a gray level 0..255 or [r,g,b]")
+    for name, color in names.items():
+        if levels == color:
+            return name
+    return levels[0] if len(set(levels)) == 1 else levels
+
+
+Background = Annotated[
+    Literal["white", "black"] | Level | tuple[Level, Level, Level],
+    BeforeValidator(_background),
+]
+
+
 class ImageFolderConfig(_Data):
     """`path` holds train/ and test/, or class folders directly (then split here)."""
 
     name: Literal["image_folder"]
     path: str
-    size: Count | None  # resize the short side to this and crop the centre
+    size: Annotated[int, Field(ge=1, le=4096)] | None  # of the short side; cropped square
     grayscale: bool
+    background: Background = "white"  # what shows through transparent pixels
     test_images: Count | None
+
+    @property
+    def background_rgb(self) -> tuple[int, int, int]:
+        """Its three levels."""
+        if isinstance(self.background, tuple):
+            return self.background
+        level = int({"white": 255, "black": 0}.get(str(self.background), self.background))
+        return level, level, level
 
 
 class NpzConfig(_Data):

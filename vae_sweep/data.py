@@ -2,12 +2,14 @@
 
 Whatever the set, the splits are the same for every run: they do not depend on its seed.
 What is slow to make is kept in `config.cache_dir`; without that a run goes on as well.
+Of a user's own images, one line says what was read, and warnings follow what is odd.
 """
 
 import contextlib
+import hashlib
 import io
+import os
 import sys
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from vae_sweep.config import (
     TorchvisionConfig,
     UserError,
 )
+from vae_sweep.image_folder import Source, user_path
 
 MANY_PIXELS = 50_000_000  # take seconds to make, so a line says what goes on
 
@@ -38,6 +41,7 @@ TORCHVISION = {  # data.name -> class in torchvision.datasets
     "fashion_mnist": "FashionMNIST",
 }
 NPZ_KEYS = ("train_images", "val_images", "test_images", "images")
+DARK = 32  # levels: images that are nowhere brighter are mostly meant to be
 
 
 class Images(NamedTuple):
@@ -48,14 +52,6 @@ class Images(NamedTuple):
     test: Tensor
 
 
-class _Splits(NamedTuple):
-    """The splits a set comes with, [n, C, H, W]; None where it has no such split."""
-
-    train: Pixels
-    val: Pixels | None
-    test: Pixels | None
-
-
 def load(config: DataConfig) -> Images:
     """The images of `config`, split.
 
@@ -64,18 +60,66 @@ def load(config: DataConfig) -> Images:
     set cannot be had, is malformed, or is too small for its splits.
     """
     if isinstance(config, DeadLeavesConfig):
-        train, val, test = _dead_leaves(config)
+        source = _dead_leaves(config)
     elif isinstance(config, ImageFolderConfig):
-        train, val, test = image_folder.read(config)
+        source = image_folder.read(config)
     elif isinstance(config, NpzConfig):
-        train, val, test = _npz(config)
+        source = _npz(config)
     else:
-        train, val, test = _torchvision(config)
+        source = _torchvision(config)
     wanted = None if isinstance(config, TorchvisionConfig) else config.test_images
-    train, test = _hold_out(train, test, wanted, "test")
-    train, val = _hold_out(train, val, config.val_images, "val")
+    train, test = _hold_out(source.train, source.test, wanted, "test")
+    train, val = _hold_out(train, source.val, config.val_images, "val")
     splits = (_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
-    return Images(*map(torch.from_numpy, splits))
+    images = Images(*map(torch.from_numpy, splits))
+    if isinstance(config, ImageFolderConfig | NpzConfig):
+        say(f"{config.path}: {_summary(source, images)}")
+        for warning in _warnings(images):
+            say(f"warning: {warning}")
+    return images
+
+
+def _summary(source: Source, images: Images) -> str:
+    """`train 40 (train/), val 10 (val/), test: 4 split off train; ignored: 20 .gif`."""
+    own = {"train": source.train, "val": source.val, "test": source.test}
+    splits = []
+    for split, pixels in own.items():
+        where = (source.where or {}).get(split)
+        if pixels is None:
+            count = len(images._asdict()[split])
+            splits.append(f"{split}: {count} split off train")
+        else:
+            splits.append(f"{split} {len(pixels)}" + (f" ({where})" if where else ""))
+    return "; ".join([", ".join(splits), *source.notes])
+
+
+def _warnings(images: Images) -> list[str]:
+    """What is odd about a user's images, though it can be trained on."""
+    said = []
+    for split, pixels in images._asdict().items():
+        top = int(pixels.max())
+        if top < DARK:
+            said.append(
+                f"no pixel of the {split} images is above {top} of 255: they are almost "
+                f"black; if white is meant to be {max(top, 1)}, save them as 0..255"
+            )
+    digests = {split: _digests(pixels) for split, pixels in images._asdict().items()}
+    for split, others in (("test", ("train", "val")), ("val", ("train",))):
+        for other in others:
+            there = set(digests[other])
+            count = sum(digest in there for digest in digests[split])
+            if count:
+                said.append(
+                    f"{count} of {len(digests[split])} {split} images are in {other} too, "
+                    f"pixel by pixel: the {split} numbers are not of unseen images"
+                )
+    return said
+
+
+def _digests(pixels: Tensor) -> list[bytes]:
+    """One of each image."""
+    each = pixels.flatten(1).numpy()
+    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in each]
 
 
 def _shuffled(images: Pixels) -> Pixels:
@@ -111,8 +155,14 @@ def _hold_out(
 # --- dead leaves ---
 
 
-def _dead_leaves(config: DeadLeavesConfig) -> _Splits:
+def _dead_leaves(config: DeadLeavesConfig) -> Source:
     n, size, seed = config.images, config.size, config.seed
+    needed = 3 * n * size**2
+    if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise UserError(
+            f"all images are held in memory, got data.images={n} of {size}x{size}, which "
+            f"take {needed / 2**30:.0f} of {there / 2**30:.0f} GiB; set fewer"
+        )
 
     def make() -> Pixels:
         if n * size**2 > MANY_PIXELS:
@@ -120,13 +170,13 @@ def _dead_leaves(config: DeadLeavesConfig) -> _Splits:
         return dead_leaves.generate(n, size, seed)
 
     name = f"dead_leaves-v{dead_leaves.VERSION}-n{n}-size{size}-seed{seed}.npz"
-    return _Splits(cached_images(config.cache_dir / name, n, make), None, None)
+    return Source(cached_images(config.cache_dir / name, n, make), None, None)
 
 
 # --- torchvision's sets ---
 
 
-def _torchvision(config: TorchvisionConfig) -> _Splits:
+def _torchvision(config: TorchvisionConfig) -> Source:
     from torchvision import datasets  # slow to import
 
     dataset: Any = getattr(datasets, TORCHVISION[config.name])
@@ -139,13 +189,13 @@ def _torchvision(config: TorchvisionConfig) -> _Splits:
             f"data={config.name} needs {error.name}, which is not installed; "
             f"pip install {error.name}"
         ) from None
-    except (OSError, HTTPException, RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # torchvision and scipy raise what they like
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"data={config.name} could not be downloaded or read ({reason});\n"
             f"put {', '.join(names)} into {folder}, or use data=dead_leaves"
         ) from None
-    return _Splits(train, None, test)
+    return Source(train, None, test)
 
 
 def _files(dataset: Any, root: Path) -> tuple[Path, list[str]]:
@@ -190,12 +240,13 @@ def _pixels(dataset: Any) -> Pixels:
 # --- arrays in an .npz ---
 
 
-def _npz(config: NpzConfig) -> _Splits:
-    path = Path(config.path).expanduser()
+def _npz(config: NpzConfig) -> Source:
+    """The arrays as they are: of four channels the last need not be an alpha."""
+    path = user_path(config.path)
     rule = "data.path must be an .npz that holds train_images (with test_images, "
     rule += "val_images if there are any) or images alone"
     try:
-        arrays = read_npz(path, NPZ_KEYS)
+        arrays, others = _read_npz(path)
     except Exception as error:  # zip, zlib and numpy raise what they like
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
@@ -203,9 +254,7 @@ def _npz(config: NpzConfig) -> _Splits:
             f"np.savez(FILE, images=array)"
         ) from None
     if set(arrays) != {"images"} and ("images" in arrays or "train_images" not in arrays):
-        raise UserError(
-            f"{rule}, got {path} with {', '.join(arrays)};\nrename or remove keys"
-        )
+        raise UserError(f"{rule}, got {path} with {', '.join(arrays)};\nrename its keys")
     splits = {key: _channels_first(key, array) for key, array in arrays.items()}
     shapes = {key: images.shape[1:] for key, images in splits.items()}
     if len(set(shapes.values())) > 1:
@@ -214,8 +263,30 @@ def _npz(config: NpzConfig) -> _Splits:
             f"all splits must have images of one shape, got {received} (C, H, W) in "
             f"{path};\nmake them equal"
         )
-    train = splits.pop("images" if "images" in splits else "train_images")
-    return _Splits(train, splits.get("val_images"), splits.get("test_images"))
+    train_key = "images" if "images" in splits else "train_images"
+    channels = splits[train_key].shape[1]
+    notes = []
+    if channels in (2, 4):
+        notes.append(
+            f"{channels} channels, all of them data (if the last is an alpha, composite "
+            f"the images and save 1 or 3)"
+        )
+    if others:
+        notes.append(f"ignored: {', '.join(others)}")
+    return Source(
+        splits[train_key],
+        splits.get("val_images"),
+        splits.get("test_images"),
+        {(key.removesuffix("_images") if "_" in key else "train"): key for key in splits},
+        tuple(notes),
+    )
+
+
+def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str]]:
+    """The arrays of NPZ_KEYS, and the keys of the others."""
+    arrays = read_npz(path, NPZ_KEYS)
+    with np.load(path, allow_pickle=False) as file:
+        return arrays, [key for key in file.files if key not in arrays]
 
 
 def _channels_first(key: str, array: NDArray) -> Pixels:
@@ -225,7 +296,34 @@ def _channels_first(key: str, array: NDArray) -> Pixels:
     if array.dtype != np.uint8 or not shaped:
         raise UserError(
             f"{key} must be uint8 [n, H, W] or [n, H, W, C] with C in 1..4, got "
-            f"{array.dtype} {list(array.shape)}; convert it (pixels 0..255) or "
-            f"transpose it"
+            f"{array.dtype} {list(array.shape)}; convert it: {_remedy(array, shaped)}"
         )
     return images.transpose(0, 3, 1, 2)
+
+
+def _remedy(array: NDArray, shaped: bool) -> str:
+    """What makes uint8 images [n, H, W, C] of an array, in numpy or in words."""
+    images = "images"
+    if not shaped:
+        if array.ndim != 4 or not 0 < array.shape[1] <= 4:
+            return "reshape or crop it, pixels 0..255"
+        images += ".transpose(0, 2, 3, 1)"
+    if array.dtype == np.uint8:
+        return images
+    if array.dtype == bool:
+        return f"{images}.astype(np.uint8) * 255"
+    low, high = (float(f(array)) for f in (np.min, np.max)) if _counts(array) else (-1, -1)
+    if 0 <= low <= high <= 1:
+        return f"({images} * 255).round().astype(np.uint8)"
+    if -1 <= low < 0 < high <= 1:
+        return f"({images} * 127.5 + 127.5).round().astype(np.uint8)"
+    if 0 <= low <= high <= 255:
+        return f"{images}.round().astype(np.uint8)"
+    if array.dtype == np.uint16:
+        return f"({images} / 257).round().astype(np.uint8)"
+    return "scale its pixels to 0..255 and save them as uint8"
+
+
+def _counts(array: NDArray) -> bool:
+    """Whether it holds numbers that can be compared."""
+    return array.size > 0 and array.dtype.kind in "iuf"

@@ -1,7 +1,8 @@
 """A data set as a grid needs it: its images, and what is counted once for all points."""
 
 import hashlib
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -12,13 +13,24 @@ from vae_sweep.normalize import histograms
 from vae_sweep.spectrum import Spectra
 
 
-class Dataset(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Dataset:
     """Images with level counts [C, 256] and spectra of the training split."""
 
     images: Images
     counts: Tensor
     fingerprint: str
     spectra: Spectra
+
+    @cached_property
+    def val_counts(self) -> Tensor:
+        """Level counts [C, 256] of the validation split."""
+        return histograms(self.images.val)
+
+    @cached_property
+    def test_counts(self) -> Tensor:
+        """Level counts [C, 256] of the test split."""
+        return histograms(self.images.test)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -107,8 +107,8 @@ def curves(
     """Learning curves, a panel per title, with the same labels in each: means over
     seeds, bands from the least to the largest seed; step 0 is left out.
 
-    Where a point's head has a floor and `column` is val/psnr or val/mse_pixel, a dashed
-    line of its colour shows it.
+    Where a point's head has a floor on the validation images, of which sweeps know that
+    state it, and `column` is val/psnr or val/mse_pixel, a dashed line shows it.
     """
     figure, grid = _figure(3.2 * len(panels) + 3, 3.8, 1, len(panels), sharey=True)
     rows = published.results.curves
@@ -131,10 +131,10 @@ def curves(
 
 
 def _draw_floor(axes: Axes, runs: pd.DataFrame, column: str, color: str) -> None:
-    floors = {"val/psnr": "psnr_cap", "val/mse_pixel": "predicted_floor_mse_pixel"}
-    if column not in floors:
+    if column not in ("val/psnr", "val/mse_pixel") or "psnr_cap_val" not in runs:
         return
-    floor = float(runs[floors[column]].iloc[0])
+    cap = float(runs["psnr_cap_val"].iloc[0])
+    floor = cap if column == "val/psnr" else 10 ** (-cap / 10)
     if np.isfinite(floor) and floor > 0:
         axes.axhline(floor, color=color, linestyle=(0, (5, 3)), linewidth=1.1)
 

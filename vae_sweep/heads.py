@@ -3,8 +3,9 @@
 Every head is a base function followed by an affine map per channel:
 g(a) = gain * f(a) + bias. `tanh` has gain 1 and bias 0; the `_rescaled` ones map
 f's open range onto exactly the target's image of [0, 1]; `tanh_standardized`
-standardizes tanh's output by its running mean and std, as z-scored data, and then
-expresses that in target space.
+standardizes tanh's output per channel, as a batch normalization without weights (Ioffe &
+Szegedy 2015): by the batch's mean and std in training, by running ones in evaluation.
+The result is z-scored data, which it then expresses in target space.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from torch.nn import functional as F
 from vae_sweep.config import Head
 from vae_sweep.normalize import Affine
 
-MOMENTUM, EPS = 0.1, 1e-5  # of tanh_standardized's running statistics
+MOMENTUM, EPS = 0.1, 1e-5  # torch.nn.BatchNorm2d's
+STANDARDIZED: Head = "tanh_standardized"
+PIXELS = (1, 3, 4)  # axes of [R, B, C, H, W] that a channel's statistics run over
 
 
 class Base(NamedTuple):
@@ -85,9 +88,12 @@ def range_of(head: Head, target: Affine) -> tuple[Tensor, Tensor]:
 class Heads(nn.Module):
     """The heads of R runs: a [R, B, C, H, W] -> t_hat of the same shape.
 
-    `mean` and `var` [R, C] are tanh_standardized's running statistics; in training
-    they move by MOMENTUM towards the batch's, before they are used, and no gradient
-    flows through them. The first batch sets them. Other heads leave them alone.
+    In training tanh_standardized uses the mean and the population variance of each channel
+    of the batch, and the gradient flows through both. `mean` and `var` [R, C] are what it
+    uses in evaluation: in training they move by MOMENTUM towards the batch's mean and
+    unbiased variance, as in torch.nn.BatchNorm2d. The first batch sets them (`seen` [R]
+    says whether there was one), so that an early evaluation is not mixed with the initial 0
+    and 1. Other heads leave them alone.
     """
 
     gain: Tensor
@@ -114,12 +120,12 @@ class Heads(nn.Module):
         outputs = []
         for head, part in self._parts(a):
             y = BASES[head].function(a[part])
-            if head == "tanh_standardized":
+            if head == STANDARDIZED:
                 if self.training:
                     self._track(part, y.detach())
                 mean, std = self._statistics(part, y)
                 y = (y - mean) / std
-            if head in ("tanh_standardized", "tanh_rescaled", "sigmoid_rescaled"):
+            if head in (STANDARDIZED, "tanh_rescaled", "sigmoid_rescaled"):
                 y = y * self.gain[part].to(y) + self.bias[part].to(y)
             outputs.append(y)
         return _joined(outputs)
@@ -129,7 +135,9 @@ class Heads(nn.Module):
         outputs = []
         for head, part in self._parts(a):
             d = BASES[head].derivative(a[part]) * self.gain[part].to(a)
-            outputs.append(d / self._statistics(part, d)[1] if "standard" in head else d)
+            if head == STANDARDIZED:
+                d = d / self._statistics(part, BASES[head].function(a[part]))[1]
+            outputs.append(d)
         return _joined(outputs)
 
     def _parts(self, a: Tensor) -> list[tuple[Head, slice]]:
@@ -149,18 +157,21 @@ class Heads(nn.Module):
         return parts
 
     def _track(self, part: slice, y: Tensor) -> None:
-        var, mean = torch.var_mean(y, dim=(1, 3, 4), correction=0)
+        var, mean = torch.var_mean(y, dim=PIXELS, correction=1)
         rate = torch.where(self.seen[part] > 0, MOMENTUM, 1.0)[:, None]
         self.mean[part].lerp_(mean.to(self.mean), rate.to(self.mean))
         self.var[part].lerp_(var.to(self.var), rate.to(self.var))
         self.seen[part] = 1.0
 
-    def _statistics(self, part: slice, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, std) [r, 1, C, 1, 1]; clones, because _track writes in place."""
-        mean, var = self.mean[part].clone(), self.var[part].clone()
-        std = (var + EPS).sqrt()
-        mean, std = (v.to(like)[:, None, :, None, None] for v in (mean, std))
-        return mean, std
+    def _statistics(self, part: slice, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, std) [r, 1, C, 1, 1]: in training those of `y` [r, B, C, H, W]."""
+        if self.training:
+            var, mean = torch.var_mean(y, dim=PIXELS, correction=0, keepdim=True)
+        else:
+            mean, var = (
+                v[part].to(y)[:, None, :, None, None] for v in (self.mean, self.var)
+            )
+        return mean, (var + EPS).sqrt()
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

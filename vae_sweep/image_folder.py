@@ -1,116 +1,149 @@
-"""Any folder that torchvision's ImageFolder reads, decoded once."""
+"""A folder of images, decoded once: what decode.py makes of the files that layout.py finds.
 
-import contextlib
+The cache knows images by the content of their files, so that it holds for a folder that is
+moved or copied, and for no other.
+"""
+
 import hashlib
 import json
-import os
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from vae_sweep.cache import Pixels, cached_images, say
+from vae_sweep import layout
+from vae_sweep.cache import Pixels, are_images, cached, say
 from vae_sweep.config import ImageFolderConfig, UserError
+from vae_sweep.decode import Done, decode
 
-FOLDER_VERSION = 1  # of the cache: raise it when the same files give other bytes
-SPLITS = ("train", "val", "test")
+VERSION = 2  # of the cache: raise it when the same files give other bytes
 MANY_FILES = 5_000  # take seconds to decode, so a bar or a line says what goes on
+DIGEST = 16  # bytes
 
 
-def read(
-    config: ImageFolderConfig,
-) -> tuple[Pixels, Pixels | None, Pixels | None]:
-    """(train, val, test), each [n, C, H, W], or None where the folder has no such split.
+class Source(NamedTuple):
+    """The splits that a set comes with, [n, C, H, W], None where it has no such split.
+
+    `where` says where each lies, for sets that a user laid out; `notes` is what else a
+    person should know of how they were read.
+    """
+
+    train: Pixels
+    val: Pixels | None
+    test: Pixels | None
+    where: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def user_path(path: str) -> Path:
+    """`data.path`, where ~ is the home folder; UserError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"data.path must not begin with ~ where there is no home folder, got {path} "
+            f"({str(error).rstrip('.')}); write the whole path"
+        ) from None
+
+
+def read(config: ImageFolderConfig) -> Source:
+    """The images of a folder, each as a person sees it.
 
     Raises UserError for a folder that is missing, empty or cannot be read, for a corrupt
     image, and for images of several sizes where none is asked for.
     """
-    root = Path(config.path).expanduser().absolute()
+    root = user_path(config.path).absolute()
     try:
         if not root.is_dir():
             raise UserError(
                 f"data.path must be a folder of images, got {config.path}, which is "
                 f"{'a file' if root.exists() else 'not there'}; set data.path=FOLDER"
             )
-        listings = {name: _list(root / name) for name in _splits(root)}
+        found = layout.find(root)
     except OSError as error:
         raise UserError(
-            f"data.path must be a folder that can be listed, got {error.filename} "
-            f"({error.strerror}); mend its permissions or set data.path=FOLDER"
+            f"data.path must be a folder that can be listed, got {error.filename or root} "
+            f"({error.strerror}); fix its permissions or set data.path=FOLDER"
         ) from None
-    for name, files in listings.items():
-        if not files:
-            raise UserError(
-                f"data.path must hold images (.jpg, .png, ...), in class folders or "
-                f"directly, got none in {root / name}; set data.path=FOLDER"
-            )
-    files = [file for listing in listings.values() for file in listing]
-    cache = config.cache_dir / f"image_folder-{_key(root, files, config)}.npz"
-    images = cached_images(cache, len(files), partial(_decode_all, files, config))
-    ends = np.cumsum([len(listing) for listing in listings.values()])
-    splits = dict(zip(listings, np.split(images, ends[:-1]), strict=True))
-    return splits.get("train", images), splits.get("val"), splits.get("test")
-
-
-def _splits(root: Path) -> list[str]:
-    """The folders in `root` that are splits; "", which is `root` itself, where none are."""
-    with os.scandir(root) as entries:  # unlike is_dir, names `root` where it is closed
-        there = {entry.name for entry in entries if entry.name in SPLITS and entry.is_dir()}
-    if not there >= {"train", "test"}:
-        return [""]
-    return [name for name in SPLITS if name in there]
-
-
-def _list(folder: Path) -> list[str]:
-    """Paths as ImageFolder finds them, or of the images directly in `folder`.
-
-    Raises OSError for a folder anywhere in it that is closed: ImageFolder skips those.
-    """
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import is_image_file
-
-    for _ in os.walk(folder, onerror=_raise, followlinks=True):
-        pass
-    in_classes = []
-    with contextlib.suppress(FileNotFoundError):  # no class folders
-        in_classes = [file for file, _ in ImageFolder(folder, allow_empty=True).samples]
-    return in_classes or sorted(
-        str(path) for path in folder.iterdir() if is_image_file(path.name)
+    files = [file for listing in found.splits.values() for file in listing]
+    images, done = _decoded(files, config)
+    ends = np.cumsum([len(listing) for listing in found.splits.values()])
+    splits = dict(zip(found.splits, np.split(images, ends[:-1]), strict=True))
+    return Source(
+        splits["train"],
+        splits.get("val"),
+        splits.get("test"),
+        found.where,
+        tuple(_notes(found, done, config)),
     )
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _notes(found: layout.Layout, done: NDArray, config: ImageFolderConfig) -> list[str]:
+    background = config.background
+    said = {
+        Done.TURNED: "turned upright by EXIF",
+        Done.COMPOSITED: f"transparent, put on {background}",
+        Done.ROUNDED: "of 16 bits, rounded to 8",
+        Done.CUT: "of several frames, cut to the first",
+    }
+    counts = {text: int((done & flag != 0).sum()) for flag, text in said.items()}
+    seen = [f"{count} {text}" for text, count in counts.items() if count]
+    ignored = [f"ignored: {found.ignored}"] if found.ignored else []
+    return [*seen, *found.notes, *ignored]
 
 
-def _key(root: Path, files: list[str], config: ImageFolderConfig) -> str:
-    """A hash of the names, sizes and times of the files, and of what is made of them."""
+def _decoded(files: list[str], config: ImageFolderConfig) -> tuple[Pixels, NDArray]:
+    """All images, [n, C, H, W], and Done of each, uint8 [n]."""
+    digests = _digests(files)
+
+    def fits(arrays: dict[str, NDArray]) -> bool:
+        n = len(files)
+        return are_images(arrays["images"], n) and arrays["done"].shape == (n,)
+
+    made_of = [VERSION, config.size, config.grayscale, config.background, digests]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+    path = config.cache_dir / f"image_folder-{key}.npz"
+    arrays = cached(path, partial(_decode_all, files, digests, config), fits)
+    return arrays["images"], arrays["done"]
+
+
+def _digests(files: list[str]) -> list[str]:
+    """One of the content of each file."""
+    with ThreadPool() as pool:
+        return pool.map(lambda file: _digest(_content(file)), files, chunksize=64)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=DIGEST).hexdigest()
+
+
+def _content(file: str) -> bytes:
     try:
-        stats = [os.stat(file) for file in files]
+        with open(file, "rb") as stream:
+            return stream.read()
     except OSError as error:
         raise UserError(
-            f"images must be readable, got {error.filename} ({error.strerror}); "
-            f"mend or remove it"
+            f"images must be readable, got {file} ({error.strerror}); "
+            f"fix it or move it elsewhere"
         ) from None
-    listing = [
-        (file.removeprefix(str(root)), stat.st_size, stat.st_mtime_ns)
-        for file, stat in zip(files, stats, strict=True)
-    ]
-    content = json.dumps([FOLDER_VERSION, config.size, config.grayscale, listing])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _decode_all(files: list[str], config: ImageFolderConfig) -> Pixels:
-    """All images, [n, C, H, W]."""
-    mode = "L" if config.grayscale else "RGB"
-    decode = partial(_decode, size=config.size, mode=mode)
-    with ThreadPool() as pool:
-        decoded: Iterable[Pixels] = pool.imap(decode, files, chunksize=64)
+def _decode_all(
+    files: list[str], digests: list[str], config: ImageFolderConfig
+) -> dict[str, NDArray]:
+    """`images` [n, C, H, W] and `done` [n]."""
+    with ThreadPool() as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of metadata and of large images
+        one = partial(_decode, config=config)
+        given = zip(files, digests, strict=True)
+        decoded: Iterable[tuple[Pixels, Done]] = pool.imap(one, given, chunksize=64)
         if len(files) >= MANY_FILES:
             console = Console(stderr=True)
             text = f"decoding {len(files)} images"
@@ -118,31 +151,46 @@ def _decode_all(files: list[str], config: ImageFolderConfig) -> Pixels:
                 decoded = track(decoded, text, len(files), console=console)
             else:
                 say(f"{text} of {config.path} (kept for next time)")
-        shape = _decode(files[0], config.size, mode).shape
-        out = np.empty((len(files), *shape), np.uint8)
-        for i, image in enumerate(decoded):
-            if image.shape != shape:
+        out, done = None, np.zeros(len(files), np.uint8)
+        for i, (image, flags) in enumerate(decoded):
+            if out is None:
+                out = _room(len(files), image.shape)
+            if image.shape != out.shape[1:]:
                 raise UserError(
-                    f"all images must have one size, got {shape[2]}x{shape[1]} in "
+                    f"all images must have one size, got {out.shape[3]}x{out.shape[2]} in "
                     f"{files[0]} and {image.shape[2]}x{image.shape[1]} in {files[i]};\n"
                     f"set data.size=32 (or another size)"
                 )
-            out[i] = image
-    return out
+            out[i], done[i] = image, flags
+    assert out is not None
+    return {"images": out, "done": done}
 
 
-def _decode(file: str, size: int | None, mode: str) -> Pixels:
-    """One image, [C, H, W]; resized (bilinear, antialiased) and cropped to `size`."""
+def _room(n: int, shape: tuple[int, ...]) -> Pixels:
     try:
-        with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # PIL would clip it to white
-                raise ValueError(f"more than 8 bits a channel, mode {image.mode}")
-            pixels = image.convert(mode)
-    except Exception as error:  # PIL's decoders raise what they like
+        return np.empty((n, *shape), np.uint8)
+    except MemoryError:
+        size = n * int(np.prod(shape)) / 2**30
         raise UserError(
-            f"images must be readable 8-bit files, got {file} ({error}); mend or remove it"
+            f"all images are held in memory, here {n} of {shape[2]}x{shape[1]}, "
+            f"{size:.0f} GiB; set data.size=64 (or another size)"
         ) from None
-    if size is not None:
-        pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)
-    array = np.asarray(pixels)
-    return array[None] if mode == "L" else array.transpose(2, 0, 1)
+
+
+def _decode(given: tuple[str, str], config: ImageFolderConfig) -> tuple[Pixels, Done]:
+    file, digest = given
+    content = _content(file)
+    if _digest(content) != digest:
+        raise UserError(
+            f"images must not change while they are read, got {file}; "
+            f"start again when nothing writes into its folder"
+        )
+    try:
+        return decode(content, config.background_rgb, config.size, config.grayscale)
+    except MemoryError:
+        reason = "too large for the memory; set a smaller data.size"
+    except Exception as error:  # Pillow's decoders raise what they like
+        reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(
+        f"images must be readable, got {file} ({reason}); fix it or move it elsewhere"
+    )

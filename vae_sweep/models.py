@@ -3,7 +3,8 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, UserError
+from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, RunConfig, UserError
+from vae_sweep.heads import STANDARDIZED
 from vae_sweep.layers import BatchNorm, Conv, GroupNorm, Linear
 
 ACTIVATIONS = {
@@ -174,7 +175,24 @@ def build(
     return ConvVAE(config, shape, generators)
 
 
-def check(config: ModelConfig, height: int, width: int) -> None:
-    """Raises UserError where images of this size do not fit the network."""
-    if isinstance(config, ConvConfig):
-        resolutions(config, height, width)
+def check(config: RunConfig, height: int, width: int) -> None:
+    """Raises UserError where images of this size, or batches, do not fit the network."""
+    model, batch = config.model, config.train.batch_size
+    if isinstance(model, ConvConfig):
+        tall, wide = resolutions(model, height, width)[-1]
+        small = f"{height}x{width} images are 1x1 after {len(model.widths)} widths"
+        if model.norm_layer == "batch" and batch * tall * wide == 1:
+            raise UserError(
+                f"model.norm_layer=batch needs at least two values per channel, got one: "
+                f"train.batch_size=1, and {small}; set train.batch_size=2 or fewer widths"
+            )
+        if model.norm_layer == "group" and model.widths[-1] * tall * wide == 1:
+            raise UserError(
+                f"model.norm_layer=group needs at least two values per image, got one: the "
+                f"last width is 1, and {small}; set a larger width or fewer widths"
+            )
+    if config.head == STANDARDIZED and batch * height * width == 1:
+        raise UserError(
+            f"head={STANDARDIZED} needs at least two values per channel, got one: "
+            f"train.batch_size=1 of 1x1 images; set train.batch_size=2"
+        )

@@ -44,10 +44,11 @@ def moments(counts: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (weight * (level - mean[:, None]) ** 2).sum(1).sqrt()
 
 
-def fit(norm: Norm, counts: Tensor) -> Affine:
+def fit(norm: Norm, counts: Tensor, option: str | None = None) -> Affine:
     """The normalization `norm` for a training split with level `counts` [C, 256].
 
-    Raises UserError where a standard deviation is 0.
+    Raises UserError where a standard deviation is 0; it names the `option` that needs the
+    normalization, `norm` unless another is given.
     """
     channels = len(counts)
     if norm in ("unit", "minus1_1", "raw255"):
@@ -60,8 +61,9 @@ def fit(norm: Norm, counts: Tensor) -> Affine:
     mean, std = moments(counts)
     if (std == 0).any():
         constant = [c for c, s in enumerate(std.tolist()) if s == 0]
+        remedy = "norm=unit or norm=minus1_1" if option is None else "another one"
         raise UserError(
-            f"norm {norm} divides by the standard deviation, which is 0 in channel "
-            f"{constant} of the training images; use norm=unit or norm=minus1_1"
+            f"{option or f'norm {norm}'} divides by the standard deviation, which is 0 in "
+            f"channel {constant} of the training images; use {remedy}"
         )
     return Affine(mean, std)

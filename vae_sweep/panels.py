@@ -134,13 +134,13 @@ def _span(values: np.ndarray) -> tuple[float, float]:
 
 
 def _draw_caps(axes: Axes, finals: pd.DataFrame, styles: dict[str, Style]) -> None:
-    """Dashed lines at the PSNR that no network exceeds with a head, where in view.
+    """Dashed lines at the val PSNR that no network exceeds with a head, where in view.
 
     One line per value: in the run's colour, or gray where several runs share it.
     """
     low, high = axes.get_ylim()
     caps: dict[float, list[Style]] = {}
-    for run_id, cap in zip(finals["run_id"], finals["psnr_cap"], strict=True):
+    for run_id, cap in zip(finals["run_id"], finals["psnr_cap_val"], strict=True):
         if low <= cap <= high + 1:  # a cap just above the best run is why it stops there
             caps.setdefault(round(cap, 3), []).append(styles[run_id])
     axes.set_ylim(low, max([high, *(cap + 0.04 * (high - low) for cap in caps)]))

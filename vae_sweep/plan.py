@@ -135,7 +135,8 @@ def _size_on_cuda(group: list[Prepared], device: torch.device) -> int:
             trainer.update()
         return tuner.seconds(lambda: [trainer.update() for _ in range(TRIAL)])
 
-    return int(tuner.remember(what, lambda: str(best_size(sizes, seconds))))
+    answers = [str(size) for size in sizes]
+    return int(tuner.remember(what, lambda: str(best_size(sizes, seconds)), answers))
 
 
 def _footprint(p: Prepared) -> Footprint:

@@ -52,7 +52,7 @@ def prepare(configs: list[RunConfig]) -> list[Prepared]:
         loggers.wandb_mode(config.log.wandb)
         dataset = datasets.of(config.data)
         height, width = dataset.size
-        models.check(config.model, height, width)
+        models.check(config, height, width)
         steps = total_steps(config.train, len(dataset.images.train))
         constants = point(config, dataset.counts, height * width)
         folder = RunFolder(config, dataset.fingerprint)

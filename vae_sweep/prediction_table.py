@@ -20,7 +20,9 @@ NUMBERS = {
     "outside\nrange": ("outside", "{:.1%}"),
     "floor, MSE\n(target)": ("floor_mse", "{:.4f}"),
     "floor, MSE\n(pixels)": ("floor_mse_pixel", "{:.5f}"),
-    "PSNR cap\n(dB)": ("psnr_cap", "{:.2f}"),
+    "PSNR cap\ntrain (dB)": ("psnr_cap", "{:.2f}"),
+    "PSNR cap\nval (dB)": ("psnr_cap_val", "{:.2f}"),
+    "PSNR cap\ntest (dB)": ("psnr_cap_test", "{:.2f}"),
     "sigma\n(8-bit)": ("sigma", "{:.3g}"),
     "beta\n(pixels)": ("beta_pixel", "{:.3g}"),
     "active\nunits": ("active_units", "{:.0f}"),
@@ -30,7 +32,10 @@ NUMBERS = {
     "bits/dim": ("bits_per_dim", "{:.3f}"),
 }
 # of a table that would be wider than the terminal; the file has them all
-LESS = ("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel")
+LESS = (
+    *("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel"),
+    *("psnr_cap_val", "psnr_cap_test"),
+)
 NAMED = 6  # points named beside a sentence that several share
 
 
@@ -44,7 +49,7 @@ def frame(configs: list[RunConfig]) -> pd.DataFrame:
     for config in configs:
         dataset = datasets.of(config.data)
         height, width = dataset.size
-        models.check(config.model, height, width)
+        models.check(config, height, width)
         constants = point(config, dataset.counts, height * width)
         prediction = predict(config, constants, dataset)._asdict()
         rows.append({k: v for k, v in prediction.items() if k != "curve"})

@@ -8,7 +8,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.dataset import Dataset
 from vae_sweep.likelihoods import KINDS
 from vae_sweep.objective import implied_sigma
-from vae_sweep.theory import LinearGaussian, Optimum
+from vae_sweep.theory import LinearGaussian, Optimum, head_floor
 
 NAN = math.nan
 UNKNOWN = Optimum(NAN, NAN, NAN, NAN, NAN, NAN, NAN)
@@ -22,7 +22,8 @@ class Prediction(NamedTuple):
 
     `target_low`, `target_high`: range of the training targets. `outside`: share of them
     beyond the head's range; `floor_mse` (target space), `floor_mse_pixel` ([0, 1]
-    space), `psnr_cap` (dB): what no network passes. `sigma`: noise in 8-bit levels,
+    space), `psnr_cap` (dB): what no network passes on the training images;
+    `psnr_cap_val`, `psnr_cap_test`: on the others. `sigma`: noise in 8-bit levels,
     implied, or the linear optimum's where it is learned. `beta_pixel`: the beta of
     SSE + beta * KL in pixels that implies the same noise. The rest is the linear
     optimum: `kl` in nats per image, `psnr` in dB, both bits_per_dim as in metrics.
@@ -34,6 +35,8 @@ class Prediction(NamedTuple):
     floor_mse: float
     floor_mse_pixel: float
     psnr_cap: float
+    psnr_cap_val: float
+    psnr_cap_test: float
     sigma: float
     beta_pixel: float
     active_units: float
@@ -47,7 +50,8 @@ class Prediction(NamedTuple):
 
 
 def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
-    """What theory says of `config` on the training split of `dataset`."""
+    """What theory says of `config` on the training split of `dataset`, and each split's
+    cap."""
     height, width = dataset.size
     scale, latent = point.target.scale.numpy(), config.model.latent
     pixels = height * width * len(scale)
@@ -57,6 +61,10 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
     learned = implied_sigma(optimum.variance * point.target.scale**2)
     sigma = learned if math.isnan(point.sigma) else point.sigma
     low, high = _target_range(point, dataset)
+    caps = [
+        head_floor(config.head, point.target, counts).psnr_cap
+        for counts in (dataset.val_counts, dataset.test_counts)
+    ]
     own_density = KINDS[config.likelihood] == "density"
     return Prediction(
         target_low=low,
@@ -65,6 +73,8 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         floor_mse=point.floor.mse,
         floor_mse_pixel=point.floor.mse_pixel,
         psnr_cap=point.floor.psnr_cap,
+        psnr_cap_val=caps[0],
+        psnr_cap_test=caps[1],
         sigma=sigma,
         beta_pixel=point.beta_pixel,
         active_units=optimum.active_units,
@@ -73,7 +83,8 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         psnr=-10 * math.log10(optimum.mse_pixel) if optimum.mse_pixel else math.inf,
         bits_per_dim=_bits(optimum.elbo, pixels) if own_density else math.nan,
         bits_per_dim_calibrated=_bits(optimum.elbo_calibrated, pixels),
-        sentence=f"{_of_range(config, point)}; {_of_noise(config, point, optimum, sigma)}",
+        sentence=f"{_of_range(config, point, *caps)}; "
+        f"{_of_noise(config, point, optimum, sigma)}",
         curve=linear.curve() if linear else ([], []),
     )
 
@@ -100,13 +111,19 @@ def _bits(elbo: float, pixels: int) -> float:
     return -elbo / (pixels * math.log(2)) + 8
 
 
-def _of_range(config: RunConfig, point: Point) -> str:
+def _of_range(config: RunConfig, point: Point, val_cap: float, test_cap: float) -> str:
     floor = point.floor
-    if floor.mse == 0:
+    if min(floor.psnr_cap, val_cap, test_cap) == math.inf:
         return f"{config.head} reaches every target"
+    caps = {"training": floor.psnr_cap, "val": val_cap, "test": test_cap}
+    finite = [
+        f"{cap:.2f} dB on the {split} images"
+        for split, cap in caps.items()
+        if cap < math.inf
+    ]
     return (
-        f"{100 * floor.outside:.2g} % of the targets lie outside {config.head}'s range: "
-        f"no network can pass {floor.psnr_cap:.1f} dB"
+        f"{100 * floor.outside:.2g} % of the training targets lie outside {config.head}'s "
+        f"range: no network can pass {', '.join(finite)}"
     )
 
 

@@ -26,7 +26,7 @@ IDENTITY = (
 # column of `finals` -> column of `table`, and the digits printed
 NUMBERS = {
     "implied_sigma": ("sigma (8-bit)", 0),
-    "psnr_cap": ("PSNR cap (dB)", 2),
+    "psnr_cap_val": ("PSNR cap (dB)", 2),
     "val/psnr": ("val PSNR (dB)", 2),
     "predicted_psnr": ("pred. PSNR", 2),
     "val/kl": ("KL (nats)", 1),
@@ -55,13 +55,13 @@ class Results(NamedTuple):
     `curves` has a row per run and evaluation: IDENTITY, then the columns of metrics.csv.
     `finals` has a row per run: IDENTITY, status (recorded.Status), diverged_at (step),
     total_steps, reason (of a failure), implied_sigma (8-bit levels), beta_value,
-    psnr_cap (dB, inf without a floor), predicted_<name> of PREDICTED, seconds, device,
-    then the columns of metrics.csv at the last finite row. `target` is resolved, `beta`
-    is the schedule's label, and `other` states whatever else differs within the sweep.
-    nan is not known.
-    `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
-    noise falling: run_id, kl (nats per image), psnr (dB). `skipped` maps the folders of
-    runs that could not be read to the reason.
+    psnr_cap (dB, inf without a floor) of the training split, psnr_cap_val and
+    psnr_cap_test of the others, predicted_<name> of PREDICTED, seconds, device, then the
+    columns of metrics.csv at the last finite row. `target` is resolved, `beta` is the
+    schedule's label, and `other` states whatever else differs within the sweep. nan is
+    not known. `theory` has a row per run and point of the curve of linear VAEs at their
+    optimum, the noise falling: run_id, kl (nats per image), psnr (dB). `skipped` maps the
+    folders of runs that could not be read to the reason.
     """
 
     curves: pd.DataFrame
@@ -262,6 +262,7 @@ def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
         "implied_sigma": summary.get("implied_sigma"),
         "beta_value": summary.get("beta"),
         "psnr_cap": math.inf if cap is None else cap,
+        **{name: _cap(predicted, name) for name in ("psnr_cap_val", "psnr_cap_test")},
         **{f"predicted_{name}": predicted.get(name) for name in PREDICTED},
         "seconds": summary.get("seconds"),
         **(summary.get("final") or last),
@@ -272,6 +273,12 @@ def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
         "reason": summary.get("reason") or "",
         **{key: math.nan if v is None else float(v) for key, v in values.items()},
     }
+
+
+def _cap(predicted: dict[str, Any], name: str) -> float:
+    """A split's cap; nan where it is not known, as in runs of earlier versions."""
+    cap = predicted.get(name, math.nan)
+    return math.inf if cap is None else cap
 
 
 def _with_columns(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

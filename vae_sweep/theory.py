@@ -92,7 +92,7 @@ class LinearGaussian:
         """
         v = tempering * variance
         lam = self.values[self.values > v]
-        kl = 0.5 * float(np.log(lam / v).sum()) if v > 0 else math.inf
+        kl = 0.5 * float(np.log(lam / v).sum()) if v > 0 else math.inf if len(lam) else 0.0
         sse = self.total - (lam - v).sum()
         sse_pixel = self.total_pixel - ((lam - v) * self.to_pixels[: len(lam)]).sum()
         sse, sse_pixel = max(float(sse), 0.0), max(float(sse_pixel), 0.0)
@@ -133,7 +133,10 @@ class LinearGaussian:
 
     def curve(self, points: int = 64) -> tuple[list[float], list[float]]:
         """(KL in nats per image, PSNR in dB) of optima, the noise falling from where
-        all units are unused to a thousandth of the least direction's deviation."""
+        all units are unused to a thousandth of the least direction's deviation. Empty
+        where the images do not vary: there is nothing to trade."""
+        if self.values[0] <= 0:
+            return [], []
         low = max(self.values[-1], self.values[0] * 1e-6) * 1e-6
         optima = [self.at(v) for v in np.geomspace(self.values[0], low, points)]
         psnr = [-10 * math.log10(max(o.mse_pixel, 1e-30)) for o in optima]

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -27,13 +27,15 @@ class Tuner:
         self.where = f"{name}, torch {torch.__version__}"
         self.known = cached_json(self.path)
 
-    def remember(self, what: str, find: Callable[[], str]) -> str:
-        """`find()`, or what it once said of `what` here."""
-        kept = self.known.setdefault(self.where, {})
-        if what not in kept:
-            kept[what] = find()
+    def remember(self, what: str, find: Callable[[], str], answers: Collection[str]) -> str:
+        """`find()`, or what it once said of `what` here, if that is one of `answers`."""
+        kept = self.known.get(self.where, {}).get(what)
+        if kept not in answers:
+            kept = find()
+            self.known = cached_json(self.path)  # another process may have added to it
+            self.known.setdefault(self.where, {})[what] = kept
             keep_json(self.path, self.known)
-        return kept[what]
+        return kept
 
     def fastest(self, ways: dict[str, Callable[[], object]]) -> str:
         """The name of the fastest, each given as what runs it once."""
@@ -88,8 +90,9 @@ def tune_layers(cohort: Cohort, images: Tensor, tuner: Tuner) -> None:
         shapes = f"{tuple(x.shape)} x {tuple(conv.weight.shape)}, {x.dtype}"
         options = f"stride {conv.stride}, bf16 {cohort.bf16}, tf32 {tf32}"
         what = f"{kind} {shapes}, {options}"
-        chosen = tuner.remember(what, partial(tuner.fastest, ways))
-        conv.way = chosen if chosen in WAYS else None
+        find = partial(tuner.fastest, ways)
+        chosen = tuner.remember(what, find, WAYS)
+        conv.way = next(way for way in WAYS if way == chosen)
 
 
 def _once(conv: Conv, way: str, x: Tensor, bf16: bool) -> Callable[[], object]:
