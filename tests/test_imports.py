@@ -12,7 +12,7 @@ import vae_sweep
 
 PACKAGE = Path(vae_sweep.__file__).parent
 FLOORS = {
-    0: ("config", "files"),
+    0: ("config", "files", "system"),
     1: (
         "normalize",
         "heads",
@@ -28,11 +28,12 @@ FLOORS = {
         "spectrum",
         "process",
         "captured",
+        "arguments",
         "experiment",
     ),
     2: (
         *("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
-        *("dataset", "feed", "footprint", "tune"),
+        *("dataset", "feed", "footprint", "tune", "feasible"),
     ),
     3: (
         *("predictions", "train", "results", "progress", "points", "plan", "workers"),

@@ -45,16 +45,15 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
             finally:
                 loggers.drain(todo[0].config.sweep_dir)
         _report(console, [p.config for p in prepared])
-    outcomes = [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
-    for outcome in outcomes:
-        if isinstance(outcome, Diverged):
-            console.print(str(outcome), highlight=False, markup=False, soft_wrap=True)
-    return outcomes
+    return [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
 
 
 def _outcome(run_id: str, summary: dict[str, Any]) -> dict[str, Any] | Diverged:
     if summary["status"] == "diverged":
-        return Diverged(f"{run_id} diverged at step {summary['diverged_at']}")
+        return Diverged(
+            f"{run_id} diverged at step {summary['diverged_at']}; lower train.lr, or set "
+            f"train.clip=1"
+        )
     return summary
 
 

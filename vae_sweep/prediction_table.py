@@ -1,6 +1,7 @@
 """A list of points, from validation to the table of their predictions."""
 
 import math
+import sys
 from typing import Any
 
 import pandas as pd
@@ -8,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vae_sweep import models, results
-from vae_sweep.cohort import point
-from vae_sweep.config import RunConfig, UserError
-from vae_sweep.dataset import Datasets
+from vae_sweep import results
+from vae_sweep.config import RunConfig
 from vae_sweep.files import write_atomically
+from vae_sweep.points import prepare
 from vae_sweep.predictions import predict
 
 # printed column -> (column of the frame, format)
@@ -37,22 +37,22 @@ NAMED = 6  # points named beside a sentence that several share
 def frame(configs: list[RunConfig]) -> pd.DataFrame:
     """A row per point: results.IDENTITY, then the fields of Prediction but the curve.
 
-    Raises UserError where a point cannot be trained on its data.
+    Points that lie in one folder have one row. Raises UserError where points.prepare does.
     """
-    datasets = Datasets()
+    prepared = prepare(configs)
     rows = []
-    for config in configs:
-        dataset = datasets.of(config.data)
-        height, width = dataset.size
-        models.check(config.model, height, width)
-        constants = point(config, dataset.counts, height * width)
-        prediction = predict(config, constants, dataset)._asdict()
+    for p in prepared:
+        prediction = predict(p.config, p.point, p.dataset)._asdict()
         rows.append({k: v for k, v in prediction.items() if k != "curve"})
-    return pd.concat([results.identities(configs), pd.DataFrame(rows)], axis=1)
+    identities = results.identities([p.config for p in prepared])
+    return pd.concat([identities, pd.DataFrame(rows)], axis=1)
 
 
 def run(configs: list[RunConfig]) -> None:
-    """Prints the table and the sentences, and writes predicted.csv per sweep."""
+    """Prints the table and the sentences, and writes predicted.csv per sweep.
+
+    Where that cannot be written, a line says so: what was asked for has been printed.
+    """
     configs = list({c.run_dir: c for c in configs}.values())
     predicted = frame(configs)
     console = Console()
@@ -67,10 +67,13 @@ def run(configs: list[RunConfig]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, rows.to_csv(index=False).encode())
         except OSError as error:
-            raise UserError(
-                f"predictions are written to {path}: {error.strerror}; set runs=FOLDER"
-            ) from None
-        console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
+            reason = error.strerror or str(error)
+            print(
+                f"warning: the table was not kept in {path}: {reason}; set runs=FOLDER",
+                file=sys.stderr,
+            )
+        else:
+            console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(predicted: pd.DataFrame, console: Console) -> Table:
