@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vae_sweep import __version__, arguments, system
+import vae_sweep
+from vae_sweep import arguments, system
 from vae_sweep.arguments import CONF
 from vae_sweep.config import (
     Failed,
@@ -92,7 +93,7 @@ class _Task:
         functools.update_wrapper(self, grid)  # Hydra names the job by its module
         self._grid, self._argv = grid, argv
         self.composed = False
-        self.failed: list[Failed] = []
+        self.failed: list[Exception] = []
 
     def grid(self, configs: list[DictConfig]) -> list[Any] | None:
         """An outcome per point; those that failed are kept, and no error to Hydra."""
@@ -104,7 +105,11 @@ class _Task:
         return outcomes
 
     def __call__(self, config: DictConfig) -> Any:
-        outcomes = self.grid([config])
+        try:
+            outcomes = self.grid([config])
+        except (UserError, OSError) as error:
+            self.failed.append(error)
+            return None
         return outcomes[0] if outcomes else None
 
 
@@ -124,10 +129,13 @@ def main(grid: Grid, about: str) -> None:
         system.start()
         typed = arguments.read(sys.argv[1:])
         if "--version" in typed.flags:
-            print(f"vae-sweep {__version__}")
+            print(f"vae-sweep {vae_sweep.__version__}")
             return
         sys.argv = [sys.argv[0], *typed.argv()]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        for error in task.failed:
+            if not isinstance(error, Failed):
+                raise error
         if task.failed:
             raise Failed("\n".join(dict.fromkeys(map(str, task.failed))))
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """A list of points, from validation to the table of their predictions."""
 
+import errno
 import math
 import sys
 from typing import Any
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_sweep import results
-from vae_sweep.config import RunConfig
+from vae_sweep.config import RunConfig, UserError
 from vae_sweep.files import write_atomically
 from vae_sweep.points import prepare
 from vae_sweep.predictions import predict
@@ -31,6 +32,7 @@ NUMBERS = {
 }
 # of a table that would be wider than the terminal; the file has them all
 LESS = ("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel")
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # as of a sweep that is another's
 NAMED = 6  # points named beside a sentence that several share
 
 
@@ -51,7 +53,8 @@ def frame(configs: list[RunConfig]) -> pd.DataFrame:
 def run(configs: list[RunConfig]) -> None:
     """Prints the table and the sentences, and writes predicted.csv per sweep.
 
-    Where that cannot be written, a line says so: what was asked for has been printed.
+    Where that is not permitted, a warning says so: what was asked for has been printed.
+    Raises UserError where a point cannot be trained, or no folder can be where it must be.
     """
     configs = list({c.run_dir: c for c in configs}.values())
     predicted = frame(configs)
@@ -67,11 +70,10 @@ def run(configs: list[RunConfig]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, rows.to_csv(index=False).encode())
         except OSError as error:
-            reason = error.strerror or str(error)
-            print(
-                f"warning: the table was not kept in {path}: {reason}; set runs=FOLDER",
-                file=sys.stderr,
-            )
+            said = f"{path}: {error.strerror or error}; set runs=FOLDER"
+            if error.errno not in FORBIDDEN:
+                raise UserError(f"predictions are written to {said}") from None
+            print(f"warning: the table was not kept in {said}", file=sys.stderr)
         else:
             console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
 

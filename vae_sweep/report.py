@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from vae_sweep import __version__, system
+import vae_sweep
+from vae_sweep import system
 from vae_sweep.config import UserError
 from vae_sweep.files import write_atomically
 
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument(
         "-o", "--output", type=Path, help="the page's file; folder/report.html unless set"
     )
-    parser.add_argument("--version", action="version", version=f"vae-sweep {__version__}")
+    version = f"vae-sweep {vae_sweep.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     try:
         system.start()
         typed = parser.parse_args()
