@@ -12,7 +12,7 @@ import vae_sweep
 
 PACKAGE = Path(vae_sweep.__file__).parent
 FLOORS = {
-    0: ("config", "files", "system"),
+    0: ("config", "files", "system", "console"),
     1: (
         "normalize",
         "heads",

@@ -212,11 +212,11 @@ def test_a_diverging_run_is_named_and_the_rest_finishes(cli):
 
 BAD = {
     "an unknown group": (("nrm=unit",), "nrm"),
-    "an unknown option": (("norm=foo",), "norm/foo"),
-    "an unknown key": (("+typo=1",), "unknown key typo"),
+    "an unknown option": (("norm=foo",), "norm=foo"),
+    "an unknown key": (("+typo=1",), "unknown option typo"),
     "negative beta": (("beta=-1",), "beta.value"),
     "no number": (("beta.value=abc",), "beta.value"),
-    "mixed beta": (("beta=1,warmup",), "numbers or schedules"),
+    "another option's key": (("beta.sigma=12",), "beta.sigma belongs to beta=matched"),
     "no latents": (("model.latent=0",), "model.latent"),
     "an image too small": (("model.widths=[4,4,4,4,4]",), "8x8 is too small"),
     "one bad point of many": (("beta.value=1,2,-3",), "got -3"),

@@ -269,11 +269,6 @@ def _values(override: Override, most: int | None = None) -> list[Any]:
     """What an option stands for, quotes removed; of a sweep each value, up to `most`."""
     if not override.is_sweep_override():
         return [override.value()]
-    if override.value_type == ValueType.INTERVAL_SWEEP:
-        raise UserError(
-            f"an interval names no values, got {override.input_line}; "
-            f"type {override.key_or_group}=range(START,STOP,STEP)"
-        )
     count(override)
     values = itertools.islice(override.sweep_iterator(), most)
     return [value.text if isinstance(value, QuotedString) else value for value in values]
@@ -283,6 +278,11 @@ def count(override: Override) -> int:
     """How many values an option names; UserError where none or too many."""
     if not override.is_sweep_override():
         return 1
+    if override.is_interval_sweep():
+        raise UserError(
+            f"an interval names no values, got {override.input_line}; "
+            f"type {override.key_or_group}=range(START,STOP,STEP)"
+        )
     value: Any = override.value()
     if isinstance(value, RangeSweep):
         ends = (value.start, value.stop, value.step)

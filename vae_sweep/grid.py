@@ -5,10 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from vae_sweep import loggers, plots, results
 from vae_sweep.config import Failed, RunConfig
+from vae_sweep.console import Console
 from vae_sweep.plan import Plan, plans
 from vae_sweep.points import Prepared, prepare
 from vae_sweep.predictions import predict
@@ -28,9 +27,7 @@ def run(configs: list[RunConfig]) -> list[dict[str, Any] | Diverged]:
 
     At the end prints the table, draws overview.png, and says where W&B's files lie.
     """
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a log file has no edge at 80
+    console = Console(least=120)
     prepared = prepare(configs)
     with ExitStack() as stack:
         for folder in dict.fromkeys(c.sweep_dir for c in configs):

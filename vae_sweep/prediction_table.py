@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vae_sweep import results
 from vae_sweep.config import RunConfig, UserError
+from vae_sweep.console import Console
 from vae_sweep.files import write_atomically
 from vae_sweep.points import prepare
 from vae_sweep.predictions import predict
@@ -58,9 +58,7 @@ def run(configs: list[RunConfig]) -> None:
     """
     configs = list({c.run_dir: c for c in configs}.values())
     predicted = frame(configs)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a log file has no edge at 80
+    console = Console(least=160)
     console.print(_table(predicted, console))
     _print_sentences(predicted, console)
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
