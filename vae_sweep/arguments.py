@@ -149,9 +149,7 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
             flags.append(value)
     names = [flag.partition("=")[0] for flag in flags]
     if sum(name in INSTEAD for name in set(names)) > 1:
-        raise UserError(
-            f"flags that show different things, got {' '.join(names)}; type one"
-        )
+        raise UserError(f"one thing is shown at a time, got {' '.join(names)}; type one")
     needs = {"--resolve": ("--cfg", "-c", "--help", "-h"), "--package": ("--cfg", "-c")}
     for name, others in (*needs.items(), ("-p", needs["--package"])):
         if name in names and not set(others) & set(names):
