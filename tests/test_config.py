@@ -32,7 +32,7 @@ from vae_sweep.config import UserError, nearest, validate
         ("train.device=cuda:-1", r"train\.device: must be auto, cpu, cuda or cuda:N"),
         ("train.device=cuda:99999999999999999999", r"cuda:N with N from 0 to 127"),
         ("train.device=cuda:128", r"cuda:N with N from 0 to 127"),
-        ("train.device=cuda:٣", r"cuda:N with N from 0 to 127"),
+        ("train.device='cuda:٣'", r"cuda:N with N from 0 to 127"),
         ("model.depth=100000000", r"model\.depth: "),
         ("log.reconstructions=1000000000", r"log\.reconstructions: "),
         ("log.wandb.project=a/b", r"log\.wandb\.project: .*none of /"),
