@@ -30,15 +30,13 @@ THOUSAND = (
 )
 PLAN = """
 from vae_sweep import command
-def task(config): raise AssertionError
 def grid(configs):
     from vae_sweep.plan import plans
     from vae_sweep.points import prepare
-    points = prepare([command.config_of(config) for config in configs])
+    points = prepare(configs)
     [made] = plans(points, len(points))
     print(made)
-task.grid = grid
-command.main(task)
+command.main(grid, "")
 """
 
 

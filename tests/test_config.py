@@ -5,14 +5,45 @@ from conftest import make_config
 from hydra.errors import HydraException
 from pydantic import ValidationError
 
-from vae_sweep.config import UserError
+from vae_sweep.config import UserError, nearest, validate
 
 
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("+typo=1", "unknown key typo"),
+        ("+typo=1", "unknown key typo; --help"),
         ("+train.typo=1", r"unknown key train\.typo"),
+        ("+train.step=1", r"unknown key train\.step; did you mean train\.steps\?"),
+        ("+beta.sigma=1", r"beta\.sigma belongs to beta=matched"),
+        ("train.optimizer=adma", r"got 'adma'; did you mean adam\?"),
+        (
+            "train.workers=0",
+            r"train\.workers: must be 'auto' or greater than or equal to 1",
+        ),
+        ("model.widths=[4,-1]", r"^model\.widths: .*greater than or equal to 1, got -1"),
+        (
+            "beta.value=1e160",
+            r"beta\.value: must be 0 or from 1e-30 to 1e\+15.*got 1e\+160",
+        ),
+        ("beta.value=1e-320", r"beta\.value: must be 0 or from 1e-30"),
+        ("train.steps=1000000000000", r"less than or equal to 10000000"),
+        ("train.epochs=1e300", r"train\.epochs: "),
+        ("train.batch_size=9223372036854775808", r"train\.batch_size: "),
+        ("train.device=cuda:-1", r"train\.device: must be auto, cpu, cuda or cuda:N"),
+        ("train.device=cuda:99999999999999999999", r"cuda:N with N from 0 to 127"),
+        ("train.device=cuda:128", r"cuda:N with N from 0 to 127"),
+        ("train.device='cuda:٣'", r"cuda:N with N from 0 to 127"),
+        ("model.depth=100000000", r"model\.depth: "),
+        ("log.reconstructions=1000000000", r"log\.reconstructions: "),
+        ("log.wandb.project=a/b", r"log\.wandb\.project: .*none of /"),
+        ("sweep=null", r"sweep: .*string, got None"),
+        ("runs=null", r"runs: .*string, got None"),
+        ("runs=''", r"runs: must be a path"),
+        ("rerun=never", r"rerun: must be 'diverged', 'failed' or 'all'"),
+        ("sweep=${run_id:}", "type the value itself"),
+        ("sweep=${sweep}", "type the value itself"),
+        ("sweep=${oc.env:NOPE_NOPE}", "type the value itself"),
+        ("data=image_folder data.path=x data.size=1000000000", r"data\.size: "),
         ("beta.value=-1", r"beta\.value: .*greater than or equal to 0, got -1"),
         ("beta.value=abc", r"beta\.value: .*valid number, got 'abc'"),
         ("beta.value=nan", r"beta\.value: .*finite number, got nan"),
@@ -28,7 +59,7 @@ from vae_sweep.config import UserError
 )
 def test_bad_values_say_rule_value_and_remedy(override, complaint):
     with pytest.raises((UserError, HydraException), match=complaint) as error:
-        make_config(override)
+        make_config(*override.split(" "))
     assert str(error.value).count("\n") < 2 or not isinstance(error.value, UserError)
 
 
@@ -92,3 +123,70 @@ def test_run_id_is_stable():
 def test_epochs_replace_steps():
     train = make_config("train.epochs=2.5").train
     assert (train.steps, train.epochs) == (None, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("runs", "~nobody-of-that-name/x"),
+        ("data.cache", "~nobody-of-that-name"),
+        ("data.path", "~nobody-of-that-name/images.npz"),
+    ],
+)
+def test_a_home_folder_that_is_not_known_is_said(key, path):
+    typed = ["data=npz", "data.path=x.npz"] if key == "data.path" else []
+    with pytest.raises(UserError, match=f"{key} begins with ~.*set {key}=FOLDER"):
+        make_config(*typed, f"{key}='{path}'")
+
+
+def test_a_nul_byte_or_a_path_too_long_is_said():
+    values = make_config().model_dump()
+    for path in ("a\0b", "x" * 5000, "ß" * 2049, " "):
+        with pytest.raises(UserError, match="runs: must be a path"):
+            validate({**values, "runs": path})
+    assert validate({**values, "runs": "x" * 4096}).runs == "x" * 4096
+
+
+def test_what_was_received_is_shown_in_part():
+    values = make_config().model_dump()
+    with pytest.raises(UserError) as error:
+        validate({**values, "norm": ["x"] * 10_000, "seed": 10**5000})
+    assert len(str(error.value)) < 400
+
+
+def test_nearest():
+    words = ["train.steps", "train.lr", "norm", "model.latent"]
+    assert nearest("train.step", words) == "train.steps"
+    assert nearest("lr", words) == "train.lr"
+    assert nearest("NORM", words) == "norm"
+    assert nearest("latnet", words) == "model.latent"
+    assert nearest("quite-something-else", words) is None
+
+
+IDS = {  # of release 0.1.0, when the warm-up's default was 50 steps whatever the run's
+    (): "zscore-linear-b1-s0-19b4a167",
+    ("train.steps=500",): "zscore-linear-b1-s0-19b4a167",
+    ("train.steps=2000",): "zscore-linear-b1-s0-fc865d76",
+    ("train.epochs=3",): "zscore-linear-b1-s0-be21d32a",
+    ("train.lr_warmup=4", "train.steps=40"): "zscore-linear-b1-s0-be04fd14",
+    ("train.lr_warmup=50", "train.steps=100"): "zscore-linear-b1-s0-c885bd08",
+    ("train.lr_warmup=0",): "zscore-linear-b1-s0-9f65cb16",
+    ("rerun=all",): "zscore-linear-b1-s0-19b4a167",
+}
+
+
+@pytest.mark.parametrize("overrides", IDS)
+def test_run_ids_of_earlier_releases_stay(overrides):
+    assert make_config(*overrides).run_id == IDS[overrides]
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup"),
+    [(1, 0), (9, 0), (10, 1), (20, 2), (499, 49), (500, 50), (10**6, 50)],
+)
+def test_the_warmup_is_a_tenth_of_the_run_at_most_50(steps, warmup):
+    config = make_config(f"train.steps={steps}")
+    assert config.train.warmup(steps) == warmup
+    assert config.decisive["train"]["lr_warmup"] == warmup
+    explicit = make_config(f"train.steps={steps}", f"train.lr_warmup={warmup}")
+    assert explicit.run_id == config.run_id

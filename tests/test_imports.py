@@ -12,7 +12,7 @@ import vae_sweep
 
 PACKAGE = Path(vae_sweep.__file__).parent
 FLOORS = {
-    0: ("config", "files", "stop"),
+    0: ("config", "files", "stop", "system", "console"),
     1: (
         "normalize",
         "heads",
@@ -30,12 +30,13 @@ FLOORS = {
         "spectrum",
         "process",
         "captured",
+        "arguments",
         "experiment",
         "recorded",
     ),
     2: (
         *("models", "theory", "cohort", "metrics", "trainer", "records", "loggers"),
-        *("dataset", "feed", "footprint", "tune"),
+        *("dataset", "feed", "footprint", "tune", "feasible"),
     ),
     3: (
         *("predictions", "train", "results", "progress", "points", "plan", "workers"),

@@ -1,8 +1,11 @@
 """What is said of points before they are trained, on images small enough to check."""
 
+import errno
 import json
 import math
+import os
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,9 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from test_run import Cli
 
-from vae_sweep import results
+from vae_sweep import prediction_table, results
 from vae_sweep.cohort import point
+from vae_sweep.config import UserError
 from vae_sweep.data import Images
 from vae_sweep.dataset import Dataset
 from vae_sweep.normalize import histograms
@@ -248,3 +252,23 @@ def test_a_trained_point_keeps_what_was_predicted(tmp_path):
     assert len(kept["curve"][0]) == len(kept["curve"][1]) > 10
     assert "pred." in out
     assert f"{fresh['kl']:.1f}" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.EACCES, 0), (errno.EROFS, 0), (errno.ENOSPC, 2)]
+)
+def test_a_table_that_cannot_be_kept_is_printed_and_that_is_said(
+    npz, tmp_path, capsys, monkeypatch, number, code
+):
+    def refuse(path, content):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(prediction_table, "write_atomically", refuse)
+    paths = (f"data.path={npz()}", f"runs={tmp_path}/runs")
+    config = make_config(*TINY, "data=npz", *paths)
+    refused = pytest.raises(UserError, match="set runs=FOLDER") if code else nullcontext()
+    with refused:
+        prediction_table.run([config])
+    out, err = capsys.readouterr()
+    assert "bits/dim" in out
+    assert ("was not kept in" in err) == (code == 0)

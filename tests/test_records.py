@@ -395,3 +395,14 @@ def test_the_environment_has_the_command_as_typed(monkeypatch):
     records.environment.cache_clear()
     expected = "python -m vae_sweep.run -m norm=unit 'data.path=my images'"
     assert found["command"] == expected
+
+
+@pytest.mark.parametrize(("steps", "same"), [(510, True), (500, True), (499, False)])
+def test_a_warmup_that_follows_from_the_images_is_part_of_the_identity(
+    tmp_path, steps, same
+):
+    """Of epochs the run_id says 50 steps, as it always did; the images say the rest."""
+    config = make_config(*TINY, f"runs={tmp_path}", "train.epochs=3")
+    assert config.decisive["train"]["lr_warmup"] == 50
+    identity = RunFolder(config, "abc", steps).identity
+    assert (identity == RunFolder(config, "abc").identity) == same

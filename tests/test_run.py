@@ -17,6 +17,8 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from test_loggers import key_of, read_records
 
+import vae_sweep
+
 HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
 SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=30", "train.eval_every=10")
 PARTS = {
@@ -202,8 +204,10 @@ def test_a_diverging_run_is_named_and_the_rest_finishes(cli):
     }
     assert sorted(states.values()) == ["diverged", "finished"]
     [name] = [run_id for run_id, status in states.items() if status == "diverged"]
-    assert name in err
-    assert "diverged at step" in err
+    [line] = err.splitlines()
+    assert line.startswith(f"error: {name} diverged at step")
+    assert "lower train.lr" in line
+    assert "train.clip=1" in line
     rows = pd.read_csv(cli.folder / "runs/main" / name / "metrics.csv")
     assert len(rows) >= 1
     assert np.isfinite(rows["val/loss"]).all()
@@ -212,11 +216,11 @@ def test_a_diverging_run_is_named_and_the_rest_finishes(cli):
 
 BAD = {
     "an unknown group": (("nrm=unit",), "nrm"),
-    "an unknown option": (("norm=foo",), "norm/foo"),
-    "an unknown key": (("+typo=1",), "unknown key typo"),
+    "an unknown option": (("norm=foo",), "norm=foo"),
+    "an unknown key": (("+typo=1",), "unknown option typo"),
     "negative beta": (("beta=-1",), "beta.value"),
     "no number": (("beta.value=abc",), "beta.value"),
-    "mixed beta": (("beta=1,warmup",), "numbers or schedules"),
+    "another option's key": (("beta.sigma=12",), "beta.sigma belongs to beta=matched"),
     "no latents": (("model.latent=0",), "model.latent"),
     "an image too small": (("model.widths=[4,4,4,4,4]",), "8x8 is too small"),
     "one bad point of many": (("beta.value=1,2,-3",), "got -3"),
@@ -295,6 +299,125 @@ def test_wandb_files_read_back_hold_the_curves(cli):
             assert logged == pytest.approx(expected)
 
 
-def test_help_names_the_groups(cli):
+def test_diverged_runs_are_said_in_a_line_each_by_every_launcher(cli):
+    hot = ("train.lr=1e30", "norm=raw255", "seed=0,1", "hydra/launcher=basic")
+    _, err = cli(*SMALL, *hot, code=1)
+    first, second = err.splitlines()
+    assert "-s0-" in first
+    assert "-s1-" in second
+
+
+def test_each_help_is_of_its_command(cli):
     out, _ = cli("--help")
     assert "head: hardtanh, linear" in out
+    assert out.startswith("Trains a grid of VAEs")
+    predict = Cli(cli.folder, "predict")
+    out, _ = predict("--help")
+    assert "head: hardtanh, linear" in out
+    assert out.startswith("Says what theory says")
+    out, _ = Cli(cli.folder, "report")("--help")
+    assert "--output" in out
+
+
+@pytest.mark.parametrize("module", ["run", "predict", "report"])
+def test_the_version_is_the_products(cli, module):
+    out, _ = Cli(cli.folder, module)("--version")
+    assert out == f"vae-sweep {vae_sweep.__version__}\n"
+
+
+def test_cfg_shows_a_point(cli):
+    out, _ = cli("norm=unit", "--cfg", "job")
+    assert "norm: unit" in out
+
+
+SENSELESS = (
+    ("train.batch_size=999",),
+    ("train.precision=tf32",),
+    ("model.latent=1000000000",),
+    ("train.lr=1e-300",),
+    ("beta=1e160",),
+    ("train.step=1",),
+)
+
+
+@pytest.mark.parametrize("arguments", SENSELESS)
+def test_predict_refuses_what_run_refuses_in_the_same_words(cli, arguments):
+    _, err = cli(*SMALL, *arguments, code=2)
+    assert Cli(cli.folder, "predict")(*SMALL, *arguments, code=2) == ("", err)
+    assert not (cli.folder / "runs").exists()
+
+
+def test_mixed_betas_train_beside_each_other(cli):
+    cli(*SMALL, "beta=0.5,matched", "-m", "beta.sigma=12", "norm=unit")
+    labels = {f.name.split("-")[2] for f in cli.runs()}
+    assert labels == {"b0.5", "bmatched12"}
+
+
+def test_a_terminal_that_knows_ascii_only(cli):
+    cli.env["PYTHONIOENCODING"] = "ascii"
+    out, _ = Cli.__call__(cli, *SMALL, "norm=raw255", "head=tanh")
+    assert "sigma" in out
+    predict = Cli(cli.folder, "predict")
+    predict.env["PYTHONIOENCODING"] = "ascii"
+    out, _ = predict(*SMALL, "norm=raw255", "head=tanh")
+    assert "no network can pass" in out
+
+
+def test_a_working_folder_that_was_deleted(cli, tmp_path):
+    (tmp_path / "gone").mkdir()
+    code = "import os, sys; os.rmdir(os.getcwd()); sys.argv[1:] = []; "
+    code += "from vae_sweep.run import main; main()"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(
+        command, cwd=tmp_path / "gone", env=cli.env, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "the working folder must exist" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_output_into_a_closed_pipe_or_stream(cli):
+    shell = f"{sys.executable} -m vae_sweep.run {' '.join(SMALL)} %s"
+    for redirection, code in (("| head -0; exit ${PIPESTATUS[0]}", 141), (">&-", 0)):
+        command = ["bash", "-c", shell % redirection]
+        ended = subprocess.run(
+            command, cwd=cli.folder, env=cli.env, capture_output=True, text=True
+        )
+        assert (ended.returncode, ended.stderr) == (code, "")
+
+
+NOBODY = """
+import pwd
+def unknown(uid): raise KeyError(uid)
+pwd.getpwuid = unknown
+from vae_sweep.predict import main
+main()
+"""
+
+
+def test_a_user_without_a_home_folder(cli):
+    """HOME is not set and the uid has no entry in the password database."""
+    del cli.env["HOME"], cli.env["VAE_SWEEP_CACHE"]
+    command = [sys.executable, "-c", NOBODY, *SMALL]
+
+    def ended(**env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=cli.folder, env={**cli.env, **env}, capture_output=True, text=True
+        )
+
+    refused = ended()
+    assert refused.returncode == 2
+    assert "set data.cache=FOLDER, VAE_SWEEP_CACHE=FOLDER or HOME" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert ended(VAE_SWEEP_CACHE="cache").returncode == 0
+
+
+def test_a_page_is_written_where_one_says(cli):
+    cli(*SMALL)
+    before = sorted((cli.folder / "runs").rglob("*"))
+    out, _ = Cli(cli.folder, "report")("runs/main", "-o", "page.html")
+    assert out.startswith("report: page.html")
+    assert (cli.folder / "page.html").stat().st_size > 10_000
+    assert sorted((cli.folder / "runs").rglob("*")) == before
+    _, err = Cli(cli.folder, "report")("runs/main", "-o", "nowhere/page.html", code=2)
+    assert "name another file: --output FILE" in err

@@ -75,3 +75,10 @@ def test_learning_rate_warms_up_and_decays_by_cosine():
     np.testing.assert_allclose(rates, expected)
     flat = make_config("train.lr_schedule=constant").train
     assert schedules.rate_multipliers(flat, 600)[599] == 1
+
+
+def test_a_short_run_reaches_its_learning_rate():
+    """Of 20 steps the first two warm up; a warm-up of 50 would let it learn nothing."""
+    train = make_config("train.steps=20", "train.lr_schedule=constant").train
+    expected = np.minimum(1, np.arange(1, 21) / 3)
+    np.testing.assert_allclose(schedules.rate_multipliers(train, 20), expected)

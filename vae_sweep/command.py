@@ -1,26 +1,35 @@
 """The command line that the entry points share: Hydra's, with one-line errors."""
 
+import functools
 import gc
 import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vae_sweep import stop
-from vae_sweep.config import Failed, RunConfig, UserError, current_versions, validate
+import vae_sweep
+from vae_sweep import arguments, stop, system
+from vae_sweep.arguments import CONF
+from vae_sweep.config import (
+    Failed,
+    ImageFolderConfig,
+    NpzConfig,
+    RunConfig,
+    UserError,
+    current_versions,
+    expanded,
+    shown,
+    unknown,
+    validate,
+)
 
-PACKAGE = Path(__file__).parent
-# conf/ lies inside the package in a wheel, beside it in a checkout
-CONF = next(p / "conf" for p in (PACKAGE, PACKAGE.parent) if (p / "conf").is_dir())
+Grid = Callable[[list[RunConfig]], list[Any] | None]
 
 
 def config_of(root: DictConfig) -> RunConfig:
@@ -35,38 +44,25 @@ def config_of(root: DictConfig) -> RunConfig:
         }
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is missing; set {error.full_key}=...") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{one_line(error)}; type the value itself") from None
+    except Exception as error:  # what an interpolation calls raises what it likes
+        raise UserError(
+            f"cannot resolve an interpolation ${{...}} ({type(error).__name__}: "
+            f"{shown(str(error))[1:-1]}); type the value itself"
+        ) from None
     if "versions" in values:
-        raise UserError("unknown key versions; remove it or mend its spelling")
-    return validate({**values, "versions": current_versions(values)})
+        raise UserError(unknown("versions"))
+    config = validate({**values, "versions": current_versions(values)})
+    _ = config.sweep_dir, config.data.cache_dir  # raise where ~ is no known folder
+    if isinstance(config.data, ImageFolderConfig | NpzConfig):
+        expanded("data.path", config.data.path)
+    return config
 
 
 OmegaConf.register_new_resolver(
     "run_id", lambda *, _root_: config_of(_root_).run_id, replace=True
 )
-
-
-def constant_beta(argument: str, parser: OverridesParser) -> str:
-    """`beta=0.5,1,4` as `beta.value=0.5,1,4`; anything else as it is.
-
-    Raises UserError where numbers and schedules are mixed.
-    """
-    if not argument.startswith("beta="):
-        return argument
-    override: Override = parser.parse_override(argument)
-    values = (
-        list(override.sweep_iterator())
-        if override.is_sweep_override()
-        else [override.value()]
-    )
-    numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in values]
-    if all(numbers):
-        return "beta.value=" + argument.removeprefix("beta=")
-    if any(numbers):
-        raise UserError(
-            f"beta takes numbers or schedules, not both; got {argument}; sweep "
-            f"beta.value=0.5,1 and beta=constant,warmup apart"
-        )
-    return argument
 
 
 def one_line(error: BaseException) -> str:
@@ -77,33 +73,71 @@ def one_line(error: BaseException) -> str:
     for cause in reversed(causes):
         if isinstance(cause, UserError):
             return str(cause)
-    if isinstance(error, OverrideParseException):
-        return f"cannot read the option {error.override}: {error.message.splitlines()[0]}"
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return system.of_system(error)
     said = next((str(cause) for cause in causes if str(cause)), repr(error))
     text = re.sub(r"\s+", " ", said).strip()
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; set runs=FOLDER to write elsewhere"
-    text = re.sub(r" (Config search path|See https:).*", "", text)
+    text = re.sub(r" (Config search path|See https:|full_key: |object_type=).*", "", text)
     found = re.search(r"Could not override '(\S+?)'", text)
-    found = found or re.search(r"is not in struct full_key: (\S+)", text)
-    if found is not None:
-        return f"unknown option {found[1]}; see the groups and keys with --help"
-    return text
+    found = found or re.search(r"is not in struct full_key: (\S+)", said)
+    if found is not None and not found[1].startswith("hydra"):
+        return unknown(found[1])
+    return text[:300]
 
 
-def main(task: Callable[[DictConfig], Any]) -> None:
-    """Runs Hydra's `task` on sys.argv. Exit codes: 0, 1 diverged, 2 bad input.
+class _Task:
+    """What Hydra calls with composed points: the launcher `grid` with all at once,
+    others with one by one."""
 
-    The launcher `grid` calls task.grid with all points at once instead.
+    def __init__(self, grid: Grid, argv: list[str]):
+        functools.update_wrapper(self, grid)  # Hydra names the job by its module
+        self._grid, self._argv = grid, argv
+        self.composed = False
+        self.failed: list[Exception] = []
+
+    def grid(self, configs: list[DictConfig]) -> list[Any] | None:
+        """An outcome per point; those that failed are kept, and no error to Hydra."""
+        points = [config_of(config) for config in configs]
+        self.composed = True
+        sys.argv = self._argv
+        outcomes = self._grid(points)
+        self.failed += [each for each in outcomes or [] if isinstance(each, Failed)]
+        return outcomes
+
+    def __call__(self, config: DictConfig) -> Any:
+        try:
+            outcomes = self.grid([config])
+        except (UserError, OSError) as error:
+            self.failed.append(error)
+            return None
+        return outcomes[0] if outcomes else None
+
+
+def main(grid: Grid, about: str) -> None:
+    """A command on sys.argv: calls `grid` with all points at once.
+
+    `about` heads its help. `grid` returns an outcome per point, of which a Failed is said
+    in a line, or None where there is none to keep. Exit codes: 0, 1 where a point failed,
+    2 bad input.
     """
-    stop.install()
     gc.set_threshold(100_000)  # a composed point is thousands of objects, all to be kept
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors come here, not to a traceback
+    OmegaConf.register_new_resolver("about", lambda: about, replace=True)
+    task = _Task(grid, sys.argv)
     try:
-        parser = OverridesParser.create()
-        sys.argv[1:] = [constant_beta(argument, parser) for argument in sys.argv[1:]]
+        system.start()
+        typed = arguments.read(sys.argv[1:])
+        if "--version" in typed.flags:
+            print(f"vae-sweep {vae_sweep.__version__}")
+            return
+        sys.argv = [sys.argv[0], *typed.argv()]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        for error in task.failed:
+            if not isinstance(error, Failed):
+                raise error
+        if task.failed:
+            raise Failed("\n".join(dict.fromkeys(map(str, task.failed))))
     except stop.Stopped as stopped:
         stop.end(stopped)
     except BrokenPipeError:  # `... | head`
@@ -119,3 +153,12 @@ def main(task: Callable[[DictConfig], Any]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:  # of Hydra's, or of what its own options name
+        if debug or task.composed:
+            raise
+        said = f"{type(error).__name__}: {shown(str(error))[1:-1]}"
+        print(
+            f"error: Hydra cannot compose these options ({said}); remove those of hydra",
+            file=sys.stderr,
+        )
+        sys.exit(2)

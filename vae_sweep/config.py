@@ -1,11 +1,16 @@
 """One grid point, typed, frozen and validated (pydantic; no torch)."""
 
+import difflib
 import hashlib
 import json
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -51,18 +56,112 @@ VERSIONS: dict[str, dict[str, int]] = {
     "head": {"tanh_standardized": 2},  # 1: lagged statistics without a gradient
 }
 
+# Bounds, far beyond what trains today: what lies outside overflows a number format, or
+# takes memory or days before the first step.
+MOST_STEPS = 10**7  # of a run; its schedules are tables of so many float64
+LARGEST_INTEGER = 2**63 - 1
+LARGEST_WEIGHT = 1e15  # of the KL; squared gradients then stay within float32
+SMALLEST_WEIGHT = 1e-30
+LONGEST_PATH = 4096  # bytes
+WARMUP = 50  # steps, where a run is long enough; see TrainConfig.warmup
+
+Count = Annotated[int, Field(ge=1, le=LARGEST_INTEGER)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class UserError(Exception):
-    """Something a user can mend: one or two lines with rule, what was received, remedy."""
+    """What a user can correct: one or two lines with rule, what was received, remedy."""
 
 
 class Failed(Exception):
     """What ends a run though its input was right: said in a line, exit code 1."""
+
+
+def _weight(value: float) -> float:
+    if value and not SMALLEST_WEIGHT <= value <= LARGEST_WEIGHT:
+        raise ValueError(
+            f"must be 0 or from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, so that losses "
+            f"and squared gradients fit float32"
+        )
+    return value
+
+
+def _path(value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise ValueError("must be a path, without NUL bytes")
+    if len(value.encode()) > LONGEST_PATH:
+        raise ValueError(f"must be a path of at most {LONGEST_PATH} bytes")
+    return value
+
+
+def _device(value: str) -> str:
+    kind, colon, index = value.partition(":")
+    numbered = kind == "cuda" and index in {str(i) for i in range(128)}
+    if value not in ("auto", "cpu", "cuda") and not (colon and numbered):
+        raise ValueError("must be auto, cpu, cuda or cuda:N with N from 0 to 127")
+    return value
+
+
+def _wandb_name(value: str) -> str:
+    if not 1 <= len(value) <= 128 or set(value) & set("/\\#?%:") or not value.isprintable():
+        raise ValueError(
+            "must have 1 to 128 printable characters, none of / \\ # ? % : among them"
+        )
+    return value
+
+
+Weight = Annotated[float, Field(ge=0), AfterValidator(_weight)]  # of the KL
+FilePath = Annotated[str, AfterValidator(_path)]
+WandbName = Annotated[str, AfterValidator(_wandb_name)]
+
+
+def expanded(key: str, path: str) -> Path:
+    """`path` with its ~ replaced by a home folder.
+
+    Raises UserError where there is no such home folder: HOME is not set and the user has
+    no entry in the password database, or `~name` names nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        also = ", VAE_SWEEP_CACHE=FOLDER" if key == "data.cache" else ""
+        raise UserError(
+            f"{key} begins with ~, but no such home folder is known (HOME is not set, or "
+            f"there is no such user), got {shown(path)}; set {key}=FOLDER{also} or HOME"
+        ) from None
+
+
+def shown(value: Any) -> str:
+    """`value` as a message shows it: at most 80 characters, all of them printable."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that was most likely meant by `word`, if any.
+
+    Of dotted keys the last part counts as well: `lr` is train.lr.
+    """
+    known = list(words)
+    ends: dict[str, list[str]] = {}
+    for each in known:
+        ends.setdefault(each.rpartition(".")[2], []).append(each)
+    folded = {each.lower(): each for each in known}
+    word = word[:200].lower()
+    if word in folded:
+        return folded[word]
+    if word in ends:
+        return ends[word][0]
+    found = difflib.get_close_matches(word, folded, 1, 0.7)
+    if found:
+        return folded[found[0]]
+    last = difflib.get_close_matches(word.rpartition(".")[2], ends, 1, 0.7)
+    return ends[last[0]][0] if last else None
 
 
 class Frozen(BaseModel):
@@ -75,7 +174,7 @@ class ConstantBeta(Frozen):
     """The same beta at every step."""
 
     name: Literal["constant"]
-    value: NonNegative
+    value: Weight
 
     @property
     def label(self) -> str:
@@ -86,7 +185,7 @@ class WarmupBeta(Frozen):
     """Linear from 0 to `value` over the first `fraction` of the steps."""
 
     name: Literal["warmup"]
-    value: NonNegative
+    value: Weight
     fraction: Share
 
     @property
@@ -98,9 +197,9 @@ class CyclicalBeta(Frozen):
     """`cycles` ramps from 0 to `value`, each rising for `ramp` of it (Fu et al. 2019)."""
 
     name: Literal["cyclical"]
-    value: NonNegative
-    cycles: Count
-    ramp: Annotated[float, Field(gt=0, le=1)]
+    value: Weight
+    cycles: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    ramp: Annotated[float, Field(ge=1e-9, le=1)]
 
     @property
     def label(self) -> str:
@@ -111,7 +210,7 @@ class MatchedBeta(Frozen):
     """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels."""
 
     name: Literal["matched"]
-    sigma: Positive
+    sigma: Annotated[float, Field(ge=1e-9, le=1e9)]
 
     @property
     def label(self) -> str:
@@ -122,7 +221,7 @@ class NormalizedBeta(Frozen):
     """beta = beta_norm * N / D (Higgins et al. 2017)."""
 
     name: Literal["normalized"]
-    beta_norm: NonNegative
+    beta_norm: Weight
 
     @property
     def label(self) -> str:
@@ -140,8 +239,10 @@ class ConvConfig(Frozen):
 
     name: Literal["conv"]
     latent: Count
-    widths: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
-    depth: Count  # convolutions per resolution; all but the first keep the size
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16, strict=False)]
+    depth: Annotated[
+        int, Field(ge=1, le=1000)
+    ]  # convolutions per resolution; all but the first keep the size
     kernel: Literal[3, 4, 5]
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
     norm_layer: Literal["none", "batch", "group"]
@@ -161,20 +262,20 @@ class _Data(Frozen):
     """Split sizes; None means a tenth of the images, at most 1,000."""
 
     val_images: Count | None
-    cache: str
+    cache: FilePath
 
     @property
     def cache_dir(self) -> Path:
-        return Path(self.cache).expanduser()
+        return expanded("data.cache", self.cache)
 
 
 class DeadLeavesConfig(_Data):
     """Procedural images by the dead-leaves model (dead_leaves.py)."""
 
     name: Literal["dead_leaves"]
-    images: Annotated[int, Field(ge=10)]
+    images: Annotated[int, Field(ge=10, le=LARGEST_INTEGER)]
     size: Annotated[int, Field(ge=4, le=256)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
     test_images: Count | None
 
 
@@ -212,7 +313,7 @@ class ImageFolderConfig(_Data):
     """`path` holds train/ and test/, or class folders directly (then split here)."""
 
     name: Literal["image_folder"]
-    path: str
+    path: FilePath
     size: Annotated[int, Field(ge=1, le=4096)] | None  # of the short side; cropped square
     grayscale: bool
     background: Background = "white"  # what shows through transparent pixels
@@ -231,7 +332,7 @@ class NpzConfig(_Data):
     """uint8 arrays [n, H, W] or [n, H, W, C] under train_images/test_images, or images."""
 
     name: Literal["npz"]
-    path: str
+    path: FilePath
     test_images: Count | None
 
 
@@ -244,20 +345,23 @@ DataConfig = Annotated[
 class TrainConfig(Frozen):
     """Optimization. `epochs`, where set, replaces `steps`."""
 
-    steps: Count | None
-    epochs: Positive | None
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None
+    epochs: Annotated[float, Field(gt=0, le=MOST_STEPS)] | None
     batch_size: Count
     optimizer: Literal["adam", "adamw", "sgd"]
     lr: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]  # sgd only
     weight_decay: NonNegative
-    lr_warmup: Annotated[int, Field(ge=0)]  # steps
+    # steps; auto: see warmup
+    lr_warmup: Literal["auto"] | Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
     lr_schedule: Literal["constant", "cosine"]
     clip: Positive | None  # largest gradient norm, per run
     precision: Literal["fp32", "tf32", "bf16", "fp64"]  # tf32: CUDA only
     eval_every: Count  # steps; rows, checkpoints
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-    workers: Literal["auto"] | Count  # processes that train on CPU
+    device: Annotated[str, AfterValidator(_device)]
+    workers: (
+        Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+    )  # processes that train on CPU
     cohort: Literal["auto"] | Count  # most runs that train as one
     kernels: Literal["auto", "loop", "grouped", "products"]  # of convolutions
 
@@ -274,20 +378,27 @@ class TrainConfig(Frozen):
             raise ValueError("set train.steps or train.epochs")
         return self
 
+    def warmup(self, steps: int) -> int:
+        """Steps over which the learning rate rises in a run of `steps` steps.
+
+        `auto` is a tenth of the run, at most WARMUP.
+        """
+        return min(WARMUP, steps // 10) if self.lr_warmup == "auto" else self.lr_warmup
+
 
 class WandbConfig(Frozen):
     """W&B; WANDB_* environment variables fill what is null."""
 
     mode: Literal["auto", "online", "offline", "disabled"]
-    project: str | None
-    entity: str | None
+    project: WandbName | None
+    entity: WandbName | None
 
 
 class LogConfig(Frozen):
     """Where numbers go besides the local records, which are always kept."""
 
     wandb: WandbConfig
-    reconstructions: Count  # images per picture
+    reconstructions: Annotated[int, Field(ge=1, le=1000)]  # images per picture
 
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,-]*$", max_length=100)]
@@ -295,12 +406,12 @@ Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,-]*$", max_lengt
 
 class RunConfig(Frozen):
     """One point of a grid. `sweep` and `runs` say where it is kept, `experiments` which
-    named grid it came from, the rest what it is."""
+    named grid it came from, `rerun` which ended runs train again, the rest what it is."""
 
     experiments: str | None = None
     rerun: Literal["diverged", "failed", "all"] | None = None
     sweep: Slug
-    runs: str
+    runs: FilePath
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     norm: Norm
     target: Literal["same"] | Norm
@@ -347,7 +458,7 @@ class RunConfig(Frozen):
 
     @property
     def sweep_dir(self) -> Path:
-        return Path(self.runs).expanduser() / self.sweep
+        return expanded("runs", self.runs) / self.sweep
 
     @property
     def run_dir(self) -> Path:
@@ -368,6 +479,8 @@ class RunConfig(Frozen):
                 "train": {"device", "workers", "cohort", "kernels"},
             },
         )
+        train = values["train"]  # of epochs the steps are not known before the images are
+        train["lr_warmup"] = self.train.warmup(self.train.steps or MOST_STEPS)
         for key, neutral in NEUTRAL.items():
             section, _, name = key.partition(".")
             if values[section].get(name) == neutral:
@@ -391,22 +504,102 @@ class RunConfig(Frozen):
         return f"{name[:55]}-{digest}"
 
 
-def _complaint(error: Any) -> str:
-    """One pydantic error as `key: rule, got value`."""
-    # a discriminator's tag (`beta.constant.value`) is no key of the user's
-    tags = {"constant", "warmup", "cyclical", "matched", "normalized", "conv", "linear"}
-    tags |= {"dead_leaves", "image_folder", "npz"}
-    tags |= set(TorchvisionConfig.model_fields["name"].annotation.__args__)  # pyright: ignore
-    parts = [str(p) for i, p in enumerate(error["loc"]) if not (i == 1 and p in tags)]
-    key = ".".join(parts)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key}; remove it or mend its spelling"
-    if error["type"] == "missing":
-        return f"{key} is missing; set {key}=..."
-    rule = error["msg"].removeprefix("Value error, ")
-    if not key:  # of several keys together, which the rule names
-        return rule
-    return f"{key}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+@cache
+def options() -> dict[str, dict[str, type[Frozen]]]:
+    """section -> option -> its model, of the sections with several; from the types."""
+    found: dict[str, dict[str, type[Frozen]]] = {}
+    for section, field in RunConfig.model_fields.items():
+        members = [m for m in get_args(field.annotation) if _is_section(m)]
+        for member in members:
+            for name in get_args(member.model_fields["name"].annotation):
+                found.setdefault(section, {})[name] = member
+    return found
+
+
+@cache
+def keys() -> dict[str, tuple[str, ...]]:
+    """Every key that can be set -> the options that have it; () where all points do."""
+    found: dict[str, tuple[str, ...]] = {}
+    for section, field in RunConfig.model_fields.items():
+        if section == "versions":
+            continue
+        found[section] = ()
+        if _is_section(field.annotation):
+            found |= dict.fromkeys(_keys_of(field.annotation, section), ())
+        for name, model in options().get(section, {}).items():
+            for key in _keys_of(model, section):
+                found[key] = (*found.get(key, ()), name)
+    return found
+
+
+def _keys_of(model: Any, prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}.{name}"
+        if _is_section(field.annotation):
+            yield from _keys_of(field.annotation, f"{prefix}.{name}")
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Frozen)
+
+
+def unknown(key: str) -> str:
+    """What to say of a key that there is not, or that another option has."""
+    section, owners = key.partition(".")[0], keys().get(key, ())
+    if owners:
+        of = " or ".join(f"{section}={owner}" for owner in owners)
+        return f"{key} belongs to {of}; choose that, or remove {key}"
+    meant = nearest(key, keys())
+    remedy = f"did you mean {meant}?" if meant else "--help lists options and keys"
+    return f"unknown key {shown(key)[1:-1]}; {remedy}"
+
+
+def _parts(location: tuple[str | int, ...]) -> list[str]:
+    """Pydantic's location of an error without the option's name in it."""
+    tags = options().get(str(location[0]), {}) if location else {}
+    return [str(p) for i, p in enumerate(location) if not (i == 1 and p in tags)]
+
+
+def _key(location: tuple[str | int, ...]) -> str:
+    """The key that a user types; what follows it in a location names types and items."""
+    parts = _parts(location)
+    for n in range(len(parts), 0, -1):
+        if ".".join(parts[:n]) in keys():
+            return ".".join(parts[:n])
+    return ".".join(parts)
+
+
+def _complaints(errors: list[Any]) -> list[str]:
+    """Pydantic's errors as `key: rule, got value; remedy`, one per key."""
+    rules: dict[str, list[str]] = {}
+    received: dict[str, str] = {}
+    for error in errors:
+        key, rule = _key(error["loc"]), error["msg"].removeprefix("Value error, ")
+        rule = rule.replace("Input should be", "must be")
+        if error["type"] == "extra_forbidden":
+            rules[unknown(".".join(_parts(error["loc"])))] = []
+        elif error["type"] == "missing":
+            rules[f"{key} is missing; set {key}=..."] = []
+        elif not key:  # of several keys together, which the rule names
+            rules[rule] = []
+        else:
+            rules.setdefault(key, []).append(f"{rule[0].lower()}{rule[1:]}")
+            whole = isinstance(error["input"], dict)  # a section, whose keys the rule names
+            received[key] = "" if whole else f", got {shown(error['input'])}"
+            choices = re.findall(r"'([^']*)'", rule) if "literal" in error["type"] else []
+            meant = isinstance(error["input"], str) and nearest(error["input"], choices)
+            if meant:
+                received[key] += f"; did you mean {meant}?"
+    return [
+        f"{key}: {_either(said)}{received[key]}" if said else key
+        for key, said in rules.items()
+    ]
+
+
+def _either(rules: list[str]) -> str:
+    """`must be 'auto' or less than or equal to 1024`, of the types that a key may have."""
+    first, *others = dict.fromkeys(rules)
+    return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
 
 
 def current_versions(values: dict[str, Any]) -> dict[str, int]:
@@ -420,5 +613,4 @@ def validate(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        complaints = [_complaint(e) for e in error.errors()]
-        raise UserError("; ".join(dict.fromkeys(complaints))) from None
+        raise UserError("; ".join(_complaints(error.errors()))) from None

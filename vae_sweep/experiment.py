@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vae_sweep.config import UserError
+from vae_sweep.config import UserError, nearest, shown
 
 PACKAGE = Path(__file__).parent
 # experiments/ lies inside the package in a wheel, beside it in a checkout
@@ -40,16 +40,19 @@ def load(name: str) -> list[list[str]]:
     """The overrides of each grid; UserError where there is no such experiment."""
     files = available()
     if name not in files:
+        meant = nearest(name, files)
         raise UserError(
-            f"experiments=NAME needs a file experiments/NAME.yaml, got {name}; "
-            f"there are {', '.join(files)}"
+            f"experiments=NAME needs a file experiments/NAME.yaml, got "
+            f"{shown(name)[1:-1]}; "
+            + (f"did you mean {meant}, of " if meant else "there are ")
+            + ", ".join(files)
         )
     path = files[name]
     try:
-        content = Experiment.model_validate(yaml.safe_load(path.read_text()))
+        content = Experiment.model_validate(yaml.safe_load(path.read_text("utf-8")))
         common = shlex.split(content.common)
         grids = [[*common, *shlex.split(grid)] for grid in content.grids]
-    except (ValidationError, yaml.YAMLError, ValueError) as error:
+    except (OSError, ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
         invalid = isinstance(error, ValidationError)
         said = str(error).splitlines()[0]
         if invalid:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 
 from vae_sweep import loggers, plots, results, stop
 from vae_sweep.config import Failed, RunConfig, UserError
+from vae_sweep.console import Console
 from vae_sweep.plan import Plan, plans
 from vae_sweep.points import Prepared, prepare
 from vae_sweep.predictions import predict
@@ -40,9 +40,7 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
 
     At the end prints the table, draws overview.png, and says where W&B's files lie.
     """
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a log file has no edge at 80
+    console = Console(least=120)
     prepared = prepare(configs)
     with ExitStack() as stack:
         try:

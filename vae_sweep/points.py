@@ -1,11 +1,12 @@
 """The points of a grid, validated against their data and device before any trains."""
 
+import sys
 from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
 
-from vae_sweep import loggers, models
+from vae_sweep import feasible, loggers, models
 from vae_sweep.cohort import Point, point
 from vae_sweep.config import RunConfig
 from vae_sweep.dataset import Dataset, Datasets
@@ -40,21 +41,47 @@ class Prepared(NamedTuple):
 
 
 def prepare(configs: list[RunConfig]) -> list[Prepared]:
-    """Validates every point, each once.
+    """Validates every point, each once: what a command does with points begins here.
 
-    Raises UserError at the first that cannot run. Writes nothing.
+    Warns on stderr of what trains without sense. Writes nothing.
+
+    Raises:
+        UserError: A point cannot be trained on its data and device; the first such.
     """
     datasets = Datasets()
-    prepared = []
-    for config in {c.run_dir: c for c in configs}.values():
+    points = list({c.run_dir: c for c in configs}.values())
+    for config in points:  # what needs no images, which may take long to get
         device = resolve_device(config.train.device)
         check_precision(config.train, device)
         loggers.wandb_mode(config.log.wandb)
-        dataset = datasets.of(config.data)
-        height, width = dataset.size
-        models.check(config, height, width)
-        steps = total_steps(config.train, len(dataset.images.train))
-        constants = point(config, dataset.counts, height * width)
-        folder = RunFolder(config, dataset.fingerprint)
-        prepared.append(Prepared(config, dataset, constants, folder, device, steps))
+        feasible.check_images(config.data)
+        if config.train.steps is not None:
+            feasible.check_rate(config.train, config.train.steps)
+    prepared = [_prepared(config, datasets.of(config.data)) for config in points]
+    _warn(prepared)
     return prepared
+
+
+def _prepared(config: RunConfig, dataset: Dataset) -> Prepared:
+    device = resolve_device(config.train.device)
+    channels, height, width = dataset.images.train.shape[1:]
+    models.check(config, height, width)
+    steps = total_steps(config.train, len(dataset.images.train))
+    feasible.check_length(config.train, steps)
+    feasible.check_rate(config.train, steps)
+    feasible.check_memory(config, (channels, height, width), device)
+    constants = point(config, dataset.counts, height * width)
+    feasible.check_weight(config, constants)
+    folder = RunFolder(config, dataset.fingerprint, steps)
+    return Prepared(config, dataset, constants, folder, device, steps)
+
+
+def _warn(prepared: list[Prepared]) -> None:
+    """Each warning once, with the number of points that it is of."""
+    counts: dict[str, int] = {}
+    for p in prepared:
+        for warning in feasible.warnings(p.config, p.steps):
+            counts[warning] = counts.get(warning, 0) + 1
+    for warning, count in counts.items():
+        of = "" if count == len(prepared) else f" ({count} of {len(prepared)} points)"
+        print(f"warning: {warning}{of}", file=sys.stderr)

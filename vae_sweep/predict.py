@@ -1,38 +1,40 @@
-"""What theory says of a grid, without training: `python -m vae_sweep.predict -m ...`.
+"""What theory says of a grid, without training: `python -m vae_sweep.predict ...`.
 
 The same options as vae_sweep.run. Prints a table and a sentence per point, and writes
 both to <runs>/<sweep>/predicted.csv.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from vae_sweep import stop
 
-from vae_sweep import command
-from vae_sweep.command import config_of
+if TYPE_CHECKING:
+    from vae_sweep.config import RunConfig
+
+ABOUT = """\
+Says what theory says of a grid of VAEs, without training any: the range of the targets
+and what of them a head cannot reach, the decoder noise that beta implies, the optimum of
+a linear VAE with that noise, and a sentence per point that warns where it should:
+  python -m vae_sweep.predict norm=zscore,minus1_1 head=tanh,linear beta=0.1,1,4
+The table goes to <runs>/<sweep>/predicted.csv, too. vae_sweep.run takes the same options
+and trains the points."""
 
 
-def predict_grid(configs: list[DictConfig]) -> None:
+def predict_grid(configs: "list[RunConfig]") -> None:
     """Prints and writes the predictions of all points."""
-    valid = [config_of(config) for config in configs]
     from vae_sweep import (
         prediction_table,  # torch takes seconds to import, --help need not wait
     )
 
-    prediction_table.run(valid)
-
-
-def predict_point(config: DictConfig) -> Any:
-    """Hydra's task: one point (what launchers other than `grid` call)."""
-    predict_grid([config])
-
-
-predict_point.grid = predict_grid  # pyright: ignore[reportFunctionMemberAccess]
+    prediction_table.run(configs)
 
 
 def main() -> None:
     """The console script `vae-sweep-predict`."""
-    command.main(predict_point)
+    stop.install()  # before Hydra is imported
+    from vae_sweep import command
+
+    command.main(predict_grid, ABOUT)
 
 
 if __name__ == "__main__":

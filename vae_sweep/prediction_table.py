@@ -1,18 +1,19 @@
 """A list of points, from validation to the table of their predictions."""
 
+import errno
 import math
+import sys
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vae_sweep import models, results
-from vae_sweep.cohort import point
+from vae_sweep import results
 from vae_sweep.config import RunConfig, UserError
-from vae_sweep.dataset import Datasets
+from vae_sweep.console import Console
 from vae_sweep.files import write_atomically
+from vae_sweep.points import prepare
 from vae_sweep.predictions import predict
 
 # printed column -> (column of the frame, format)
@@ -36,33 +37,33 @@ LESS = (
     *("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel"),
     *("psnr_cap_val", "psnr_cap_test"),
 )
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # as of a sweep that is another's
 NAMED = 6  # points named beside a sentence that several share
 
 
 def frame(configs: list[RunConfig]) -> pd.DataFrame:
     """A row per point: results.IDENTITY, then the fields of Prediction but the curve.
 
-    Raises UserError where a point cannot be trained on its data.
+    Points that lie in one folder have one row. Raises UserError where points.prepare does.
     """
-    datasets = Datasets()
+    prepared = prepare(configs)
     rows = []
-    for config in configs:
-        dataset = datasets.of(config.data)
-        height, width = dataset.size
-        models.check(config, height, width)
-        constants = point(config, dataset.counts, height * width)
-        prediction = predict(config, constants, dataset)._asdict()
+    for p in prepared:
+        prediction = predict(p.config, p.point, p.dataset)._asdict()
         rows.append({k: v for k, v in prediction.items() if k != "curve"})
-    return pd.concat([results.identities(configs), pd.DataFrame(rows)], axis=1)
+    identities = results.identities([p.config for p in prepared])
+    return pd.concat([identities, pd.DataFrame(rows)], axis=1)
 
 
 def run(configs: list[RunConfig]) -> None:
-    """Prints the table and the sentences, and writes predicted.csv per sweep."""
+    """Prints the table and the sentences, and writes predicted.csv per sweep.
+
+    Where that is not permitted, a warning says so: what was asked for has been printed.
+    Raises UserError where a point cannot be trained, or no folder can be where it must be.
+    """
     configs = list({c.run_dir: c for c in configs}.values())
     predicted = frame(configs)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a log file has no edge at 80
+    console = Console(least=160)
     console.print(_table(predicted, console))
     _print_sentences(predicted, console)
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
@@ -72,10 +73,12 @@ def run(configs: list[RunConfig]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, rows.to_csv(index=False).encode())
         except OSError as error:
-            raise UserError(
-                f"predictions are written to {path}: {error.strerror}; set runs=FOLDER"
-            ) from None
-        console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
+            said = f"{path}: {error.strerror or error}; set runs=FOLDER"
+            if error.errno not in FORBIDDEN:
+                raise UserError(f"predictions are written to {said}") from None
+            print(f"warning: the table was not kept in {said}", file=sys.stderr)
+        else:
+            console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(predicted: pd.DataFrame, console: Console) -> Table:

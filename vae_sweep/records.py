@@ -88,13 +88,22 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 class RunFolder:
-    """`runs/<sweep>/<run_id>/` of one config, trained on data with `fingerprint`."""
+    """`runs/<sweep>/<run_id>/` of one config, trained on data with `fingerprint`.
 
-    def __init__(self, config: RunConfig, fingerprint: str):
+    `steps` are those of the run where `train.epochs` sets them: what then follows from
+    the images is part of the identity, though not of the run_id.
+    """
+
+    def __init__(self, config: RunConfig, fingerprint: str, steps: int | None = None):
         self.config = config
         self.path = config.run_dir
-        decisive = json.dumps({**config.decisive, "images": fingerprint}, sort_keys=True)
-        self.identity = hashlib.sha256(decisive.encode()).hexdigest()[:16]
+        decisive = {**config.decisive, "images": fingerprint}
+        if steps is not None:
+            warmup = config.train.warmup(steps)
+            if warmup != decisive["train"]["lr_warmup"]:
+                decisive["lr_warmup"] = warmup
+        content = json.dumps(decisive, sort_keys=True)
+        self.identity = hashlib.sha256(content.encode()).hexdigest()[:16]
         self._kept: Rows | None = None  # what metrics.csv holds, once this process writes
 
     # --- what is there ---

@@ -4,10 +4,13 @@ Writes runs/<sweep>/report.html, which needs nothing but itself: no network, no 
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+import vae_sweep
+from vae_sweep import stop, system
 from vae_sweep.config import UserError
 from vae_sweep.files import write_atomically
 
@@ -17,32 +20,54 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; type python -m vae_sweep.report runs/<sweep>")
 
 
-def write(folder: Path) -> Path:
-    """Writes folder/report.html, replaced as a whole; returns its path.
+def write(folder: Path, output: Path | None = None) -> Path:
+    """Writes the page of a sweep, replaced as a whole; returns its path.
 
-    Raises UserError where `folder` holds no runs or cannot be written to.
+    `output` is the file, else `folder`/report.html. Raises UserError where `folder` holds
+    no runs or the page cannot be written.
     """
     from vae_sweep import report_page  # pandas takes a second to import
 
     content = report_page.page(folder).encode()
-    path = folder / "report.html"
+    path = output or folder / "report.html"
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise UserError(f"the report is written to {path}: {error.strerror}") from None
+        raise UserError(
+            f"the report is written to {path}: {error.strerror}; name another file: "
+            f"--output FILE"
+        ) from None
     return path
 
 
 def main() -> None:
     """The command. Exit codes: 0, 2 bad input."""
-    parser = _Parser(prog="python -m vae_sweep.report", description=__doc__)
+    stop.install()
+    parser = _Parser(
+        prog="python -m vae_sweep.report", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("folder", type=Path, help="runs/<sweep>")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the page's file; folder/report.html unless set"
+    )
+    version = f"vae-sweep {vae_sweep.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     try:
-        path = write(parser.parse_args().folder)
-    except (UserError, OSError) as error:
+        system.start()
+        typed = parser.parse_args()
+        path = write(typed.folder, typed.output)
+        print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
+    except stop.Stopped as stopped:
+        stop.end(stopped)
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    except OSError as error:
+        print(f"error: {system.of_system(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,34 @@
-"""Trains a grid: `python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear`."""
+"""Trains a grid: `python -m vae_sweep.run norm=zscore,minus1_1 head=tanh,linear`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from vae_sweep import stop
 
-from vae_sweep import command
-from vae_sweep.command import config_of
+if TYPE_CHECKING:
+    from vae_sweep.config import RunConfig
+
+ABOUT = """\
+Trains a grid of VAEs over normalization x output head x beta, and compares them:
+  python -m vae_sweep.run norm=zscore,minus1_1 head=tanh,linear
+  python -m vae_sweep.run beta=0.1,1,4 data=cifar10 train.epochs=20 sweep=mine
+  python -m vae_sweep.run experiments=q1_range_mismatch
+Records, table and picture go to <runs>/<sweep>/. vae_sweep.predict takes the same options
+and says, without training, what theory says of the points."""
 
 
-def run_grid(configs: list[DictConfig]) -> list[Any]:
-    """Trains all points; per point its summary, or the exception of one that diverged."""
-    valid = [config_of(config) for config in configs]
+def run_grid(configs: "list[RunConfig]") -> list[Any]:
+    """Trains all points; per point its summary, or the exception of one that failed."""
     from vae_sweep import grid  # torch takes seconds to import, --help need not wait
 
-    return grid.run(valid)
-
-
-def run_point(config: DictConfig) -> Any:
-    """Hydra's task: trains one point (what launchers other than `grid` call)."""
-    [outcome] = run_grid([config])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
-run_point.grid = run_grid  # pyright: ignore[reportFunctionMemberAccess]
+    return grid.run(configs)
 
 
 def main() -> None:
     """The console script `vae-sweep`."""
-    command.main(run_point)
+    stop.install()  # before Hydra is imported
+    from vae_sweep import command
+
+    command.main(run_grid, ABOUT)
 
 
 if __name__ == "__main__":

@@ -43,11 +43,11 @@ def beta_multipliers(config: BetaConfig, steps: int) -> np.ndarray:
 def rate_multipliers(config: TrainConfig, steps: int) -> np.ndarray:
     """Learning rate / `lr` of the updates 0 ... `steps` - 1, float64 [steps].
 
-    Linear warmup over `lr_warmup` steps, times cosine decay to 0 at `steps`
+    Linear warmup over `config.warmup(steps)` steps, times cosine decay to 0 at `steps`
     (Loshchilov & Hutter 2017) or constant.
     """
     step = np.arange(steps)
-    warmup = np.minimum(1.0, (step + 1) / (config.lr_warmup + 1))
+    warmup = np.minimum(1.0, (step + 1) / (config.warmup(steps) + 1))
     if config.lr_schedule == "cosine":
         return warmup * 0.5 * (1 + np.cos(np.pi * step / steps))
     return warmup

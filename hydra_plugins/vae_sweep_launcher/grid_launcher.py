@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -30,8 +29,10 @@ ConfigStore.instance().store(
 class GridLauncher(Launcher):
     """Hands all points to the task's `grid` function, which trains them together.
 
-    A task function without one is called job by job, as by Hydra's basic launcher. A
-    `grid` that returns None has no jobs to keep records of, so that none are made.
+    A task function without one is called job by job, as by Hydra's basic launcher. What
+    `grid` returns of a point is its job's value, an exception as well: Hydra would print
+    one that a job raises. A `grid` that returns None has no jobs to keep records of, so
+    that none are made.
     """
 
     def setup(
@@ -52,7 +53,6 @@ class GridLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         configs = [
             self._compose(list(overrides), initial_job_idx + i)
             for i, overrides in enumerate(job_overrides)
@@ -64,7 +64,7 @@ class GridLauncher(Launcher):
         if outcomes is None:
             return []
         return [
-            self._run(config, lambda _, outcome=outcome: _returned(outcome))
+            self._run(config, lambda _, outcome=outcome: outcome)
             for config, outcome in zip(configs, outcomes, strict=True)
         ]
 
@@ -83,9 +83,3 @@ class GridLauncher(Launcher):
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-
-
-def _returned(outcome: Any) -> Any:
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome

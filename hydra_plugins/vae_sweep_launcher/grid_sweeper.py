@@ -1,13 +1,16 @@
 """The sweeper `grid`: Hydra's basic one, and unions of grids by `experiments=NAME`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from vae_sweep import command, experiment
+from vae_sweep import arguments, experiment
+from vae_sweep.config import UserError
 
 
 @dataclass
@@ -23,38 +26,80 @@ ConfigStore.instance().store(
 
 
 class GridSweeper(BasicSweeper):
-    """Makes the jobs of all grids of an experiment one batch, each job once."""
+    """Makes the jobs of all grids of an experiment one batch, each job once.
 
-    def split_arguments(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, overrides: list[Override], max_batch_size: int | None
-    ) -> list[list[list[str]]]:
-        jobs = union(overrides)
-        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
+    Unlike Hydra's it writes no multirun.yaml: a command that only looks at a sweep, or
+    is refused, writes nothing.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.launcher is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(self.hydra_context.config_loader)
+        typed = parser.parse_overrides([*self._parse_config(), *arguments])
+        jobs = union(typed, parser)
+        returns: list[Sequence[Any]] = []
+        for batch in BasicSweeper.split_overrides_to_chunks(jobs, self.max_batch_size):
+            self.validate_batch_is_legal(batch)
+            done = sum(map(len, returns))
+            returns.append(self.launcher.launch(batch, initial_job_idx=done))
+            _ = [result.return_value for result in returns[-1]]  # raises what a job raised
+        return returns
 
 
-def union(overrides: list[Override]) -> list[list[str]]:
-    """The jobs of all grids that `overrides` stand for, each job once."""
+def union(
+    overrides: list[Override], parser: OverridesParser | None = None
+) -> list[list[str]]:
+    """The jobs of all grids that `overrides` name, each job once."""
+    parser = parser or OverridesParser.create()
     jobs: dict[tuple[str, ...], None] = {}
-    for grid in _grids(overrides):
+    for grid in _grids(overrides, parser):
+        arguments.check_size(grid)
         [batch] = BasicSweeper.split_arguments(grid, None)
-        jobs |= dict.fromkeys(tuple(job) for job in batch)
+        fitted = arguments.fitted(batch, grid, parser)
+        jobs |= dict.fromkeys(tuple(job) for job in fitted)
     return [list(job) for job in jobs]
 
 
-def _grids(overrides: list[Override]) -> list[list[Override]]:
+def _grids(overrides: list[Override], parser: OverridesParser) -> list[list[Override]]:
     """The one grid that was typed, or those of the experiments that were."""
     typed = [o for o in overrides if o.key_or_group != "experiments"]
     named = [o for o in overrides if o.key_or_group == "experiments"]
-    if not named:
+    names = _names(named[-1]) if named else []
+    if not names:
         return [typed]
     keys = {o.key_or_group for o in typed}
-    parser = OverridesParser.create()
-    chosen = named[-1]
-    names = chosen.sweep_iterator() if chosen.is_sweep_override() else [chosen.value()]
     grids = []
     for name in names:
-        for lines in experiment.load(str(name)):
+        for lines in experiment.load(name):
             lines = experiment.overruled([f"experiments={name}", *lines], keys)
-            lines = [command.constant_beta(line, parser) for line in lines]
-            grids.append([*parser.parse_overrides(lines), *typed])
+            grids.append([*_checked(lines, name, parser), *typed])
     return grids
+
+
+def _names(chosen: Override) -> list[str]:
+    """The experiments that were typed; none for null."""
+    values = (
+        list(chosen.sweep_iterator()) if chosen.is_sweep_override() else [chosen.value()]
+    )
+    values = [getattr(value, "text", value) for value in values]  # quoted or not
+    if values == [None]:
+        return []
+    if not all(isinstance(value, str | int) for value in values):
+        raise UserError(
+            f"experiments takes names, got {chosen.input_line}; "
+            f"type them with commas, without brackets: experiments=a,b"
+        )
+    return [str(value) for value in values]
+
+
+def _checked(lines: list[str], name: str, parser: OverridesParser) -> list[Override]:
+    """An experiment's lines; a UserError names its file."""
+    try:
+        overrides = [arguments.parse(line, parser) for line in lines]
+        for override in overrides:
+            arguments.check(override)
+        lines = [arguments.constant_beta(override) for override in overrides]
+    except UserError as error:
+        raise UserError(f"in {experiment.available()[name]}: {error}") from None
+    return parser.parse_overrides(lines)

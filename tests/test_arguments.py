@@ -1,0 +1,214 @@
+"""What is typed after a command, before Hydra sees it."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
+from vae_sweep import arguments
+from vae_sweep.config import UserError, keys
+
+
+def jobs(*typed: str) -> list[list[str]]:
+    """The points of a command line, as the sweeper makes them."""
+    parser = OverridesParser.create()
+    return union(parser.parse_overrides(arguments.read(list(typed)).lines))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["-m", "norm=unit", "seed=1,2"],
+        ["norm=unit", "-m", "seed=1,2"],
+        ["norm=unit", "seed=1,2", "--multirun"],
+        ["-m", "norm=unit", "-m", "seed=1,2", "--multirun"],
+        ["norm=unit", "seed=1,2"],
+    ],
+)
+def test_m_may_stand_anywhere_or_nowhere(typed):
+    assert arguments.read(typed).argv() == ["--multirun", "norm=unit", "seed=1,2"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "argv"),
+    [
+        (["seed=1", "--cfg", "job", "norm=unit"], ["--cfg=job", "seed=1", "norm=unit"]),
+        (["seed=1", "-c", "all"], ["-c", "all", "seed=1"]),
+        (["--cfg=hydra", "--resolve"], ["--cfg=hydra", "--resolve"]),
+        (["--info"], ["--info=all"]),
+        (["--hydra-help"], ["--hydra-help"]),
+        (["-sc", "query=bash"], ["-sc", "query=bash"]),
+        (["hydra.mode=RUN", "seed=1"], ["hydra.mode=RUN", "seed=1"]),
+    ],
+)
+def test_hydras_flags_reach_it_before_the_options(typed, argv):
+    assert arguments.read(typed).argv() == argv
+
+
+WRONG = {
+    ("train.step=20",): "unknown option train.step; did you mean train.steps?",
+    ("train.stps=20", "-m"): "unknown option train.stps; did you mean train.steps?",
+    ("+typo=1",): "unknown option typo; --help",
+    ("++trian.lr=1",): "did you mean train.lr?",
+    ("nrm=unit",): "unknown option nrm; did you mean norm?",
+    ("nrm=unit,zscore",): "unknown option nrm; did you mean norm?",
+    ("norm=zscor",): "unknown option norm=zscor; did you mean zscore?",
+    ("norm=unit,zscor",): "unknown option norm=zscor; did you mean zscore?",
+    ("norm=choice(unit,zscor)",): "did you mean zscore?",
+    ("NORM=unit",): "did you mean norm?",
+    ("lr=0.1",): "unknown option lr; did you mean train.lr?",
+    ("train/lr=0.1",): "did you mean train.lr?",
+    ("data.pth=x",): "did you mean data.path?",
+    ("norm.x=1",): "unknown option norm.x; did you mean norm?",
+    ("norm=null",): "norm takes one of minus1_1, raw255, unit",
+    ("train=null",): "train takes one of default",
+    ("head=1",): "unknown option head=1",
+    ("beta=true",): "unknown option beta=true; beta takes a number, or one of constant",
+    ("beta=",): "beta takes a number, or one of constant",
+    ("norm=[zscore,unit]",): "commas without brackets make a grid",
+    ("data={name: npz}",): "data takes one of",
+    ("model=5",): "model takes one of conv, linear, small",
+    ("norm=",): "there are minus1_1",
+    ("norm=${head}",): "unknown option norm=${head}",
+    ("~norm",): "every point has a norm",
+    ("~train.steps",): "every point has a train.steps",
+    ("+norm=unit",): "type norm=unit",
+    ("+train.lr=1",): "type train.lr=1",
+    ("norm@x=unit",): "type norm=...",
+    ("norm",): "type norm=...",
+    ("=3",): "an option is key=value",
+    ("",): "an option is key=value",
+    ("norm=[unit",): "cannot read the option norm=[unit",
+    ("beta=0.5,",): "a comma at the end",
+    ("runs=~/x",): "'runs=\"~/x\"'",
+    ("seed=1\udc80",): "UTF-8",
+    ("runs=a\0b",): "cannot read the option",
+    ("seed=" + 5000 * "1",): "cannot read the option seed=111",
+    ("sweep=" + 30_000 * "a",): "at most 20,000 characters",
+    ("sweep=" + 5000 * "[",): "cannot read the option",
+    ("--frob",): "unknown flag --frob",
+    ("--multi",): "did you mean --multirun?",
+    ("--cfg",): "--cfg takes job or hydra or all",
+    ("--cfg", "foo"): "--cfg takes job or hydra or all, got 'foo'",
+    ("--resolve",): "type --cfg job --resolve",
+    ("--cfg", "job", "--info", "all"): "one thing is shown at a time",
+    ("--cfg=job", "seed=1,2"): "one point is shown or run here, got seed=1,2",
+    ("hydra.mode=RUN", "norm=unit,zscore"): "leave out hydra.mode=RUN",
+    ("beta=interval(0,1)",): "type beta=range(START,STOP,STEP)",
+    ("rerun=diverged,failed",): "set rerun=all",
+}
+
+
+@pytest.mark.parametrize("typed", WRONG)
+def test_what_is_wrong_is_answered_with_what_is_right(typed):
+    with pytest.raises(UserError) as refused:
+        arguments.read(list(typed))
+    assert WRONG[typed] in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "multirun to" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("seed=range(1000000000000)", "at most 100,000 points"),
+        ("seed=range(0,1,1e-300)", "at most 100,000 points"),
+        ("seed=range(0,1,0)", "a step other than 0"),
+        ("seed=range(inf)", "finite numbers"),
+        ("seed=range(0,10,nan)", "finite numbers"),
+        ("seed=range(5,1)", "at least one point"),
+        ("seed=interval(0,1)", "an interval names no values"),
+    ],
+)
+def test_a_grid_is_counted_before_it_is_made(typed, said):
+    with pytest.raises(UserError, match=said):
+        jobs(typed)
+
+
+def test_the_product_of_axes_counts():
+    with pytest.raises(UserError, match="at most 100,000 points"):
+        jobs("seed=range(1000)", "train.lr=range(1,102)")
+    assert len(jobs("seed=range(100)", "train.lr=range(1,11)")) == 1000
+
+
+@pytest.mark.parametrize(
+    ("typed", "betas"),
+    [
+        ("beta=0.5", ["beta.value=0.5"]),
+        ("beta=.5", ["beta.value=.5"]),
+        ("beta=1e-3,2", ["beta.value=0.001", "beta.value=2"]),
+        ("beta=range(1,4)", ["beta.value=1", "beta.value=2", "beta.value=3"]),
+        ("beta=choice(1,2)", ["beta.value=1", "beta.value=2"]),
+        ('beta="0.5"', ["beta.value=0.5"]),
+        ("beta='0.5',2", ["beta.value=0.5", "beta.value=2"]),
+        ("beta=warmup", ["beta=warmup"]),
+        ("beta=0.5,warmup", ["beta.value=0.5", "beta=warmup"]),
+        ("beta=choice(warmup,4)", ["beta=warmup", "beta.value=4"]),
+    ],
+)
+def test_numbers_are_constant_betas_beside_schedules_too(typed, betas):
+    found = [line for [line] in jobs(typed)]
+    assert [line.replace("=.5", "=0.5") for line in found] == [
+        line.replace("=.5", "=0.5") for line in betas
+    ]
+
+
+CONDITIONAL = {
+    ("beta=matched,constant", "beta.sigma=12"): [
+        ["beta=matched", "beta.sigma=12"],
+        ["beta=constant"],
+    ],
+    ("beta=constant,matched", "beta.sigma=12", "beta.value=3"): [
+        ["beta=constant", "beta.value=3"],
+        ["beta=matched", "beta.sigma=12"],
+    ],
+    ("beta=0.5,matched", "beta.sigma=12,24"): [
+        ["beta.value=0.5"],
+        ["beta=matched", "beta.sigma=12"],
+        ["beta=matched", "beta.sigma=24"],
+    ],
+    ("beta=warmup", "beta.value=1,2"): [
+        ["beta=warmup", "beta.value=1"],
+        ["beta=warmup", "beta.value=2"],
+    ],
+    ("model=small,linear", "model.widths=[4,8]"): [
+        ["model=small", "model.widths=[4,8]"],
+        ["model=linear"],
+    ],
+    ("data=dead_leaves,cifar10", "data.images=50"): [
+        ["data=dead_leaves", "data.images=50"],
+        ["data=cifar10"],
+    ],
+}
+
+
+@pytest.mark.parametrize("typed", CONDITIONAL)
+def test_a_key_goes_to_the_options_that_have_it(typed):
+    assert jobs(*typed) == CONDITIONAL[typed]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["beta.sigma=12"], "beta.sigma belongs to beta=matched, got beta=constant"),
+        (["beta=2", "beta.sigma=12"], "belongs to beta=matched"),
+        (["beta=warmup,constant", "beta.sigma=12"], "got beta=constant, beta=warmup"),
+        (["model=linear", "model.depth=2"], "model.depth belongs to model=conv"),
+        (["data.path=x"], "belongs to data=image_folder or data=npz"),
+        (["beta=0.5,warmup", "beta.value=2"], "leave one of them out"),
+    ],
+)
+def test_a_key_of_another_option_is_named_with_it(typed, said):
+    with pytest.raises(UserError, match=said):
+        jobs(*typed)
+
+
+def test_every_key_and_option_of_conf_is_known():
+    """The types are what keys are held against; the files are what Hydra has."""
+    import yaml
+
+    for group, names in arguments.choices().items():
+        assert group in keys()
+        for name in names:
+            content = yaml.safe_load((arguments.CONF / group / f"{name}.yaml").read_text())
+            own = {k for k in content if k not in ("defaults", group)}
+            assert {f"{group}.{k}" for k in own} <= keys().keys(), name

@@ -1,0 +1,53 @@
+"""What a command meets on a machine: streams, folders, and the system's errors."""
+
+import errno
+import os
+import sys
+
+from vae_sweep.config import UserError, shown
+
+FULL = "free space there, or set runs=FOLDER, data.cache=FOLDER or TMPDIR=FOLDER"
+CLOSED = "change its permissions, or name another folder (runs=FOLDER, data.cache=FOLDER)"
+# errno -> what a user can do about it
+REMEDIES = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EMFILE: "raise the number of open files: ulimit -n 4096",
+    errno.ENFILE: "end other programs: this machine has no more open files to give",
+    errno.ENOMEM: "end other programs, or set train.workers=1 train.cohort=1",
+    errno.EROFS: "name a folder that can be written (runs=FOLDER, data.cache=FOLDER)",
+    errno.EACCES: CLOSED,
+    errno.EPERM: CLOSED,
+    errno.ENAMETOOLONG: "choose shorter names of folders and of the sweep",
+    errno.ELOOP: "remove the symbolic link that leads to itself, or name another folder",
+    errno.ENOTDIR: "a file is where a folder must be; name another folder (runs=FOLDER)",
+    errno.EEXIST: "a file is where a folder must be; name another folder (runs=FOLDER)",
+}
+
+
+def of_system(error: OSError) -> str:
+    """A line of an error of the operating system: path, what is wrong, remedy."""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = REMEDIES.get(error.errno or 0, "set runs=FOLDER to write elsewhere")
+    path = "" if error.filename is None else f"{shown(error.filename)[1:-1]}: "
+    return f"{path}{reason}; {remedy}"
+
+
+def start() -> None:
+    """Makes what a command takes for granted, at its start.
+
+    Closed streams lead nowhere, characters that a terminal cannot show become `?`.
+    Raises UserError where the working folder is gone.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # else the next file that is opened would get its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the working folder must exist, got {error.strerror}; cd to one that does"
+        ) from None
