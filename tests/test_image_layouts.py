@@ -378,8 +378,17 @@ def test_dark_images_are_warned_of_and_never_rescaled(tmp_path, capsys, top, whi
     images = data.load(config(tmp_path / "set"))
     assert int(images.train.max()) == top
     said = f"is above {top} of 255: they are almost black; if white is meant to be {white}"
-    found = [line for line in lines(capsys) if said in line]
-    assert len(found) == 3  # train, val and test
+    [found] = [line for line in lines(capsys) if "almost black" in line]
+    assert said in found
+
+
+def test_a_test_split_of_another_scale_is_warned_of(tmp_path, capsys):
+    write(tmp_path / "set", [*of("train/", 9), "test/"])
+    dark = np.random.default_rng(0).integers(0, 2, (4, 4, 3), np.uint8)
+    Image.fromarray(dark).save(tmp_path / "set/test/0.png")
+    data.load(config(tmp_path / "set"))
+    [_, warning] = lines(capsys)
+    assert warning.startswith("warning: no pixel of the test images is above 1 of 255")
 
 
 def test_images_that_are_bright_somewhere_are_not(tmp_path, capsys):

@@ -74,7 +74,7 @@ def load(config: DataConfig) -> Images:
     images = Images(*map(torch.from_numpy, splits))
     if isinstance(config, ImageFolderConfig | NpzConfig):
         say(f"{config.path}: {_summary(source, images)}")
-        for warning in _warnings(images):
+        for warning in [*_dark(source), *_shared(images)]:
             say(f"warning: {warning}")
     return images
 
@@ -93,16 +93,21 @@ def _summary(source: Source, images: Images) -> str:
     return "; ".join([", ".join(splits), *source.notes])
 
 
-def _warnings(images: Images) -> list[str]:
-    """What is odd about a user's images, though it can be trained on."""
+def _dark(source: Source) -> list[str]:
+    """Of each split that the set comes with, a warning if its images are almost black."""
+    own = {"train": source.train, "val": source.val, "test": source.test}
+    tops = {split: int(pixels.max()) for split, pixels in own.items() if pixels is not None}
+    return [
+        f"no pixel of the {split} images is above {top} of 255: they are almost black; if "
+        f"white is meant to be {max(top, 1)}, save them as 0..255"
+        for split, top in tops.items()
+        if top < DARK
+    ]
+
+
+def _shared(images: Images) -> list[str]:
+    """Warnings of images that two splits share."""
     said = []
-    for split, pixels in images._asdict().items():
-        top = int(pixels.max())
-        if top < DARK:
-            said.append(
-                f"no pixel of the {split} images is above {top} of 255: they are almost "
-                f"black; if white is meant to be {max(top, 1)}, save them as 0..255"
-            )
     digests = {split: _digests(pixels) for split, pixels in images._asdict().items()}
     for split, others in (("test", ("train", "val")), ("val", ("train",))):
         for other in others:
