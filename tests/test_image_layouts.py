@@ -291,6 +291,15 @@ def test_a_layout_is_read_and_told(what, tmp_path, capsys):
     assert told[0] == told[1]
 
 
+def test_points_on_the_same_folder_are_told_of_it_once(tmp_path, capsys):
+    root = tmp_path / "set"
+    write(root, of("", 5))
+    datasets = dataset.Datasets()
+    for changes in ({}, {"background": "black"}, {"grayscale": True}, {}):
+        datasets.of(config(root, **changes))
+    assert len(lines(capsys)) == 1
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_layout_that_is_ambiguous_is_refused(what, tmp_path):
     files, parts = REFUSED[what]

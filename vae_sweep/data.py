@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +53,8 @@ class Images(NamedTuple):
     test: Tensor
 
 
-def load(config: DataConfig) -> Images:
-    """The images of `config`, split.
+def load(config: DataConfig, tell: Callable[[str], None] = say) -> Images:
+    """The images of `config`, split; `tell` is given the lines about a user's own.
 
     Where the set has no test or validation split of its own, random images (always the
     same ones) are split off its training images, test first. Raises UserError where the
@@ -73,9 +74,9 @@ def load(config: DataConfig) -> Images:
     splits = (_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
     images = Images(*map(torch.from_numpy, splits))
     if isinstance(config, ImageFolderConfig | NpzConfig):
-        say(f"{config.path}: {_summary(source, images)}")
+        tell(f"{config.path}: {_summary(source, images)}")
         for warning in [*_dark(source), *_shared(images)]:
-            say(f"warning: {warning}")
+            tell(f"warning: {warning}")
     return images
 
 

@@ -1,12 +1,14 @@
 """A data set as a grid needs it: its images, and what is counted once for all points."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
 from vae_sweep import data
+from vae_sweep.cache import say
 from vae_sweep.config import DataConfig
 from vae_sweep.data import Images
 from vae_sweep.normalize import histograms
@@ -40,19 +42,25 @@ class Dataset:
 
 
 class Datasets:
-    """The data sets of a grid, each loaded once."""
+    """The data sets of a grid, each loaded once, and each line about them said once."""
 
     def __init__(self):
         self.loaded: dict[DataConfig, Dataset] = {}
+        self.told: set[str] = set()
 
     def of(self, config: DataConfig) -> Dataset:
         if config not in self.loaded:
-            self.loaded[config] = load(config)
+            self.loaded[config] = load(config, self._tell)
         return self.loaded[config]
 
+    def _tell(self, line: str) -> None:
+        if line not in self.told:
+            say(line)
+            self.told.add(line)
 
-def load(config: DataConfig) -> Dataset:
-    images = data.load(config)
+
+def load(config: DataConfig, tell: Callable[[str], None] = say) -> Dataset:
+    images = data.load(config, tell)
     digest = fingerprint(images)
     spectra = Spectra(images.train.numpy(), digest, config.cache_dir)
     return Dataset(images, histograms(images.train), digest, spectra)
