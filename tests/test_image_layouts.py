@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import make_config
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,6 +16,8 @@ from torchvision.datasets import ImageFolder
 
 from vae_sweep import data, dataset, image_folder, layout
 from vae_sweep.config import ImageFolderConfig, UserError, current_versions, validate
+from vae_sweep.points import prepare
+from vae_sweep.prediction_table import frame
 from vae_sweep.records import RunFolder
 
 README = Path(__file__).with_name("README.md")
@@ -297,7 +300,23 @@ def test_points_on_the_same_folder_are_told_of_it_once(tmp_path, capsys):
     datasets = dataset.Datasets()
     for changes in ({}, {"background": "black"}, {"grayscale": True}, {}):
         datasets.of(config(root, **changes))
+    assert lines(capsys) == []  # an error would be said alone
+    datasets.say()
     assert len(lines(capsys)) == 1
+
+
+@pytest.mark.parametrize("command", [prepare, frame])
+def test_commands_say_what_they_read_and_a_mistake_alone(command, tmp_path, capsys):
+    root = tmp_path / "set"
+    write(root, of("", 5))
+    data_of = ("data=image_folder", f"data.path={root}", f"data.cache={tmp_path}")
+    good = make_config("model.widths=[4]", "train.batch_size=1", *data_of)
+    command([good, good])
+    said = "train 5, val: 1 split off train, test: 1 split off train"
+    assert lines(capsys) == [f"{root}: {said}"]
+    with pytest.raises(UserError):
+        command([good, make_config("model.widths=[4,4,4,4]", *data_of)])
+    assert lines(capsys) == []
 
 
 @pytest.mark.parametrize("what", REFUSED)

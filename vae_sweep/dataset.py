@@ -42,21 +42,23 @@ class Dataset:
 
 
 class Datasets:
-    """The data sets of a grid, each loaded once, and each line about them said once."""
+    """The data sets of a grid, each loaded once."""
 
     def __init__(self):
         self.loaded: dict[DataConfig, Dataset] = {}
-        self.told: set[str] = set()
+        self.lines: list[str] = []  # about them, see `say`
 
     def of(self, config: DataConfig) -> Dataset:
         if config not in self.loaded:
-            self.loaded[config] = load(config, self._tell)
+            self.loaded[config] = load(config, self.lines.append)
         return self.loaded[config]
 
-    def _tell(self, line: str) -> None:
-        if line not in self.told:
+    def say(self) -> None:
+        """Says what was read, each line once. For when all points are validated: what is
+        wrong with one is said alone."""
+        for line in dict.fromkeys(self.lines):
             say(line)
-            self.told.add(line)
+        self.lines.clear()
 
 
 def load(config: DataConfig, tell: Callable[[str], None] = say) -> Dataset:

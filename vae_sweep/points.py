@@ -55,4 +55,5 @@ def prepare(configs: list[RunConfig]) -> list[Prepared]:
         constants = point(config, dataset.counts, height * width)
         folder = RunFolder(config, dataset.fingerprint)
         prepared.append(Prepared(config, dataset, constants, folder, device, steps))
+    datasets.say()
     return prepared

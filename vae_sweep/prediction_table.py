@@ -53,6 +53,7 @@ def frame(configs: list[RunConfig]) -> pd.DataFrame:
         constants = point(config, dataset.counts, height * width)
         prediction = predict(config, constants, dataset)._asdict()
         rows.append({k: v for k, v in prediction.items() if k != "curve"})
+    datasets.say()
     return pd.concat([results.identities(configs), pd.DataFrame(rows)], axis=1)
 
 
