@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import make_config
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,6 +16,8 @@ from torchvision.datasets import ImageFolder
 
 from vae_sweep import data, dataset, image_folder, layout
 from vae_sweep.config import ImageFolderConfig, UserError, current_versions, validate
+from vae_sweep.points import prepare
+from vae_sweep.prediction_table import frame
 from vae_sweep.records import RunFolder
 
 README = Path(__file__).with_name("README.md")
@@ -291,6 +294,31 @@ def test_a_layout_is_read_and_told(what, tmp_path, capsys):
     assert told[0] == told[1]
 
 
+def test_points_on_the_same_folder_are_told_of_it_once(tmp_path, capsys):
+    root = tmp_path / "set"
+    write(root, of("", 5))
+    datasets = dataset.Datasets()
+    for changes in ({}, {"background": "black"}, {"grayscale": True}, {}):
+        datasets.of(config(root, **changes))
+    assert lines(capsys) == []  # an error would be said alone
+    datasets.say()
+    assert len(lines(capsys)) == 1
+
+
+@pytest.mark.parametrize("command", [prepare, frame])
+def test_commands_say_what_they_read_and_a_mistake_alone(command, tmp_path, capsys):
+    root = tmp_path / "set"
+    write(root, of("", 5))
+    data_of = ("data=image_folder", f"data.path={root}", f"data.cache={tmp_path}")
+    good = make_config("model.widths=[4]", "train.batch_size=1", *data_of)
+    command([good, good])
+    said = "train 5, val: 1 split off train, test: 1 split off train"
+    assert lines(capsys) == [f"{root}: {said}"]
+    with pytest.raises(UserError):
+        command([good, make_config("model.widths=[4,4,4,4]", *data_of)])
+    assert lines(capsys) == []
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_layout_that_is_ambiguous_is_refused(what, tmp_path):
     files, parts = REFUSED[what]
@@ -378,8 +406,17 @@ def test_dark_images_are_warned_of_and_never_rescaled(tmp_path, capsys, top, whi
     images = data.load(config(tmp_path / "set"))
     assert int(images.train.max()) == top
     said = f"is above {top} of 255: they are almost black; if white is meant to be {white}"
-    found = [line for line in lines(capsys) if said in line]
-    assert len(found) == 3  # train, val and test
+    [found] = [line for line in lines(capsys) if "almost black" in line]
+    assert said in found
+
+
+def test_a_test_split_of_another_scale_is_warned_of(tmp_path, capsys):
+    write(tmp_path / "set", [*of("train/", 9), "test/"])
+    dark = np.random.default_rng(0).integers(0, 2, (4, 4, 3), np.uint8)
+    Image.fromarray(dark).save(tmp_path / "set/test/0.png")
+    data.load(config(tmp_path / "set"))
+    [_, warning] = lines(capsys)
+    assert warning.startswith("warning: no pixel of the test images is above 1 of 255")
 
 
 def test_images_that_are_bright_somewhere_are_not(tmp_path, capsys):

@@ -132,6 +132,45 @@ def test_a_floor_is_told_in_one_sentence(small):
     assert found.psnr_cap == math.inf
 
 
+def test_each_split_has_the_cap_of_its_own_pixels(tmp_path):
+    """tanh reaches z-scored targets in [-1, 1]; beyond, the error is (|t| - 1) * scale."""
+    splits = [make_images(40), make_images(7, seed=1), make_images(9, seed=2) // 2 + 60]
+    spectra = Spectra(splits[0].numpy(), "images", tmp_path)
+    dataset = Dataset(Images(*splits), histograms(splits[0]), "images", spectra)
+    found = predicted(dataset, "norm=zscore", "head=tanh")
+    u = [split.numpy() / 255 for split in splits]
+    mean, std = (f(u[0], (0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    beyond = [np.maximum(np.abs((x - mean) / std) - 1, 0) * std for x in u]
+    expected = [-10 * math.log10((each**2).mean()) for each in beyond]
+    assert len({round(cap, 2) for cap in expected}) == 3
+    caps = (found.psnr_cap, found.psnr_cap_val, found.psnr_cap_test)
+    assert caps == pytest.approx(expected)
+    said = "{:.2f} dB on the training images, {:.2f} dB on the val images, "
+    said += "{:.2f} dB on the test images;"
+    assert f"no network can pass {said.format(*expected)}" in found.sentence
+
+
+def test_a_head_may_reach_the_training_targets_alone(tmp_path):
+    """hardtanh under raw255: levels 0 and 1 are targets in its range, others are not."""
+    dark, bright = make_images(20) % 2, make_images(5)
+    spectra = Spectra(dark.numpy(), "images", tmp_path)
+    dataset = Dataset(Images(dark, bright, dark), histograms(dark), "images", spectra)
+    found = predicted(dataset, "norm=raw255", "head=hardtanh")
+    assert found.psnr_cap == found.psnr_cap_test == math.inf
+    assert found.psnr_cap_val < 10
+    said = "0 % of the training targets lie outside hardtanh's range: no network can pass "
+    said += f"{found.psnr_cap_val:.2f} dB on the val images;"
+    assert found.sentence.startswith(said)
+
+
+def test_images_that_do_not_vary_are_told_of(tmp_path):
+    dataset = dataset_of(torch.full((20, 3, 8, 8), 77, dtype=torch.uint8), tmp_path)
+    for likelihood in ("mse", "gaussian_learned"):
+        found = predicted(dataset, "norm=unit", f"likelihood={likelihood}")
+        assert "and the images do not vary: expect all 4 latents to be" in found.sentence
+        assert (found.kl, found.psnr, found.curve) == (0, math.inf, ([], []))
+
+
 @pytest.mark.parametrize("norm", ["minus1_1", "zscore"])
 def test_mean_reduction_names_the_noise_it_implies(norm, tmp_path):
     """N / D = 3072 / 32 = 96 times sum's beta: v = 48 in target space."""

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +53,8 @@ class Images(NamedTuple):
     test: Tensor
 
 
-def load(config: DataConfig) -> Images:
-    """The images of `config`, split.
+def load(config: DataConfig, tell: Callable[[str], None] = say) -> Images:
+    """The images of `config`, split; `tell` is given the lines about a user's own.
 
     Where the set has no test or validation split of its own, random images (always the
     same ones) are split off its training images, test first. Raises UserError where the
@@ -73,9 +74,9 @@ def load(config: DataConfig) -> Images:
     splits = (_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
     images = Images(*map(torch.from_numpy, splits))
     if isinstance(config, ImageFolderConfig | NpzConfig):
-        say(f"{config.path}: {_summary(source, images)}")
-        for warning in _warnings(images):
-            say(f"warning: {warning}")
+        tell(f"{config.path}: {_summary(source, images)}")
+        for warning in [*_dark(source), *_shared(images)]:
+            tell(f"warning: {warning}")
     return images
 
 
@@ -93,16 +94,21 @@ def _summary(source: Source, images: Images) -> str:
     return "; ".join([", ".join(splits), *source.notes])
 
 
-def _warnings(images: Images) -> list[str]:
-    """What is odd about a user's images, though it can be trained on."""
+def _dark(source: Source) -> list[str]:
+    """Of each split that the set comes with, a warning if its images are almost black."""
+    own = {"train": source.train, "val": source.val, "test": source.test}
+    tops = {split: int(pixels.max()) for split, pixels in own.items() if pixels is not None}
+    return [
+        f"no pixel of the {split} images is above {top} of 255: they are almost black; if "
+        f"white is meant to be {max(top, 1)}, save them as 0..255"
+        for split, top in tops.items()
+        if top < DARK
+    ]
+
+
+def _shared(images: Images) -> list[str]:
+    """Warnings of images that two splits share."""
     said = []
-    for split, pixels in images._asdict().items():
-        top = int(pixels.max())
-        if top < DARK:
-            said.append(
-                f"no pixel of the {split} images is above {top} of 255: they are almost "
-                f"black; if white is meant to be {max(top, 1)}, save them as 0..255"
-            )
     digests = {split: _digests(pixels) for split, pixels in images._asdict().items()}
     for split, others in (("test", ("train", "val")), ("val", ("train",))):
         for other in others:

@@ -1,12 +1,14 @@
 """A data set as a grid needs it: its images, and what is counted once for all points."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
 from vae_sweep import data
+from vae_sweep.cache import say
 from vae_sweep.config import DataConfig
 from vae_sweep.data import Images
 from vae_sweep.normalize import histograms
@@ -44,15 +46,23 @@ class Datasets:
 
     def __init__(self):
         self.loaded: dict[DataConfig, Dataset] = {}
+        self.lines: list[str] = []  # about them, see `say`
 
     def of(self, config: DataConfig) -> Dataset:
         if config not in self.loaded:
-            self.loaded[config] = load(config)
+            self.loaded[config] = load(config, self.lines.append)
         return self.loaded[config]
 
+    def say(self) -> None:
+        """Says what was read, each line once. For when all points are validated: what is
+        wrong with one is said alone."""
+        for line in dict.fromkeys(self.lines):
+            say(line)
+        self.lines.clear()
 
-def load(config: DataConfig) -> Dataset:
-    images = data.load(config)
+
+def load(config: DataConfig, tell: Callable[[str], None] = say) -> Dataset:
+    images = data.load(config, tell)
     digest = fingerprint(images)
     spectra = Spectra(images.train.numpy(), digest, config.cache_dir)
     return Dataset(images, histograms(images.train), digest, spectra)

@@ -58,6 +58,7 @@ def prepare(configs: list[RunConfig]) -> list[Prepared]:
         if config.train.steps is not None:
             feasible.check_rate(config.train, config.train.steps)
     prepared = [_prepared(config, datasets.of(config.data)) for config in points]
+    datasets.say()
     _warn(prepared)
     return prepared
 

@@ -139,6 +139,10 @@ def _of_noise(config: RunConfig, point: Point, optimum: Optimum, sigma: float) -
     latent, used = config.model.latent, optimum.active_units
     if math.isnan(used):
         return noise
+    if used == 0 and optimum.mse_pixel == 0:
+        return (
+            f"{noise}, and the images do not vary: expect all {latent} latents to be unused"
+        )
     if used == 0:
         return (
             f"{noise}, more than the images vary in any direction: expect all {latent} "

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_sweep import recorded
-from vae_sweep.config import RunConfig, UserError
+from vae_sweep.config import NEUTRAL, VERSIONS, RunConfig, UserError
 from vae_sweep.files import is_locked
 from vae_sweep.recorded import Unreadable
 
@@ -209,6 +209,11 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
     own = {*IDENTITY, "beta.name", "beta.value", "beta.sigma", "beta.beta_norm"}
     runs = [flattened(config.decisive) for config in configs]
     values: dict[str, set[str]] = {}
+    # left out of `decisive` where they are what they were before they were named
+    unnamed = {key: flattened({key: value})[key] for key, value in NEUTRAL.items()}
+    unnamed |= {f"versions.{group}": "1" for group in VERSIONS}
+    unnamed = {k: v for k, v in unnamed.items() if any(k in run for run in runs)}
+    runs = [unnamed | run for run in runs]
     for run in runs:
         for key, value in run.items():
             values.setdefault(key, set()).add(value)
