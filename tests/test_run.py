@@ -15,7 +15,7 @@ import torch
 from conftest import TINY, make_images
 from filelock import FileLock
 from safetensors.torch import load_file
-from test_loggers import key_of, read_records
+from survival.wandb_files import key_of, read_records
 
 HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
 SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=30", "train.eval_every=10")
