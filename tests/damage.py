@@ -581,7 +581,7 @@ class Workshop:
         """Readers on the damaged sweep: this run may be left out, the other is whole."""
         if case.state == "new":
             return "–"
-        first, *others = (config.run_id for config in self.configs[case.data])
+        first, other = (config.run_id for config in self.configs[case.data])
         try:
             found, skipped = frames(), skips()
         except UserError as error:
@@ -593,16 +593,17 @@ class Workshop:
         if draws or not case.file.endswith(".npz"):
             self._report(case, failures, "before")
         expected = self.frames[case.data, case.state]
-        for run_id in others:
-            failures += _differs(found, expected, run_id, "before, of the other run")
+        failures += _differs(found, expected, other, "before, of the other run")
         if first not in set(found.finals["run_id"]):
             reason = skipped.get(first)
             return "not listed" if reason is None else "skipped"
-        if case.state == "finished" or case.file != "metrics.csv":
-            wrong = _differs(found, expected, first, "before, of the damaged run")
-            status = found.finals.set_index("run_id").loc[first, "status"]
-            if wrong and status == "finished":
-                failures += wrong
+        # a whole folder under another name is shown with its own settings: it may have
+        # been renamed by the user
+        is_copy = (case.file, case.kind) == ("the run's folder", "another run's")
+        status = found.finals.set_index("run_id").loc[first, "status"]
+        if status == "finished":
+            own = other if is_copy else first
+            failures += _differs(found, expected, first, "before, of the damaged run", own)
         return "shown"
 
     def _report(self, case: Case, failures: list[str], when: str) -> None:
@@ -754,12 +755,15 @@ def skips() -> dict[str, str]:
     return dict(getattr(results.load(SWEEP), "skipped", {}))
 
 
-def _differs(found: Frames, expected: Frames, run_id: str, when: str) -> list[str]:
+def _differs(
+    found: Frames, expected: Frames, run_id: str, when: str, own: str | None = None
+) -> list[str]:
+    """Where a run differs from what is expected of it, or of the run `own`."""
     failures = []
     for name, ours, theirs in zip(Frames._fields, found, expected, strict=True):
         ours, theirs = (
-            frame[frame["run_id"] == run_id].reset_index(drop=True)
-            for frame in (ours, theirs)
+            frame[frame["run_id"] == of].drop(columns="run_id").reset_index(drop=True)
+            for frame, of in ((ours, run_id), (theirs, own or run_id))
         )
         try:
             pd.testing.assert_frame_equal(ours, theirs, check_exact=True, check_dtype=False)

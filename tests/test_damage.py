@@ -4,10 +4,12 @@
 the same cases with all figures drawn, and makes the table.
 """
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import damage
@@ -30,8 +32,12 @@ def two_cores():
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("damage"))
+def workshop(tmp_path_factory) -> Iterator[Workshop]:
+    made = Workshop(tmp_path_factory.mktemp("damage"))
+    gc.collect()
+    gc.freeze()  # else every collection goes through all modules, hundreds of times
+    yield made
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("case", damage.cases(), ids=str)

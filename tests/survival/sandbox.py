@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ MARKER = "VAE_SWEEP_SURVIVAL"
 LOOK_S = 0.01
 TIMEOUT_S = 180  # for a command that is not killed
 # what others than vae-sweep leave in TMPDIR: torch's empty folder for compiled kernels, and
-# W&B's for pictures on their way into its own folder
-FOREIGN = re.compile(r"torchinductor_\w+|tmp\w{8}wandb-(media|artifacts)")
+# W&B's for its service's socket and for pictures on their way into its own folder
+FOREIGN = re.compile(r"torchinductor_\w+|tmp\w{8}wandb-(media|artifacts)|wandb-[\d-]+")
 TEMPORARY = re.compile(r".*\.tmp|tmp\w{8}|pymp-\w+|.*\.partial")
 
 
@@ -105,7 +106,7 @@ class Sandbox:
         for path in sorted((self.folder / "tmp").rglob("*")):
             inside = path.relative_to(self.folder / "tmp")
             if not FOREIGN.fullmatch(inside.parts[0]):
-                found.append(f"in TMPDIR: {inside} ({path.lstat().st_size} bytes)")
+                found.append(f"in TMPDIR: {inside}{_size(path)}")
         for root in ("runs", "cache"):
             for path in sorted((self.folder / root).rglob("*")):
                 if TEMPORARY.fullmatch(path.name) and not self._is_wandbs(path):
@@ -118,14 +119,18 @@ class Sandbox:
     def clear(self) -> None:
         """Ends and removes what is left, so that it is said once and disturbs no more."""
         for process in self.processes():
-            try:
+            with suppress(OSError):
                 os.kill(process.pid, signal.SIGKILL)
-            except OSError:
-                continue
         while self.processes():
             time.sleep(LOOK_S)
-        shutil.rmtree(self.folder / "tmp")
-        (self.folder / "tmp").mkdir()
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+        (self.folder / "tmp").mkdir(exist_ok=True)
+
+
+def _size(path: Path) -> str:
+    with suppress(OSError):  # it is gone meanwhile
+        return f" ({path.lstat().st_size} bytes)"
+    return ""
 
 
 class Attempt:
