@@ -1,11 +1,12 @@
-# `make sweep` trains the headline grid, `make test` runs every check, `make study` the
-# whole study (DATA="data=image_folder data.path=FOLDER" names other images than
-# torchvision's CIFAR-10).
-# Both set up .venv first; that is repeated only when pyproject.toml changed.
+# `make sweep` trains the headline grid, `make test` runs every check, `make survival` the
+# long ones (an hour: kills, odd configs, damaged files; results in tests/README.md),
+# `make study` the whole study (DATA="data=image_folder data.path=FOLDER" names other
+# images than torchvision's CIFAR-10).
+# All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: sweep test lint study clean
+.PHONY: sweep test lint survival study clean
 
 sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
@@ -15,6 +16,11 @@ study: .venv/installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+survival: .venv/installed
+	$(BIN)/python -m tests.survival --kills 150 --seed 0 --readme tests/README.md
+	$(BIN)/python tests/odd_configs.py --odd-configs 3000 --through-command 100
+	$(BIN)/python tests/damage.py --readme tests/README.md
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -30,4 +36,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs .survival

@@ -202,6 +202,30 @@ def test_a_key_of_another_option_is_named_with_it(typed, said):
         jobs(*typed)
 
 
+def test_an_experiment_is_checked_like_what_is_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    file = tmp_path / "experiments" / "mine.yaml"
+    wrong = {
+        "norm=zscor": "in experiments/mine.yaml: unknown option norm=zscor; did you mean",
+        "train.step=3": "in experiments/mine.yaml: .*did you mean train.steps",
+        "beta=interval(0,1)": "in experiments/mine.yaml: an interval names no values",
+    }
+    for line, said in wrong.items():
+        file.write_text(f"grids: ['{line}']")
+        with pytest.raises(UserError, match=said):
+            jobs("experiments=mine")
+    file.write_text("grids: ['beta=0.5,matched beta.sigma=12 head=tanh']")
+    made = [
+        sorted(line for line in job if "beta" in line) for job in jobs("experiments=mine")
+    ]
+    assert made == [["beta.value=0.5"], ["beta.sigma=12", "beta=matched"]]
+    with pytest.raises(UserError, match="did you mean mine"):
+        jobs("experiments=mne")
+    with pytest.raises(UserError, match="without brackets: experiments=a,b"):
+        jobs("experiments=[mine,smoke]")
+
+
 def test_every_key_and_option_of_conf_is_known():
     """The types are what keys are held against; the files are what Hydra has."""
     import yaml

@@ -1,7 +1,6 @@
 import json
 import logging
 import math
-import struct
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import make_config
 from PIL import Image
+from survival.wandb_files import key_of, read_records
 
 from vae_sweep.config import RunConfig, UserError
 from vae_sweep.loggers import Logger, drain, open_wandb, wandb_folder, wandb_note
@@ -45,35 +45,6 @@ def rows_of(scale: float, steps: tuple[int, ...] = (0, 50, 100)) -> list[dict]:
         }
         for s in steps
     ]
-
-
-# Reading back: a .wandb file is a LevelDB log (blocks of 32 KiB; a chunk is a checksum,
-# a length, a kind: 1 whole, 2 first, 3 middle, 4 last) after a header of 7 bytes.
-
-
-def read_records(path: Path) -> list:
-    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore
-
-    data, position, parts, records = path.read_bytes(), 7, b"", []
-    assert data[:4] == b":W&B"
-    while position + 7 <= len(data):
-        room = 32768 - position % 32768
-        if room < 7:
-            position += room
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, position)
-        parts += data[position + 7 : position + 7 + size]
-        position += 7 + size
-        if kind in (1, 4):
-            record = Record()
-            record.ParseFromString(parts)
-            records.append(record)
-            parts = b""
-    return records
-
-
-def key_of(item) -> str:
-    return item.key or "/".join(item.nested_key)
 
 
 def read_run(

@@ -15,7 +15,7 @@ import torch
 from conftest import TINY, make_images
 from filelock import FileLock
 from safetensors.torch import load_file
-from test_loggers import key_of, read_records
+from survival.wandb_files import key_of, read_records
 
 import vae_sweep
 

@@ -89,6 +89,8 @@ def are_images(array: NDArray, n: int) -> bool:
 
 def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, NDArray]:
     """Those of `keys` (or all) that the file holds; any exception if it is unreadable."""
+    if not path.is_file() and path.exists():  # a device or pipe may have no end
+        raise ValueError("it is no file")
     with path.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError("it is no whole .npz archive")

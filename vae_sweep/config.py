@@ -63,6 +63,7 @@ LARGEST_INTEGER = 2**63 - 1
 LARGEST_WEIGHT = 1e15  # of the KL; squared gradients then stay within float32
 SMALLEST_WEIGHT = 1e-30
 LONGEST_PATH = 4096  # bytes
+DEEPEST_PATH = 100  # folders; Python 3.11 makes them by recursion
 WARMUP = 50  # steps, where a run is long enough; see TrainConfig.warmup
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_INTEGER)]
@@ -91,8 +92,10 @@ def _weight(value: float) -> float:
 def _path(value: str) -> str:
     if not value.strip() or "\0" in value:
         raise ValueError("must be a path, without NUL bytes")
-    if len(value.encode()) > LONGEST_PATH:
-        raise ValueError(f"must be a path of at most {LONGEST_PATH} bytes")
+    if len(value.encode()) > LONGEST_PATH or value.count("/") > DEEPEST_PATH:
+        raise ValueError(
+            f"must be a path of at most {LONGEST_PATH} bytes and {DEEPEST_PATH} folders"
+        )
     return value
 
 

@@ -129,6 +129,8 @@ class LinearGaussian:
         optima = [self.at(x, tempering) for x in variance[(active == q) & (variance > 0)]]
         if not optima:  # the latents hold all there is: the density has no upper limit
             return self.at(0.0)
+        if len(optima) == 1:  # of which the KL may be infinite
+            return optima[0]
         return max(optima, key=lambda o: o.elbo + o.kl - tempering * o.kl)
 
     def curve(self, points: int = 64) -> tuple[list[float], list[float]]:
