@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
-from scipy.linalg import blas
 
 from vae_sweep.cache import cached, say
 
@@ -88,11 +86,11 @@ class Spectra:
 def covariance(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Covariance (population) of the pixels u in [0, 1] of uint8 [n, ...]: [N, N].
 
-    Only the upper triangle is filled. The sums are exact: see _products.
+    The sums are exact: see _products.
     """
     n, pixels = len(images), images[0].size
     sums = np.zeros(pixels)
-    products = np.zeros((pixels, pixels), order="F")
+    products = np.zeros((pixels, pixels))
     for start in range(0, n, CHUNK):
         levels = images[start : start + CHUNK].reshape(-1, pixels).astype(np.float32) - 128
         sums += levels.sum(0, dtype=np.float64)
@@ -105,28 +103,24 @@ def covariance(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _products(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """levels^T levels, upper triangle.
+    """levels^T levels.
 
     Exact in float32: products of levels in -128..127 are integers of at most 2^14, and
     CHUNK = 2^10 of them sum to at most 2^24, up to which float32 has every integer.
     """
-    return blas.ssyrk(1.0, levels.T)  # pyright: ignore[reportAttributeAccessIssue]
+    return levels.T @ levels
 
 
 def decompose(
     covariance: NDArray[np.float64], ratio: NDArray[np.float64], count: int
 ) -> Spectrum:
-    """The `count` largest components, from the upper triangle of `covariance` [N, N]."""
+    """The `count` largest components of `covariance` [N, N]."""
     pixels, channels = len(covariance), len(ratio)
     per_pixel = np.repeat(ratio, pixels // channels)
     scaled = covariance / per_pixel / per_pixel[:, None]
-    values, vectors = scipy.linalg.eigh(
-        scaled,
-        lower=False,
-        subset_by_index=[pixels - count, pixels - 1],
-        overwrite_a=True,
-        check_finite=False,
-    )
+    # scipy's can compute `count` of them alone, but no signal is heard meanwhile
+    values, vectors = np.linalg.eigh(scaled)
+    values, vectors = values[-count:], vectors[:, -count:]
     energy = (vectors**2).reshape(channels, -1, count).sum(1).T  # [K, C]
     total = np.diag(covariance).reshape(channels, -1).sum(1)
     return Spectrum(np.maximum(values[::-1], 0), energy[::-1], total)
