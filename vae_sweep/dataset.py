@@ -1,6 +1,7 @@
 """A data set as a grid needs it: its images, and what is counted once for all points."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,10 +55,10 @@ class Datasets:
         return self.loaded[config]
 
     def say(self) -> None:
-        """Says what was read, each line once. For when all points are validated: what is
-        wrong with one is said alone."""
+        """Says what was read, on stdout, and warnings on stderr, each line once. For when
+        all points are validated: what is wrong with one is said alone."""
         for line in dict.fromkeys(self.lines):
-            say(line)
+            print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout)
         self.lines.clear()
 
 
