@@ -141,8 +141,8 @@ class RunFolder:
             odd.append(hydra)
         for path in odd:
             done.append(f"{path} is of the wrong kind: kept as {_aside(path).name}")
-        if not self.path.is_dir():
-            return done
+        if not any((self.path / name).exists() for name in FILES):
+            return done  # nothing yet
         remove_leftovers(self.path)
         try:
             right = recorded.read_config(self.path).decisive == self.config.decisive

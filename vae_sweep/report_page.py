@@ -108,11 +108,14 @@ def facts(summaries: list[dict[str, Any]]) -> dict[str, list[str]]:
     ended = [summary for summary in summaries if summary]
     threads = [s.get("threads") for s in ended]
     devices = [str(s.get("device") or "unknown") for s in ended]
+    machines = [s.get("processor") or "cpu" for s in ended]
     versions = [(s.get("versions") or {}).items() for s in ended]
     return {
         "hardware": _distinct(
-            device + (f", threads per process: {n}" if n and device == "cpu" else "")
-            for device, n in zip(devices, threads, strict=True)
+            device
+            if device != "cpu"
+            else machine + (f", threads per process: {n}" if n else "")
+            for device, machine, n in zip(devices, machines, threads, strict=True)
         ),
         "versions": _distinct(", ".join(f"{k} {v}" for k, v in of) for of in versions),
         "commit": _distinct(str(s.get("commit") or "unknown") for s in ended),
