@@ -87,6 +87,7 @@ WRONG = {
     ("sweep=" + 5000 * "[",): "cannot read the option",
     ("--frob",): "unknown flag --frob",
     ("--multi",): "did you mean --multirun?",
+    ("--help=3",): "--help takes no value",
     ("--cfg",): "--cfg takes job or hydra or all",
     ("--cfg", "foo"): "--cfg takes job or hydra or all, got 'foo'",
     ("--resolve",): "type --cfg job --resolve",
@@ -220,6 +221,12 @@ def test_an_experiment_is_checked_like_what_is_typed(tmp_path, monkeypatch):
         sorted(line for line in job if "beta" in line) for job in jobs("experiments=mine")
     ]
     assert made == [["beta.value=0.5"], ["beta.sigma=12", "beta=matched"]]
+    file.write_text("grids: ['beta=matched head=tanh']")
+    assert arguments.read(["experiments=mine", "beta.sigma=12"]).lines[1] == (
+        "beta.sigma=choice(12)"  # Hydra would set it under the default option as well
+    )
+    [job] = jobs("experiments=mine", "beta.sigma=12")
+    assert "beta.sigma=12" in job
     with pytest.raises(UserError, match="did you mean mine"):
         jobs("experiments=mne")
     with pytest.raises(UserError, match="without brackets: experiments=a,b"):

@@ -104,12 +104,14 @@ def read(typed: list[str]) -> Typed:
         for o in overrides
         if o.key_or_group in options() and o.is_sweep_override()
     }
+    if any(o.key_or_group == "experiments" for o in overrides):  # may choose any
+        several |= options().keys()
     return Typed(flags, [_conditional(o, several) for o in overrides])
 
 
 def _conditional(override: Override, several: set[str]) -> str:
-    """`beta.sigma=12` as a sweep over 12 where `several` options of beta are chosen: Hydra
-    applies sweeps to points alone, the rest to the default option as well."""
+    """`beta.sigma=12` as a sweep over 12 where `several` options of beta may be chosen:
+    Hydra applies sweeps to points alone, the rest to the default option as well."""
     line = constant_beta(override)
     key, _, value = line.partition("=")
     group = key.partition(".")[0]
@@ -136,6 +138,8 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
         if name in NO_COMMAND:
             continue
         if values == ():
+            if equals:
+                raise UserError(f"{name} takes no value, got {shown(argument)[1:-1]}")
             flags.append(argument)
             continue
         value = value if equals else next(rest, None)
