@@ -101,6 +101,26 @@ def test_a_long_computation_is_ended_by_the_thread():
     assert time.monotonic() - begun >= stop.GRACE_S
 
 
+def test_a_command_that_is_done_ends_as_it_would_have_ended():
+    code = (
+        "import atexit, sys, time\n"
+        "from vae_sweep import stop\n"
+        "def last():\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(1)\n"
+        "atexit.register(last)\n"
+        "with stop.handled():\n"
+        "    sys.exit(2)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 2
+    process.stdout.close()
+
+
 def test_processes_started_while_signals_are_blocked_never_get_them():
     code = "import time; print('ready', flush=True); time.sleep(2); print('lived')"
     with stop.blocked():

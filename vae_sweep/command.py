@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import vae_sweep
-from vae_sweep import arguments, stop, system
+from vae_sweep import arguments, system
 from vae_sweep.arguments import CONF
 from vae_sweep.config import (
     Failed,
@@ -138,8 +138,6 @@ def main(grid: Grid, about: str) -> None:
                 raise error
         if task.failed:
             raise Failed("\n".join(dict.fromkeys(map(str, task.failed))))
-    except stop.Stopped as stopped:
-        stop.end(stopped)
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # as a shell says of SIGPIPE

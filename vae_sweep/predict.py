@@ -31,10 +31,10 @@ def predict_grid(configs: "list[RunConfig]") -> None:
 
 def main() -> None:
     """The console script `vae-sweep-predict`."""
-    stop.install()  # before Hydra is imported
-    from vae_sweep import command
+    with stop.handled():
+        from vae_sweep import command  # Hydra, whose import a signal may end
 
-    command.main(predict_grid, ABOUT)
+        command.main(predict_grid, ABOUT)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,11 @@ def write(folder: Path, output: Path | None = None) -> Path:
 
 def main() -> None:
     """The command. Exit codes: 0, 2 bad input."""
-    stop.install()
+    with stop.handled():
+        _main()
+
+
+def _main() -> None:
     parser = _Parser(
         prog="python -m vae_sweep.report", description=__doc__, allow_abbrev=False
     )
@@ -57,8 +61,6 @@ def main() -> None:
         typed = parser.parse_args()
         path = write(typed.folder, typed.output)
         print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
-    except stop.Stopped as stopped:
-        stop.end(stopped)
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -25,10 +25,10 @@ def run_grid(configs: "list[RunConfig]") -> list[Any]:
 
 def main() -> None:
     """The console script `vae-sweep`."""
-    stop.install()  # before Hydra is imported
-    from vae_sweep import command
+    with stop.handled():
+        from vae_sweep import command  # Hydra, whose import a signal may end
 
-    command.main(run_grid, ABOUT)
+        command.main(run_grid, ABOUT)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What SIGTERM and SIGINT do: training writes checkpoints and ends, all else ends at once.
 
-`install` belongs at the start of a command. From then on a signal raises Stopped in the
-main thread, or, where the main thread has `deferred` it, waits until training asks
-`requested`. A thread hears of the signal too: where the main thread sits in a long
-computation, it ends the process after GRACE_S.
+A command runs in `handled`. There a signal raises Stopped in the main thread, or, where the
+main thread has `deferred` it, waits until training asks `requested`. A thread hears of the
+signal too: where the main thread sits in a long computation, it ends the process after
+GRACE_S.
 """
 
 import os
@@ -47,6 +47,21 @@ def install() -> None:
     # written by C code at once, whatever the main thread does
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(heard,), name="stop", daemon=True).start()
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """A command's life: a signal ends it with a line and its code. Once the command is done
+    signals change nothing, as the interpreter would die of them while it ends."""
+    try:
+        install()
+        try:
+            yield
+        finally:
+            for signum in SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)
+    except Stopped as stopped:
+        end(stopped)
 
 
 def requested() -> bool:
