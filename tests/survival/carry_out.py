@@ -193,7 +193,8 @@ def _killed(attempt: Attempt, kill: Kill, reference: Reference) -> Result | None
         failures.append(f"still runs {PATIENCE_S:g} s after the signal")
     elif sent != signal.SIGKILL:
         finished = code == 0 and attempt.says_table()  # before the signal was noticed
-        if not finished:
+        ends = code == -sent and attempt.says_all()  # Python itself was ending
+        if not finished and not ends:
             failures += checks.stopped_well(attempt, code, CODES[sent])
         if exit_s > GONE_S:
             failures.append(f"took {exit_s:.1f} s to end")
