@@ -107,9 +107,15 @@ class Laboratory:
 
     def carry_out(self, case: Case) -> Outcome:
         """Does what the case says; the folder of a case that failed is kept."""
-        started = time.monotonic()
         reference = self.reference(case.grid)
         sandbox = self.sandbox(f"case {case.number}", case.grid)
+        try:
+            return self._carry_out(case, sandbox, reference)
+        finally:
+            sandbox.clear()
+
+    def _carry_out(self, case: Case, sandbox: Sandbox, reference: Reference) -> Outcome:
+        started = time.monotonic()
         results: list[Result] = []
         failures: list[str] = []
         attempt = sandbox.start()
@@ -131,7 +137,6 @@ class Laboratory:
                 break
             attempt = None
         failures += _left_after(sandbox, time.monotonic())[1]
-        sandbox.clear()
         outcome = Outcome(
             case.number,
             case.grid.name,

@@ -123,8 +123,9 @@ class Sandbox:
                 os.kill(process.pid, signal.SIGKILL)
         while self.processes():
             time.sleep(LOOK_S)
-        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
-        (self.folder / "tmp").mkdir(exist_ok=True)
+        if (self.folder / "tmp").exists():
+            shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+            (self.folder / "tmp").mkdir(exist_ok=True)
 
 
 def _size(path: Path) -> str:
