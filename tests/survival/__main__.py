@@ -7,6 +7,7 @@ was stopped. Exit codes: 0 if all is well, 1 if a kill cost anything.
 import argparse
 import hashlib
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     folder = asked.folder / f"{_code()}-seed{asked.seed}"
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # commands end with this one
     laboratory = Laboratory(folder.resolve())
     if asked.case is not None:
         case = next(c for c in cases(asked.seed) if c.number == asked.case)

@@ -107,9 +107,15 @@ class Laboratory:
 
     def carry_out(self, case: Case) -> Outcome:
         """Does what the case says; the folder of a case that failed is kept."""
-        started = time.monotonic()
         reference = self.reference(case.grid)
         sandbox = self.sandbox(f"case {case.number}", case.grid)
+        try:
+            return self._carry_out(case, sandbox, reference)
+        finally:
+            sandbox.clear()
+
+    def _carry_out(self, case: Case, sandbox: Sandbox, reference: Reference) -> Outcome:
+        started = time.monotonic()
         results: list[Result] = []
         failures: list[str] = []
         attempt = sandbox.start()
@@ -131,7 +137,6 @@ class Laboratory:
                 break
             attempt = None
         failures += _left_after(sandbox, time.monotonic())[1]
-        sandbox.clear()
         outcome = Outcome(
             case.number,
             case.grid.name,
@@ -193,7 +198,8 @@ def _killed(attempt: Attempt, kill: Kill, reference: Reference) -> Result | None
         failures.append(f"still runs {PATIENCE_S:g} s after the signal")
     elif sent != signal.SIGKILL:
         finished = code == 0 and attempt.says_table()  # before the signal was noticed
-        if not finished:
+        ends = code == -sent and attempt.says_all()  # Python itself was ending
+        if not finished and not ends:
             failures += checks.stopped_well(attempt, code, CODES[sent])
         if exit_s > GONE_S:
             failures.append(f"took {exit_s:.1f} s to end")

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ from safetensors import SafetensorError, safe_open
 from .sandbox import Attempt, Sandbox
 from .wandb_files import history
 
-ANNOUNCED = re.compile(r"\S+: train \d+ \(")  # what was read of the images
 GOES_ON = "the same command goes on from here"
 
 
 def stopped_well(attempt: Attempt, code: int, expected: int) -> list[str]:
     """What a command that was asked to stop owes: an exit code, a line on how to go on."""
     failures = [] if code == expected else [f"exit code {code}, not {expected}"]
-    lines = [x for x in attempt.complained().splitlines() if not ANNOUNCED.match(x)]
+    lines = attempt.complained().splitlines()
     if len(lines) != 1 or GOES_ON not in lines[0]:
         shown = " / ".join(lines)[-300:] or "nothing"
         failures.append(f"stderr is not one line that says how to go on, but: {shown}")

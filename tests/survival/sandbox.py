@@ -123,8 +123,9 @@ class Sandbox:
                 os.kill(process.pid, signal.SIGKILL)
         while self.processes():
             time.sleep(LOOK_S)
-        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
-        (self.folder / "tmp").mkdir(exist_ok=True)
+        if (self.folder / "tmp").exists():
+            shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+            (self.folder / "tmp").mkdir(exist_ok=True)
 
 
 def _size(path: Path) -> str:
@@ -176,6 +177,10 @@ class Attempt:
     def says_table(self) -> bool:
         return "sigma: noise of the decoder" in self.said()
 
+    def says_all(self) -> bool:
+        """Whether its last line has appeared, after which it has nothing left to do."""
+        return re.search(r"^W&B: ", self.said(), re.M) is not None
+
     def has_loaded(self, library: str) -> bool:
         try:
             return library in Path(f"/proc/{self.process.pid}/maps").read_text()
@@ -199,6 +204,7 @@ class Attempt:
     def wait_until(self, condition: Callable[[], bool]) -> bool:
         """Whether it came true; False where the command ended, or hung, before it did."""
         while not condition():
+            self.trains()  # notes the time
             if self.code is not None or self.seconds > TIMEOUT_S:
                 return False
             time.sleep(LOOK_S)
