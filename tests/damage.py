@@ -517,6 +517,7 @@ class Frames(NamedTuple):
     curves: pd.DataFrame
     finals: pd.DataFrame
     theory: pd.DataFrame
+    skipped: dict[str, str]  # runs that were left out, and why
 
 
 class _Killed(BaseException):
@@ -583,7 +584,7 @@ class Workshop:
             return "–"
         first, other = (config.run_id for config in self.configs[case.data])
         try:
-            found, skipped = frames(), skips()
+            found = frames()
         except UserError as error:
             failures.append(f"results.load shows nothing: {error}")
             return "refused"
@@ -595,8 +596,7 @@ class Workshop:
         expected = self.frames[case.data, case.state]
         failures += _differs(found, expected, other, "before, of the other run")
         if first not in set(found.finals["run_id"]):
-            reason = skipped.get(first)
-            return "not listed" if reason is None else "skipped"
+            return "skipped" if first in found.skipped else "not listed"
         # a whole folder under another name is shown with its own settings: it may have
         # been renamed by the user
         is_copy = (case.file, case.kind) == ("the run's folder", "another run's")
@@ -747,12 +747,7 @@ def frames() -> Frames:
     loaded = results.load(SWEEP)
     changing = ["seconds", "cohort_size"]
     finals = loaded.finals.drop(columns=changing, errors="ignore")
-    return Frames(loaded.curves, finals, loaded.theory)
-
-
-def skips() -> dict[str, str]:
-    """Runs that results.load left out, and why."""
-    return dict(getattr(results.load(SWEEP), "skipped", {}))
+    return Frames(loaded.curves, finals, loaded.theory, getattr(loaded, "skipped", {}))
 
 
 def _differs(
@@ -760,11 +755,16 @@ def _differs(
 ) -> list[str]:
     """Where a run differs from what is expected of it, or of the run `own`."""
     failures = []
-    for name, ours, theirs in zip(Frames._fields, found, expected, strict=True):
+    for name in ("curves", "finals", "theory"):
         ours, theirs = (
             frame[frame["run_id"] == of].drop(columns="run_id").reset_index(drop=True)
-            for frame, of in ((ours, run_id), (theirs, own or run_id))
+            for frame, of in (
+                (getattr(found, name), run_id),
+                (getattr(expected, name), own or run_id),
+            )
         )
+        if ours.equals(theirs):
+            continue
         try:
             pd.testing.assert_frame_equal(ours, theirs, check_exact=True, check_dtype=False)
         except AssertionError as error:
