@@ -13,11 +13,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
-from PIL import Image
 
 from vae_sweep import panels
 from vae_sweep.files import write_atomically
 from vae_sweep.panels import Style
+from vae_sweep.recorded import read_picture
 from vae_sweep.results import Results, labels, progress
 
 # Okabe and Ito's palette, whose hues colour-blind readers tell apart; its yellow is too
@@ -158,13 +158,9 @@ def _draw_legend(
 
 
 def _picture(folder: Path) -> np.ndarray | None:
-    """reconstructions.png as uint8 [2H, nW] or [2H, nW, C]; None where there is none, or
-    a damaged one."""
-    try:
-        with Image.open(folder / "reconstructions.png") as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError):
-        return None
+    """reconstructions.png as uint8 [2H, nW] or [2H, nW, C]; None where there is none."""
+    image = read_picture(folder)
+    return None if image is None else np.asarray(image)
 
 
 def _strip_height(pictures: Iterable[np.ndarray | None], width: float) -> float:

@@ -24,11 +24,12 @@ from vae_sweep import results
 from vae_sweep.config import Norm, UserError
 from vae_sweep.dataset import Dataset, Datasets
 from vae_sweep.files import write_atomically
+from vae_sweep.recorded import read_picture
 from vae_sweep.records import processor
 from vae_sweep.results import Results
 
 DIGITS = "%.6g"
-TEXTS = (*results.IDENTITY[:-2], "other", "status", "device")  # columns that are no numbers
+TEXTS = (*results.IDENTITY[:-2], "other", "status", "reason", "device")  # columns that are no numbers
 MOST_PICTURES = 48
 NORMS: tuple[Norm, ...] = ("unit", "minus1_1", "zscore")  # that the study compares
 
@@ -191,14 +192,15 @@ def _distinct(theory: pd.DataFrame) -> pd.DataFrame:
 def _pictured(finals: pd.DataFrame, folder: Path) -> list[str]:
     """The runs of the lowest seed that have pictures, at most MOST_PICTURES of them."""
     ids = finals[finals["seed"] == finals["seed"].min()]["run_id"]
-    have = [i for i in ids if (folder / i / "reconstructions.png").exists()]
+    have = [i for i in ids if read_picture(folder / i) is not None]
     step = -(-len(have) // MOST_PICTURES)
     return have[:: step or 1]
 
 
 def _save_pictures(folder: Path, ids: list[str], path: Path) -> None:
     """The originals, then the lower half of each picture."""
-    halves = [np.array_split(_pixels(folder / i / "reconstructions.png"), 2) for i in ids]
+    pictures = [np.asarray(read_picture(folder / i)) for i in ids]
+    halves = [np.array_split(picture, 2) for picture in pictures]
     stacked = np.concatenate([halves[0][0], *(lower for _, lower in halves)])
     content = io.BytesIO()
     Image.fromarray(stacked).save(content, "png", optimize=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vae_sweep.config import RunConfig, UserError, validate
@@ -173,6 +174,16 @@ def read_rows(folder: Path) -> Rows:
     except OSError as error:
         raise Unreadable(f"metrics.csv is damaged: {error.strerror}") from None
     return Rows([line + b"\n" for line in content.split(b"\n")[:-1]])
+
+
+def read_picture(folder: Path) -> Image.Image | None:
+    """reconstructions.png, decoded; None where there is none that can be read."""
+    try:
+        with Image.open(folder / "reconstructions.png") as image:
+            image.load()
+            return image
+    except Exception:  # PIL's decoders raise what they like
+        return None
 
 
 def fit(summary: dict[str, Any], rows: Rows) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from vae_sweep import report_figures, results
+from vae_sweep.recorded import read_picture
 from vae_sweep.report_figures import Look
 from vae_sweep.report_tables import (
     Row,
@@ -138,14 +138,13 @@ def settings(
 
 def picture(folder: Path) -> tuple[str, int, int] | None:
     """reconstructions.png as a JPEG's data URL, width, height; None where there is none."""
-    content = io.BytesIO()
-    try:
-        with Image.open(folder / "reconstructions.png") as image:
-            image.convert("L" if image.mode == "L" else "RGB").save(
-                content, "jpeg", quality=QUALITY, subsampling=0, optimize=True
-            )
-    except (OSError, SyntaxError):  # none yet, or a damaged PNG
+    image = read_picture(folder)
+    if image is None:
         return None
+    content = io.BytesIO()
+    image.convert("L" if image.mode == "L" else "RGB").save(
+        content, "jpeg", quality=QUALITY, subsampling=0, optimize=True
+    )
     url = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
     return url, image.width, image.height
 
