@@ -111,7 +111,7 @@ def load(
             skipped[run_id] = str(error)
     if not runs:
         run_id, reason = next(iter(skipped.items()))
-        raise UserError(f"no run of {folder} can be read; {run_id}: {reason}")
+        raise UserError(f"no run of {folder} can be read: {run_id}/{reason}")
     curves, finals, theory = [], [], []
     for run, identity in zip(runs, _identities(runs), strict=True):
         rows = _frame(run.rows)
