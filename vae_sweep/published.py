@@ -29,7 +29,13 @@ from vae_sweep.records import processor
 from vae_sweep.results import Results
 
 DIGITS = "%.6g"
-TEXTS = (*results.IDENTITY[:-2], "other", "status", "reason", "device")  # columns that are no numbers
+TEXTS = (
+    *results.IDENTITY[:-2],
+    "other",
+    "status",
+    "reason",
+    "device",
+)  # columns that are no numbers
 MOST_PICTURES = 48
 NORMS: tuple[Norm, ...] = ("unit", "minus1_1", "zscore")  # that the study compares
 

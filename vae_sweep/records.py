@@ -304,9 +304,10 @@ class RunFolder:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-            except OSError:
+            except OSError as error:
                 with suppress(OSError):
                     os.ftruncate(file.fileno(), size)
+                error.filename = str(path)
                 raise
         self._kept = Rows([*kept.lines, line])
 

@@ -1,6 +1,7 @@
 """The launcher `grid`: all points of a multirun at once, in this process."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -63,10 +64,12 @@ class GridLauncher(Launcher):
         outcomes = grid(configs)
         if outcomes is None:
             return []
-        return [
-            self._run(config, lambda _, outcome=outcome: outcome)
-            for config, outcome in zip(configs, outcomes, strict=True)
-        ]
+        kept: list[JobReturn] = []
+        for config, outcome in zip(configs, outcomes, strict=True):
+            # .hydra is no more than a record: there is none in a folder that is read-only
+            with suppress(OSError):
+                kept.append(self._run(config, lambda _, outcome=outcome: outcome))
+        return kept
 
     def _compose(self, overrides: list[str], index: int) -> DictConfig:
         config = self.compositions.take(self.config, overrides)
