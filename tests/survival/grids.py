@@ -1,4 +1,8 @@
-"""The sweeps that are killed: each trains for some seconds on two cores."""
+"""The sweeps that are killed: each trains for some seconds on two cores.
+
+Each has two points or more, so that every process has one thread: on a machine that is busy
+otherwise, threads that wait for each other make small networks many times slower.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +35,8 @@ class Grid(NamedTuple):
 
     @property
     def is_sparse(self) -> bool:
-        """Whether one run is evaluated at its ends only, so that a checkpoint made when a
-        signal came is told from those of evaluations."""
+        """Whether its runs are evaluated at their ends only, so that a checkpoint made when
+        a signal came is told from those of evaluations."""
         return self.name == "sparse"
 
 
@@ -95,7 +99,7 @@ GRIDS = (
     Grid(
         "sparse",
         (
-            *("norm=zscore", "head=tanh_standardized", "train.workers=1"),
+            *("norm=zscore", "head=tanh_standardized", "seed=0,1", "train.workers=1"),
             *("train.steps=3000", "train.eval_every=3000"),
         ),
     ),
