@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 
@@ -11,7 +12,7 @@ from conftest import TINY, make_config
 from filelock import FileLock
 from PIL import Image
 
-from vae_sweep import recorded, records
+from vae_sweep import recorded, records, results
 from vae_sweep.config import UserError
 from vae_sweep.recorded import Unreadable
 from vae_sweep.records import COLUMNS, RecordsChanged, RunFolder, lock
@@ -327,6 +328,18 @@ def test_what_is_of_the_wrong_kind_is_kept_aside(folder):
     assert later.ended()[0] is not None
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "summary.json"])
+def test_a_pipe_in_place_of_a_file_is_kept_aside_and_not_waited_for(folder, name):
+    later = ended(folder)
+    (folder.path / name).unlink()
+    os.mkfifo(folder.path / name)
+    with pytest.raises(UserError, match="pipe or device"):
+        results.load(folder.path.parent)
+    later.repair()
+    assert (folder.path / f"{name}.old-1").is_fifo()
+    assert later.resume(SHAPE, 100).state is None or name != "metrics.csv"
+
+
 @pytest.mark.parametrize(
     "content", ["", "[1]", "norm: [", "norm: zscore", "\0", "a: &a [*a]"]
 )
@@ -337,8 +350,9 @@ def test_a_damaged_configuration_is_written_anew(folder, content):
     with pytest.raises(Unreadable, match=r"config\.yaml"):
         recorded.read_config(folder.path)
     [said] = folder.repair()
-    assert "written anew" in said
+    assert "written anew, kept as config.yaml.old-1" in said
     assert path.read_text() == right
+    assert (folder.path / "config.yaml.old-1").read_text() == content
 
 
 def test_another_runs_configuration_is_found_out(folder, tmp_path):

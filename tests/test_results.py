@@ -174,6 +174,12 @@ def test_a_run_is_running_while_a_process_holds_the_sweep(tmp_path):
     assert results.load(tmp_path).finals["status"].tolist() == ["interrupted"]
 
 
+def test_the_frames_unpack_as_the_readme_has_it(tmp_path):
+    write_run(tmp_path, summary())
+    curves, finals, theory = results.load(tmp_path)
+    assert (len(curves), len(finals), len(theory)) == (2, 1, 3)
+
+
 def test_the_runs_asked_for_come_first_and_the_rest_follows(tmp_path):
     ids = [write_run(tmp_path, summary(), seed=seed) for seed in range(4)]
     loaded = results.load(tmp_path, [ids[2]], rest=True)

@@ -89,7 +89,7 @@ def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:
     """The summary of a run that ended and is not to be repeated."""
     summary, complaint = p.folder.ended()
     if complaint:
-        _say(console, f"{p.folder.path}: {complaint}; the run goes on from its checkpoint")
+        _say(console, f"{p.folder.path}: {complaint}")
     wanted = p.config.rerun
     if summary is None or not again or wanted is None:
         return summary

@@ -58,6 +58,14 @@ class _Summary(BaseModel):
     checksum: str | None = None
 
 
+def _content(path: Path) -> bytes:
+    """Of a regular file: a pipe, say, would be waited for without end."""
+    if path.exists() and not path.is_file():
+        what = "directory" if path.is_dir() else "pipe or device"
+        raise Unreadable(f"{path.name} is damaged: it is a {what}")
+    return path.read_bytes()
+
+
 def read_config(folder: Path) -> RunConfig:
     """The configuration in config.yaml.
 
@@ -65,7 +73,7 @@ def read_config(folder: Path) -> RunConfig:
         Unreadable: There is none, or it is damaged or another run's.
     """
     try:
-        values = yaml.load((folder / "config.yaml").read_text("utf-8"), LOADER)
+        values = yaml.load(_content(folder / "config.yaml").decode(), LOADER)
         if not isinstance(values, dict):
             raise Unreadable("config.yaml holds no settings")
         schema, run_id = values.pop("schema", 1), values.pop("run_id", None)
@@ -91,7 +99,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         Unreadable: It is damaged.
     """
     try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        summary = json.loads(_content(folder / "summary.json").decode())
         _Summary.model_validate(summary)
     except FileNotFoundError:
         return None
@@ -168,7 +176,7 @@ def read_rows(folder: Path) -> Rows:
         Unreadable: It is damaged.
     """
     try:
-        content = (folder / "metrics.csv").read_bytes()
+        content = _content(folder / "metrics.csv")
     except FileNotFoundError:
         return Rows([])
     except OSError as error:
@@ -179,7 +187,7 @@ def read_rows(folder: Path) -> Rows:
 def read_picture(folder: Path) -> Image.Image | None:
     """reconstructions.png, decoded; None where there is none that can be read."""
     try:
-        with Image.open(folder / "reconstructions.png") as image:
+        with Image.open(io.BytesIO(_content(folder / "reconstructions.png"))) as image:
             image.load()
             return image
     except Exception:  # PIL's decoders raise what they like

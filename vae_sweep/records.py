@@ -134,9 +134,10 @@ class RunFolder:
         done = []
         hydra = self.path / ".hydra"
         odd = [self.path] if self.path.exists() and not self.path.is_dir() else []
-        odd += [path for name in FILES if (path := self.path / name).is_dir()]
+        files = [self.path / name for name in FILES]
+        odd += [path for path in files if path.exists() and not path.is_file()]
         if hydra.exists() and (
-            not hydra.is_dir() or any(path.is_dir() for path in hydra.iterdir())
+            not hydra.is_dir() or any(not path.is_file() for path in hydra.iterdir())
         ):
             odd.append(hydra)
         for path in odd:
@@ -150,8 +151,10 @@ class RunFolder:
         except Unreadable as error:
             right, complaint = False, str(error)
         if not right:
+            path = self.path / "config.yaml"
+            kept = f", kept as {_aside(path).name}" if path.exists() else ""
             self._write_config()
-            done.append(f"{self.path}: {complaint}; written anew")
+            done.append(f"{self.path}: {complaint}; written anew{kept}")
         return done
 
     def resume(self, shape: StateShape, steps: int) -> Resumed:
@@ -210,8 +213,9 @@ class RunFolder:
         return kept
 
     def _content(self) -> bytes | None:
+        path = self.path / "metrics.csv"
         with suppress(OSError):
-            return (self.path / "metrics.csv").read_bytes()
+            return path.read_bytes() if path.is_file() else None
         return None
 
     def _forget_rows(self) -> str | None:

@@ -60,14 +60,17 @@ class Results(NamedTuple):
     columns of metrics.csv at the last finite row. `target` is resolved, `beta` is the
     schedule's label, and `other` states whatever else differs within the sweep. nan is
     not known. `theory` has a row per run and point of the curve of linear VAEs at their
-    optimum, the noise falling: run_id, kl (nats per image), psnr (dB). `skipped` maps the
-    folders of runs that could not be read to the reason.
+    optimum, the noise falling: run_id, kl (nats per image), psnr (dB).
     """
 
     curves: pd.DataFrame
     finals: pd.DataFrame
     theory: pd.DataFrame
-    skipped: dict[str, str] = {}  # noqa: RUF012
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Folders of runs that could not be read -> the reason."""
+        return self.finals.attrs.get("skipped", {})
 
 
 class _Run(NamedTuple):
@@ -120,11 +123,12 @@ def load(
         kl, psnr = _curve(run.summary)
         theory.append(pd.DataFrame({"run_id": run.run_id, "kl": kl, "psnr": psnr}))
     frames = [frame for frame in curves if len(frame)] or curves[:1]
+    ends = _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS))
+    ends.attrs["skipped"] = skipped  # not a fourth field: callers unpack three
     return Results(
         _with_columns(pd.concat(frames, ignore_index=True), DRAWN),
-        _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS)),
+        ends,
         pd.concat(theory, ignore_index=True).astype({"kl": float, "psnr": float}),
-        skipped,
     )
 
 

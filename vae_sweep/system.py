@@ -1,6 +1,7 @@
 """What a command meets on a machine: streams, folders, and the system's errors."""
 
 import errno
+import logging
 import os
 import sys
 
@@ -36,9 +37,11 @@ def of_system(error: OSError) -> str:
 def start() -> None:
     """Makes what a command takes for granted, at its start.
 
-    Closed streams lead nowhere, characters that a terminal cannot show become `?`.
+    Closed streams lead nowhere, characters that a terminal cannot show become `?`, and
+    log files that cannot be written (W&B's, on a full disk) print no traceback.
     Raises UserError where the working folder is gone.
     """
+    logging.raiseExceptions = False
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # else the next file that is opened would get its number
