@@ -1,8 +1,4 @@
-"""The sweeps that are killed: each trains for some seconds on two cores.
-
-Each has two points or more, so that every process has one thread: on a machine that is busy
-otherwise, threads that wait for each other make small networks many times slower.
-"""
+"""The sweeps that are killed: each trains for some seconds on two cores."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -60,7 +60,9 @@ class Sandbox:
             "TMPDIR": str((folder / "tmp").absolute()),
             "VAE_SWEEP_CACHE": str((folder / "cache").absolute()),
             "WANDB_MODE": "offline",
-            "OMP_NUM_THREADS": "2",
+            # on a machine that is busy otherwise, threads that wait for each other make
+            # small networks many times slower
+            "OMP_NUM_THREADS": "1",
             "COLUMNS": "160",
             MARKER: self.marker,
         }
