@@ -209,11 +209,11 @@ class _Training:
             except Exception as error:
                 # not its traceback and causes, which hold every tensor of the cohort
                 error.__cause__ = error.__context__ = None
-                return error.with_traceback(None)
-            finally:
-                gc.collect()
-                if self.plan.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                failed = error.with_traceback(None)
+        gc.collect()
+        if self.plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return failed
 
     def _next(self) -> Job | None:
         if not self.queue:

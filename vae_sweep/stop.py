@@ -6,15 +6,18 @@ signal too: where the main thread sits in a long computation, it ends the proces
 GRACE_S.
 """
 
+import ctypes
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 GRACE_S = 3.5  # seconds that checkpoints may take
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent ends
 SHOW_CURSOR = "\x1b[?25h"  # a live display hides it
 
 _received: signal.Signals | None = None
@@ -115,6 +118,22 @@ def _watch(heard: int) -> None:
             if signum in SIGNALS:
                 threading.Event().wait(GRACE_S)
                 end(Stopped(signum))
+
+
+def end_with(parent: int) -> None:
+    """Ends this process when the process `parent` ends: the kernel does, or a thread."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+        return
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 @contextmanager

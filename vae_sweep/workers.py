@@ -5,7 +5,6 @@ once and nothing is left of them. A worker writes the run folders itself; what a
 W&B sees goes through the parent. Workers end with the parent, whatever ends it.
 """
 
-import ctypes
 import json
 import os
 import pickle
@@ -14,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -35,10 +33,10 @@ from vae_sweep.train import Paused, Progress, Run, train
 
 TELL_S = 0.2  # seconds from one report of progress to the next
 STOP_S = 3.0  # seconds that workers have for their last checkpoints
-PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent ends
-MAIN = (
+MAIN = (  # first of all, before torch is imported, it ties its life to the parent's
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from vae_sweep.workers import work; work(*map(int, sys.argv[2:]))"
+    "from vae_sweep import stop; stop.end_with(int(sys.argv[2])); "
+    "from vae_sweep.workers import work; work(*map(int, sys.argv[3:]))"
 )
 
 
@@ -220,7 +218,7 @@ def _started(threads: int) -> tuple[Connection, "subprocess.Popen[bytes]"]:
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        arguments = (theirs.fileno(), threads, os.getpid())
+        arguments = (os.getpid(), theirs.fileno(), threads)
         with (
             stop.blocked()
         ):  # Ctrl-C reaches the whole group, but is the parent's to handle
@@ -242,10 +240,9 @@ def _receive(link: Connection) -> Any:
     return pickle.loads(link.recv_bytes())
 
 
-def work(descriptor: int, threads: int, parent: int) -> None:
-    """A worker's life, which ends with that of the process `parent`."""
+def work(descriptor: int, threads: int) -> None:
+    """A worker's life."""
     link = Connection(descriptor)
-    _end_with(parent)
     torch.set_num_threads(threads)
     keep_freed_memory()
     mapped: dict[int, Images] = {}
@@ -262,22 +259,6 @@ def work(descriptor: int, threads: int, parent: int) -> None:
             else:
                 mapped = {key: _mapped(received, shapes)}
             _send(link, *_trained(link, runs, logged, mapped[key]))
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process when `parent` ends: the kernel does, or a thread looks."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before
-            os._exit(1)
-        return
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=look, daemon=True).start()
 
 
 def _trained(
