@@ -246,7 +246,7 @@ def _check_choice(override: Override, text: str) -> None:
     known = choices()[group]
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         return
-    for value in _values(override, 10_000):
+    for value in values_of(override, 10_000):
         if value in known or (group == "beta" and _number(value) is not None):
             continue
         also = "a number, or one of " if group == "beta" else ""
@@ -267,7 +267,7 @@ def _check_choice(override: Override, text: str) -> None:
         raise UserError(f"unknown option {group}={shown(said)[1:-1]}; {remedy}")
 
 
-def _values(override: Override, most: int | None = None) -> list[Any]:
+def values_of(override: Override, most: int | None = None) -> list[Any]:
     """What an option stands for, quotes removed; of a sweep each value, up to `most`."""
     if not override.is_sweep_override():
         return [override.value()]
@@ -340,7 +340,7 @@ def constant_beta(override: Override) -> str:
     prefix = "beta="
     if not line.startswith(prefix) or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         return line
-    values = _values(override)
+    values = values_of(override)
     numbers = [_number(value) for value in values]
     if not numbers or None in numbers:
         return line
@@ -362,7 +362,7 @@ def fitted(
     for override in overrides:
         group = override.key_or_group
         if group in options() and not override.is_hydra_override():
-            chosen[group] = set(map(str, _values(override)))
+            chosen[group] = set(map(str, values_of(override)))
     if not any(len(names) > 1 for names in chosen.values()):
         for override in overrides:
             key = override.key_or_group

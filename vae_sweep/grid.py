@@ -60,9 +60,6 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
 
 def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summary | None]:
     """Trains what has not ended; folder -> summary."""
-    for p in prepared:
-        for done in p.folder.repair():
-            _say(console, done)
     ended = {p.folder.path: _ended(console, p) for p in prepared}
     _say_skipped(console, list(filter(None, ended.values())))
     for _ in range(ROUNDS):
@@ -79,14 +76,14 @@ def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summar
         ended |= trained
         for p in prepared:  # of those that ended before, too, the files may be gone
             if ended[p.folder.path] is not None:
-                for done in p.folder.repair():
-                    _say(console, done)
                 ended[p.folder.path] = _ended(console, p, again=False)
     return ended
 
 
 def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:
-    """The summary of a run that ended and is not to be repeated."""
+    """The summary of a run that ended and is not to be repeated; its files are repaired."""
+    for done in p.folder.repair():
+        _say(console, done)
     summary, complaint = p.folder.ended()
     if complaint:
         _say(console, f"{p.folder.path}: {complaint}")
@@ -256,14 +253,14 @@ class _Training:
                 left.append(p)
             else:
                 self.summaries[p.folder.path] = summary
-        names = f"{left[0].config.run_id}" if left else ""
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         reason = str(error).partition("\n")[0] or type(error).__name__
         if len(left) == 1 and (attempt.tries > 0 or not isinstance(error, WorkerDied)):
             self._give_up(left[0], reason)
             return
         if left:
-            self.display.say(f"{names}{more}: {reason}; tried again, fewer at once")
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            name = left[0].config.run_id
+            self.display.say(f"{name}{more}: {reason}; tried again, fewer at once")
         groups: dict[Any, list[Prepared]] = {}
         for p in _resumed(self.console, left):
             groups.setdefault(p.cohort_key, []).append(p)

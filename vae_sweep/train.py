@@ -126,19 +126,19 @@ class Recorder:
 
     def _guarded(self, r: int, write: Any, *arguments: Any) -> None:
         """Calls `write`. A run whose files somebody changed meanwhile is given up here."""
+        path = self.open[r].folder.path
         try:
             write(*arguments)
+            return
         except RecordsChanged as error:
-            run = self.open.pop(r)
-            self.summaries[r] = None
-            self.progress.say(f"{run.folder.path}: {error} while the run trained")
+            what = str(error)
         except FileNotFoundError:
-            run = self.open[r]
-            if run.folder.path.is_dir():
+            if path.is_dir():
                 raise
-            del self.open[r]
-            self.summaries[r] = None
-            self.progress.say(f"{run.folder.path}: removed while the run trained")
+            what = "removed"
+        del self.open[r]
+        self.summaries[r] = None
+        self.progress.say(f"{path}: {what} while the run trained")
 
     def _evaluate(self, last: bool = False) -> None:
         """One row per open run, pictures and, unless it diverged, a checkpoint."""

@@ -219,9 +219,8 @@ def _started(threads: int) -> tuple[Connection, "subprocess.Popen[bytes]"]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         arguments = (os.getpid(), theirs.fileno(), threads)
-        with (
-            stop.blocked()
-        ):  # Ctrl-C reaches the whole group, but is the parent's to handle
+        # Ctrl-C reaches the whole group, but the parent handles it
+        with stop.blocked():
             process = subprocess.Popen(
                 [sys.executable, "-c", MAIN, json.dumps(sys.path), *map(str, arguments)],
                 pass_fds=[theirs.fileno()],

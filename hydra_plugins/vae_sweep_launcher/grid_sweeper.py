@@ -79,10 +79,7 @@ def _grids(overrides: list[Override], parser: OverridesParser) -> list[list[Over
 
 def _names(chosen: Override) -> list[str]:
     """The experiments that were typed; none for null."""
-    values = (
-        list(chosen.sweep_iterator()) if chosen.is_sweep_override() else [chosen.value()]
-    )
-    values = [getattr(value, "text", value) for value in values]  # quoted or not
+    values = arguments.values_of(chosen)
     if values == [None]:
         return []
     if not all(isinstance(value, str | int) for value in values):
