@@ -4,11 +4,12 @@
 training, in this process: composed, validated, prepared on 120 tiny images, predicted.
 `through_command` takes one through `python -m vae_sweep.run` itself.
 
-    python tests/odd_configs.py --odd-configs 3000 --through-command 100
+    python tests/odd_configs.py --odd-configs 3000 --through-command 100 --seed 0
 
-draws so many (about ten minutes on two cores), prints a table of what came out, and exits
-1 where one of them ended in an exception that is neither ours nor Hydra's, in a
-traceback, or not within four minutes. Both arguments may be 0.
+draws so many (about ten minutes on two cores), prints a table of what came out, which
+`--readme FILE` puts into a file, and exits 1 where one of them ended in an exception that
+is neither ours nor Hydra's, in a traceback, or not within four minutes. Both arguments may
+be 0.
 """
 
 import argparse
@@ -29,9 +30,10 @@ from conftest import TINY, make_images
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
+from survival.__main__ import put_between
 
 from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
 from vae_sweep import arguments, prediction_table
@@ -40,6 +42,7 @@ from vae_sweep.config import UserError, keys
 
 HANG_S = 240  # in this process: the principal components of dead leaves take 15 s,
 COMMAND_HANG_S = 240  # and a minute where other work is on the machine
+BEGIN, END = "<!-- odd configs: make survival -->", "<!-- end of odd configs -->"
 POINTS = 4  # of a grid that are prepared
 
 # Values are drawn as they are typed. None takes long to train if it is legal: the command
@@ -270,8 +273,11 @@ def folder_with_images(folder: Path) -> Path:
     return folder
 
 
-def drawn(count: int, check, derandomize: bool = False) -> None:
-    """Calls `check` with `count` command lines; the first that fails is made small."""
+def drawn(count: int, check, number: int | None = None) -> None:
+    """Calls `check` with `count` command lines; the first that fails is made small.
+
+    The seed `number` decides them; without one they are always the same.
+    """
     if not count:
         return
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -280,7 +286,7 @@ def drawn(count: int, check, derandomize: bool = False) -> None:
         max_examples=count,
         deadline=None,
         database=None,
-        derandomize=derandomize,
+        derandomize=number is None,
         suppress_health_check=quiet,
         phases=[Phase.generate, Phase.shrink],
         print_blob=False,
@@ -289,13 +295,23 @@ def drawn(count: int, check, derandomize: bool = False) -> None:
     def run(typed: list[str]) -> None:
         check(typed)
 
-    run()
+    (run if number is None else seed(number)(run))()
+
+
+def table(kinds: Counter[str], failed: int) -> str:
+    """Markdown: a line per way in which command lines ended."""
+    lines = ["| how it was tried, and how it ended | command lines |", "|---|---:|"]
+    lines += [f"| {kind} | {count} |" for kind, count in sorted(kinds.items())]
+    lines.append(f"| foreign exceptions, tracebacks and hangs | {failed} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--odd-configs", type=int, default=300, metavar="N")
     parser.add_argument("--through-command", type=int, default=10, metavar="M")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--readme", type=Path, help="put the table into this file")
     asked = parser.parse_args()
     kinds: Counter[str] = Counter()
     failed: list[str] = []
@@ -319,18 +335,19 @@ def main() -> None:
             with open(os.devnull, "w") as nowhere:
                 err, sys.stderr = sys.stderr, nowhere  # warnings of what trains
                 try:
-                    drawn(asked.odd_configs, noting("in process", outcome))
+                    drawn(asked.odd_configs, noting("in process", outcome), asked.seed)
                 finally:
                     sys.stderr = err
             ended = noting(
                 "command", lambda typed: f"exit {through_command(typed, folder).code}"
             )
-            drawn(asked.through_command, ended)
+            drawn(asked.through_command, ended, asked.seed)
         finally:
             os.chdir(before)
-    for kind, count in sorted(kinds.items()):
-        print(f"{count:6d}  {kind}")
-    print(f"{len(failed):6d}  foreign exceptions, tracebacks and hangs")
+    text = table(kinds, len(failed))
+    print(text)
+    if asked.readme is not None:
+        put_between(asked.readme, BEGIN, END, text)
     for each in failed[:20]:
         print(each, file=sys.stderr)
     sys.exit(bool(failed))

@@ -78,7 +78,12 @@ WRONG = {
     ("=3",): "an option is key=value",
     ("",): "an option is key=value",
     ("norm=[unit",): "cannot read the option norm=[unit",
-    ("beta=0.5,",): "a comma at the end",
+    ("beta=0.5,",): "cannot read the option beta=0.5,; remove the comma at its end",
+    ("norm=unit,",): "remove the comma at its end",
+    ("sweep=größe",): "quote what is no plain word: 'sweep=\"größe\"'",
+    ("sweep='a",): "check its quotes",
+    ("--multirun=3",): "--multirun takes no value, got --multirun=3",
+    ("-m=3",): "-m takes no value",
     ("runs=~/x",): "'runs=\"~/x\"'",
     ("seed=1\udc80",): "UTF-8",
     ("runs=a\0b",): "cannot read the option",
@@ -243,3 +248,14 @@ def test_every_key_and_option_of_conf_is_known():
             content = yaml.safe_load((arguments.CONF / group / f"{name}.yaml").read_text())
             own = {k for k in content if k not in ("defaults", group)}
             assert {f"{group}.{k}" for k in own} <= keys().keys(), name
+
+
+def test_a_key_that_is_set_twice_is_said(capsys):
+    """Hydra lets the last one count."""
+    arguments.read(["norm=unit", "seed=1", "train.lr=1", "norm=zscore", "seed=2"])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: norm=unit is ignored: norm=zscore follows",
+        "warning: seed=1 is ignored: seed=2 follows",
+    ]
+    arguments.read(["norm=unit,zscore", "seed=1"])
+    assert capsys.readouterr().err == ""

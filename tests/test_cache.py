@@ -122,7 +122,7 @@ def test_a_file_of_something_else_under_its_name_is_made_again(which, tmp_path):
 
 
 @pytest.mark.parametrize("which", CACHES)
-def test_a_file_that_cannot_be_read_or_replaced_stops_nothing(which, tmp_path):
+def test_a_folder_or_a_link_in_the_place_of_a_file_stops_nothing(which, tmp_path):
     make = CACHES[which]
     first = make(tmp_path, 0)
     path = only_file(tmp_path / "cache")
@@ -130,12 +130,13 @@ def test_a_file_that_cannot_be_read_or_replaced_stops_nothing(which, tmp_path):
     (path / "in it").mkdir(parents=True)  # a folder
     for _ in range(2):
         assert make(tmp_path, 0).tobytes() == first.tobytes()
-    (path / "in it").rmdir()
-    path.rmdir()
+    path.unlink()  # which is a file again
     path.symlink_to(path)  # a link to itself
     for _ in range(2):
         assert make(tmp_path, 0).tobytes() == first.tobytes()
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    aside = path.with_name(f"{path.name}.old-1")
+    assert {*path.parent.iterdir()} == {path, aside}
+    assert [p.name for p in aside.iterdir()] == ["in it"]
 
 
 @pytest.mark.parametrize("which", CACHES)
@@ -190,5 +191,6 @@ def test_json_is_kept_whole_or_not_at_all(tmp_path):
     path.unlink()
     path.mkdir()
     assert cached_json(path) == {}
-    keep_json(path, {})  # cannot be written, and says nothing
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    keep_json(path, {"a": 1})
+    assert cached_json(path) == {"a": 1}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", "a.json.old-1"}

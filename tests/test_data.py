@@ -260,7 +260,7 @@ def test_more_images_than_memory_are_refused(tmp_path):
 
 def test_a_home_that_is_not_there_is_named(tmp_path):
     for config in (npz("~nobody-of-this-name/a.npz"), folder(Path("~nobody-of-this-name"))):
-        fails(config, "~nobody-of-this-name", "no home folder", "write the whole path")
+        fails(config, "~nobody-of-this-name", "no such home folder", "set data.path=FOLDER")
 
 
 # --- npz ---
@@ -631,6 +631,15 @@ def test_images_that_cannot_be_read(tmp_path):
     file.unlink()
     file.symlink_to(root / "nowhere.jpg")
     fails(folder(root, size=8), file, "readable", "fix it or move it elsewhere")
+
+
+def test_images_that_cannot_be_read_are_named_together(tmp_path):
+    root = tmp_path / "pets"
+    write_folder(root, 4)
+    for k in range(8):
+        (root / "dog" / f"bad{k}.jpg").write_bytes(b"no image" if k % 2 else b"")
+    first = [root / "dog" / f"bad{k}.jpg" for k in range(5)]
+    fails(folder(root, size=8), *first, "and 3 more; fix them or move them elsewhere")
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"{ARCHIVE} is not there")

@@ -20,11 +20,11 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_nothing_foreign_leaves_configuration_and_validation(folder):
-    drawn(300, outcome, derandomize=True)
+    drawn(300, outcome)
 
 
 def test_nothing_foreign_leaves_the_command(folder):
-    drawn(5, lambda typed: through_command(typed, folder), derandomize=True)
+    drawn(5, lambda typed: through_command(typed, folder))
 
 
 def test_a_foreign_exception_and_a_hang_are_noticed(folder, monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import TINY, make_config, make_images
 
-from vae_sweep import plan
+from vae_sweep import plan, system
 from vae_sweep.cohort import point
 from vae_sweep.footprint import footprint
 from vae_sweep.normalize import histograms
@@ -95,10 +95,7 @@ def test_unlike_points_are_not_fused_and_the_longest_goes_first(points):
 def test_memory_limits_a_cohort(points, monkeypatch):
     todo = points(*seeds(8))
     needs = footprint(todo[0].config, todo[0].point, (3, 8, 8)).bytes(8)
-    real = plan.os.sysconf
-    pages = int(3.5 * needs / plan.SHARE / real("SC_PAGE_SIZE")) + 1
-    few = {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": real("SC_PAGE_SIZE")}
-    monkeypatch.setattr(plan.os, "sysconf", few.__getitem__)
+    monkeypatch.setattr(system, "memory", lambda: int(3.5 * needs / plan.SHARE) + 1)
     [made] = plan.plans(todo, 8)
     assert max(len(c) for c in made.cohorts) == 3
 

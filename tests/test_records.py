@@ -11,6 +11,8 @@ import torch
 from conftest import TINY, make_config
 from filelock import FileLock
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from vae_sweep import recorded, records, results
 from vae_sweep.config import UserError
@@ -366,6 +368,64 @@ def test_another_runs_configuration_is_found_out(folder, tmp_path):
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(Unreadable, match="altered"):
         recorded.read_config(folder.path)
+
+
+@pytest.mark.parametrize("change", ["another picture", "one pixel", "no PNG"])
+def test_a_picture_that_the_run_did_not_draw_is_noticed(folder, change):
+    pixels = np.zeros((2, 1, 4, 4, 3), np.uint8)
+    path = folder.save_picture(*pixels)
+    later = ended(folder)
+    assert later.ended()[1] is None
+    assert recorded.read_picture(folder.path) is not None
+    pixels[0, 0, 0, 0] = 1 if change == "one pixel" else 200
+    folder.save_picture(*pixels)
+    if change == "no PNG":
+        path.write_bytes(b"junk")
+    summary, complaint = later.ended()
+    assert summary is not None  # its numbers are whole
+    assert complaint is not None
+    assert "reconstructions.png is not the one that the run drew" in complaint
+    assert recorded.read_picture(folder.path) is None
+
+
+def to_schema(path, schema):
+    """States another schema in a file of a run."""
+    if path.suffix == ".yaml":
+        path.write_text(path.read_text().replace("schema: 2", f"schema: {schema}"))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    else:
+        with safe_open(path, "numpy") as file:
+            meta = {**file.metadata(), "schema": str(schema)}
+        save_file(load_file(path), path, meta)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "state.safetensors"])
+def test_what_a_later_version_wrote_is_refused_and_left_alone(folder, name):
+    later = trained(folder, 20) if name == "state.safetensors" else ended(folder)
+    to_schema(folder.path / name, 3)
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    said = rf"{name} was written by a later version \(schema 3.*update vae-sweep, or set"
+
+    def go_on() -> None:
+        later.repair()
+        later.ended()
+        later.resume(SHAPE, 100)
+
+    with pytest.raises(UserError, match=said):
+        go_on()
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+    if name != "state.safetensors":
+        with pytest.raises(UserError, match="later version"):
+            results.load(folder.path.parent)
+
+
+@pytest.mark.parametrize("schema", [True, "2", None, 2.0, []])
+def test_a_schema_that_is_no_number_is_damage(folder, schema):
+    ended(folder)
+    to_schema(folder.path / "summary.json", schema)
+    with pytest.raises(Unreadable, match=r"damaged|altered"):
+        recorded.read_summary(folder.path)
 
 
 def test_picture_is_originals_above_reconstructions(folder):

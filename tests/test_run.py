@@ -103,7 +103,7 @@ def test_the_same_command_again_trains_nothing(grid):
     files = [f / name for f in cli.runs() for name in PARTS - {".hydra"}]
     before = [f.stat().st_mtime_ns for f in files]
     out, _ = cli(*HEADLINE, *SMALL)
-    assert "4 points are finished already" in out
+    assert "4 points have ended already" in out
     assert [f.stat().st_mtime_ns for f in files] == before
     table = [line for line in first.splitlines() if "tanh" in line and "step" not in line]
     assert all(line in out for line in table)

@@ -210,8 +210,13 @@ def test_a_full_folder_for_temporary_files(mounted, assert_goes_on):
 
 @pytest.mark.parametrize(
     ("count", "options"),
-    [(8, WORKERS), (16, WORKERS), (24, (*WORKERS, "log.wandb.mode=offline"))],
-    ids=["8", "16", "24 with W&B"],
+    [
+        (8, WORKERS),
+        (16, WORKERS),
+        (24, (*WORKERS, "log.wandb.mode=offline")),
+        (48, (*WORKERS, "log.wandb.mode=offline")),
+    ],
+    ids=["8", "16", "24 with W&B", "48 with W&B"],
 )
 def test_few_file_descriptors(assert_goes_on, count, options):
     def limits() -> None:
@@ -220,6 +225,8 @@ def test_few_file_descriptors(assert_goes_on, count, options):
     code, _, err = run(*OPTIONS, *options, limits=limits)
     if code:
         assert_said(err, "[Tt]oo many open files", "ulimit -n")
+    elif "log.wandb.mode=offline" in options:
+        assert re.search(r"W&B is off .*ulimit -n", err)
     assert_goes_on()
 
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +38,28 @@ def test_an_error_without_a_path():
         "Too many open files; raise the number of open files: ulimit -n 4096"
     )
     assert of_system(OSError("odd")) == "odd; set runs=FOLDER to write elsewhere"
+
+
+LIMITS = """
+import resource, sys
+from vae_sweep import system
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+system.start()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE), system.open_files())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (256, 10_000, "4096 10000 4096"),  # as macOS grants
+        (256, 1000, "1000 1000 1000"),
+        (5000, 10_000, "5000 10000 5000"),
+        (16, 16, "16 16 16"),
+    ],
+)
+def test_a_command_may_open_as_many_files_as_the_system_grants(soft, hard, expected):
+    command = [sys.executable, "-c", LIMITS, str(soft), str(hard)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == expected

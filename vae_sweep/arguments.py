@@ -7,6 +7,7 @@ answered with the nearest right one, and a grid is counted before it is made.
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -99,6 +100,7 @@ def read(typed: list[str]) -> Typed:
                 f"one point is shown or run here, got {shown(override.input_line)[1:-1]}; "
                 f"type one value, or leave out {' '.join(flags) or ONE_POINT}"
             )
+    _warn_of_repeated(overrides)
     several = {
         o.key_or_group
         for o in overrides
@@ -107,6 +109,16 @@ def read(typed: list[str]) -> Typed:
     if any(o.key_or_group == "experiments" for o in overrides):  # may choose any
         several |= options().keys()
     return Typed(flags, [_conditional(o, several) for o in overrides])
+
+
+def _warn_of_repeated(overrides: list[Override]) -> None:
+    """Says on stderr which lines do not count, since a later one sets the same key."""
+    last = {o.key_or_group: o for o in overrides}
+    for override in overrides:
+        counted = last[override.key_or_group]
+        if counted is not override:
+            ignored, used = (shown(o.input_line)[1:-1] for o in (override, counted))
+            print(f"warning: {ignored} is ignored: {used} follows", file=sys.stderr)
 
 
 def _conditional(override: Override, several: set[str]) -> str:
@@ -135,11 +147,11 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
             remedy = f"did you mean {meant}?" if meant else "--help lists what there is"
             raise UserError(f"unknown flag {shown(argument)[1:-1]}; {remedy}")
         values = FLAGS[name]
+        if values == () and equals:
+            raise UserError(f"{name} takes no value, got {shown(argument)[1:-1]}")
         if name in NO_COMMAND:
             continue
         if values == ():
-            if equals:
-                raise UserError(f"{name} takes no value, got {shown(argument)[1:-1]}")
             flags.append(argument)
             continue
         value = value if equals else next(rest, None)
@@ -174,14 +186,15 @@ def parse(line: str, parser: OverridesParser) -> Override:
         override = parser.parse_override(line)
     except UnicodeEncodeError:
         raise UserError(f"an option is UTF-8 text, got {text}; type it anew") from None
-    except (HydraException, ValueError, RecursionError) as error:
-        said = " ".join(str(error).partition("\n")[0].split())
+    except (HydraException, ValueError, RecursionError):
         key, _, value = text.partition("=")
-        quoted = "" if set(value) & set("\"'") else f": '{key}=\"{value}\"'"
-        raise UserError(
-            f"cannot read the option {text}: {shown(said)[1:-1]}; quote what is no plain "
-            f"word, or list it without a comma at the end{quoted}"
-        ) from None
+        if line.rstrip().endswith(","):
+            remedy = "remove the comma at its end"
+        elif set(value) & set("\"'"):
+            remedy = "check its quotes"
+        else:
+            remedy = f"quote what is no plain word: '{key}=\"{value}\"'"
+        raise UserError(f"cannot read the option {text}; {remedy}") from None
     return override
 
 

@@ -64,6 +64,13 @@ LARGEST_WEIGHT = 1e15  # of the KL; squared gradients then stay within float32
 SMALLEST_WEIGHT = 1e-30
 LONGEST_PATH = 4096  # bytes
 DEEPEST_PATH = 100  # folders; Python 3.11 makes them by recursion
+# pydantic's types of errors -> what a value must be
+TYPES = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **{"finite_number": "a finite number", "string_type": "text"},
+    **{"bool_type": "true or false", "tuple_type": "a list"},
+}
 WARMUP = 50  # steps, where a run is long enough; see TrainConfig.warmup
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_INTEGER)]
@@ -104,6 +111,15 @@ def _device(value: str) -> str:
     numbered = kind == "cuda" and index in {str(i) for i in range(128)}
     if value not in ("auto", "cpu", "cuda") and not (colon and numbered):
         raise ValueError("must be auto, cpu, cuda or cuda:N with N from 0 to 127")
+    return value
+
+
+def _slug(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,99}", value):
+        raise ValueError(
+            "must be 1 to 100 letters a-z, A-Z, digits or . _ = , - and begin with a "
+            "letter or digit"
+        )
     return value
 
 
@@ -404,7 +420,7 @@ class LogConfig(Frozen):
     reconstructions: Annotated[int, Field(ge=1, le=1000)]  # images per picture
 
 
-Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,-]*$", max_length=100)]
+Slug = Annotated[str, AfterValidator(_slug)]
 
 
 class RunConfig(Frozen):
@@ -577,8 +593,7 @@ def _complaints(errors: list[Any]) -> list[str]:
     rules: dict[str, list[str]] = {}
     received: dict[str, str] = {}
     for error in errors:
-        key, rule = _key(error["loc"]), error["msg"].removeprefix("Value error, ")
-        rule = rule.replace("Input should be", "must be")
+        key, rule = _key(error["loc"]), _rule(error)
         if error["type"] == "extra_forbidden":
             rules[unknown(".".join(_parts(error["loc"])))] = []
         elif error["type"] == "missing":
@@ -588,7 +603,7 @@ def _complaints(errors: list[Any]) -> list[str]:
         else:
             rules.setdefault(key, []).append(f"{rule[0].lower()}{rule[1:]}")
             whole = isinstance(error["input"], dict)  # a section, whose keys the rule names
-            received[key] = "" if whole else f", got {shown(error['input'])}"
+            received[key] = "" if whole else f", got {_typed(error['input'])}"
             choices = re.findall(r"'([^']*)'", rule) if "literal" in error["type"] else []
             meant = isinstance(error["input"], str) and nearest(error["input"], choices)
             if meant:
@@ -597,6 +612,24 @@ def _complaints(errors: list[Any]) -> list[str]:
         f"{key}: {_either(said)}{received[key]}" if said else key
         for key, said in rules.items()
     ]
+
+
+def _rule(error: Any) -> str:
+    """Pydantic's message in the words of this project."""
+    kind, least = error["type"], error.get("ctx", {}).get("min_length")
+    if kind in TYPES:
+        return f"must be {TYPES[kind]}"
+    if kind == "too_short":
+        return f"must have at least {least} item{'' if least == 1 else 's'}"
+    rule = error["msg"].removeprefix("Value error, ")
+    return rule.replace("Input should be", "must be").replace("Tuple should", "must")
+
+
+def _typed(value: Any) -> str:
+    """`value` as it is typed."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return shown(value)
 
 
 def _either(rules: list[str]) -> str:

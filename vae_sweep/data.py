@@ -8,7 +8,6 @@ Of a user's own images, one line says what was read, and warnings follow what is
 import contextlib
 import hashlib
 import io
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_sweep import dead_leaves, image_folder
+from vae_sweep import dead_leaves, image_folder, system
 from vae_sweep.cache import Pixels, cached_images, read_npz, say
 from vae_sweep.config import (
     DataConfig,
@@ -29,8 +28,9 @@ from vae_sweep.config import (
     NpzConfig,
     TorchvisionConfig,
     UserError,
+    expanded,
 )
-from vae_sweep.image_folder import Source, user_path
+from vae_sweep.image_folder import Source
 
 MANY_PIXELS = 50_000_000  # take seconds to make, so a line says what goes on
 
@@ -164,7 +164,7 @@ def _hold_out(
 def _dead_leaves(config: DeadLeavesConfig) -> Source:
     n, size, seed = config.images, config.size, config.seed
     needed = 3 * n * size**2
-    if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+    if needed > (there := system.memory()):
         raise UserError(
             f"all images are held in memory, got data.images={n} of {size}x{size}, which "
             f"take {needed / 2**30:.0f} of {there / 2**30:.0f} GiB; set fewer"
@@ -248,7 +248,7 @@ def _pixels(dataset: Any) -> Pixels:
 
 def _npz(config: NpzConfig) -> Source:
     """The arrays as they are: of four channels the last need not be an alpha."""
-    path = user_path(config.path)
+    path = expanded("data.path", config.path)
     rule = "data.path must be an .npz that holds train_images (with test_images, "
     rule += "val_images if there are any) or images alone"
     try:

@@ -1,12 +1,11 @@
 """What cannot train on this machine, or trains without sense: said beforehand."""
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from vae_sweep import system
 from vae_sweep.cohort import Point
 from vae_sweep.config import (
     MOST_STEPS,
@@ -109,21 +108,12 @@ def warnings(config: RunConfig, steps: int) -> list[str]:
     return found
 
 
-def machine_memory() -> int:
-    """Bytes that processes of this machine, or of this container, can have."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # none, or "max"
-        return physical
-
-
 def check_images(config: DataConfig) -> None:
     """Raises UserError where dead leaves take too long to make or more than memory."""
     if not isinstance(config, DeadLeavesConfig):
         return
     pixels = config.images * config.size**2
-    if pixels > GENERATED or 3 * 3 * pixels > machine_memory():
+    if pixels > GENERATED or 3 * 3 * pixels > system.memory():
         raise UserError(
             f"dead-leaves images have at most {GENERATED:,} pixels together and fit "
             f"memory, got data.images={config.images} of data.size={config.size}; "
@@ -140,7 +130,7 @@ def check_memory(
     # weights, two gradients, two moments; of activations only what a forward pass keeps
     needed = width * (5 * parameters + activations * config.train.batch_size)
     cuda = device.type == "cuda"
-    there = torch.cuda.mem_get_info(device)[1] if cuda else machine_memory()
+    there = torch.cuda.mem_get_info(device)[1] if cuda else system.memory()
     if needed > SHARE * there:
         raise UserError(
             f"a run must fit the {there / 1e9:.3g} GB of {device}'s memory, got "

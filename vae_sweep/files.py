@@ -32,18 +32,30 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Replaces `path` by what `write` writes into an open file.
+    """Replaces `path` by what `write` writes into an open file. A folder of this name is
+    put aside.
 
     Raises:
         OSError: As `write_atomically`.
     """
     try:
+        if path.is_dir() and not path.is_symlink():
+            put_aside(path)
         if not _replace_unnamed(path, write):
             _replace_named(path, write)
     except OSError as error:
         if error.errno is not None:
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def put_aside(path: Path) -> Path:
+    """Renames `path` to NAME.old-K, the first that is free, which is returned."""
+    k = 1
+    while (old := path.with_name(f"{path.name}.old-{k}")).exists():
+        k += 1
+    os.replace(path, old)
+    return old
 
 
 def temporary_name(path: Path) -> Path:

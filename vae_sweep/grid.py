@@ -67,7 +67,9 @@ def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summar
         if not todo:
             break
         try:
-            trained = _train(console, _resumed(console, todo), len(prepared))
+            todo = _resumed(console, todo)
+            _say_going_on(console, todo)
+            trained = _train(console, todo, len(prepared))
         except stop.Stopped:
             loggers.abandon()
             raise
@@ -85,7 +87,7 @@ def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:
     for done in p.folder.repair():
         _say(console, done)
     summary, complaint = p.folder.ended()
-    if complaint:
+    if complaint and (again or summary is None):
         _say(console, f"{p.folder.path}: {complaint}")
     wanted = p.config.rerun
     if summary is None or not again or wanted is None:
@@ -117,11 +119,12 @@ def _say(console: Console, text: str) -> None:
 def _say_skipped(console: Console, ended: list[Summary]) -> None:
     if not ended:
         return
-    points = "1 point is" if len(ended) == 1 else f"{len(ended)} points are"
+    points = "1 point has" if len(ended) == 1 else f"{len(ended)} points have"
     counted = Counter(summary["status"] for summary in ended)
     odd = [f"{counted[name]} {name}" for name in ("diverged", "failed") if counted[name]]
     of_them = f" ({', '.join(odd)})" if odd else ""
-    _say(console, f"{points} finished already{of_them}; rerun=all repeats them")
+    them = "it" if len(ended) == 1 else "them"
+    _say(console, f"{points} ended already{of_them}; rerun=all repeats {them}")
 
 
 def _resumed(console: Console, todo: list[Prepared]) -> list[Prepared]:
@@ -139,6 +142,17 @@ def _resumed(console: Console, todo: list[Prepared]) -> list[Prepared]:
             _say(console, resumed.complaint)
         found.append(p._replace(state=resumed.state, evaluated=resumed.evaluated))
     return found
+
+
+def _say_going_on(console: Console, todo: list[Prepared]) -> None:
+    """From which steps those go on that were interrupted."""
+    begun = [p for p in todo if p.step > 0]
+    if begun:
+        points = "1 point goes" if len(begun) == 1 else f"{len(begun)} points go"
+        low, high = min(p.step for p in begun), max(p.step for p in begun)
+        steps = f"step {low}" if low == high else f"steps {low} to {high}"
+        total = max(p.steps for p in begun)
+        _say(console, f"{points} on from {steps} of {total}")
 
 
 class _Attempt(NamedTuple):

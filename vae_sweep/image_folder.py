@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterable
 from functools import partial
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +19,13 @@ from rich.progress import track
 
 from vae_sweep import layout
 from vae_sweep.cache import Pixels, are_images, cached, say
-from vae_sweep.config import ImageFolderConfig, UserError
+from vae_sweep.config import ImageFolderConfig, UserError, expanded
 from vae_sweep.decode import Done, decode
 
 VERSION = 2  # of the cache: raise it when the same files give other bytes
 MANY_FILES = 5_000  # take seconds to decode, so a bar or a line says what goes on
 DIGEST = 16  # bytes
+NAMED = 5  # files that cannot be read, in a message
 
 
 class Source(NamedTuple):
@@ -42,24 +42,13 @@ class Source(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def user_path(path: str) -> Path:
-    """`data.path`, where ~ is the home folder; UserError where there is none."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(
-            f"data.path must not begin with ~ where there is no home folder, got {path} "
-            f"({str(error).rstrip('.')}); write the whole path"
-        ) from None
-
-
 def read(config: ImageFolderConfig) -> Source:
     """The images of a folder, each as a person sees it.
 
     Raises UserError for a folder that is missing, empty or cannot be read, for a corrupt
     image, and for images of several sizes where none is asked for.
     """
-    root = user_path(config.path).absolute()
+    root = expanded("data.path", config.path).absolute()
     try:
         if not root.is_dir():
             raise UserError(
@@ -143,7 +132,7 @@ def _decode_all(
         warnings.simplefilter("ignore")  # Pillow's, of metadata and of large images
         one = partial(_decode, config=config)
         given = zip(files, digests, strict=True)
-        decoded: Iterable[tuple[Pixels, Done]] = pool.imap(one, given, chunksize=64)
+        decoded: Iterable[tuple[Pixels, Done] | str] = pool.imap(one, given, chunksize=64)
         if len(files) >= MANY_FILES:
             console = Console(stderr=True)
             text = f"decoding {len(files)} images"
@@ -152,7 +141,12 @@ def _decode_all(
             else:
                 say(f"{text} of {config.path} (kept for next time)")
         out, done = None, np.zeros(len(files), np.uint8)
-        for i, (image, flags) in enumerate(decoded):
+        broken = []
+        for i, made in enumerate(decoded):
+            if isinstance(made, str):
+                broken.append(made)
+                continue
+            image, flags = made
             if out is None:
                 out = _room(len(files), image.shape)
             if image.shape != out.shape[1:]:
@@ -162,6 +156,8 @@ def _decode_all(
                     f"set data.size=32 (or another size)"
                 )
             out[i], done[i] = image, flags
+        if broken:
+            raise UserError(_of_broken(broken))
     assert out is not None
     return {"images": out, "done": done}
 
@@ -177,7 +173,16 @@ def _room(n: int, shape: tuple[int, ...]) -> Pixels:
         ) from None
 
 
-def _decode(given: tuple[str, str], config: ImageFolderConfig) -> tuple[Pixels, Done]:
+def _of_broken(files: list[str]) -> str:
+    """All of them are named at once: each takes another look at the whole folder."""
+    more = len(files) - NAMED
+    named = ", ".join(files[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    those = "it or move it" if len(files) == 1 else "them or move them"
+    return f"images must be readable, got {named}; fix {those} elsewhere"
+
+
+def _decode(given: tuple[str, str], config: ImageFolderConfig) -> tuple[Pixels, Done] | str:
+    """The image of a file and its digest, or the file and why it cannot be read."""
     file, digest = given
     content = _content(file)
     if _digest(content) != digest:
@@ -191,6 +196,4 @@ def _decode(given: tuple[str, str], config: ImageFolderConfig) -> tuple[Pixels, 
         reason = "too large for the memory; set a smaller data.size"
     except Exception as error:  # Pillow's decoders raise what they like
         reason = " ".join(str(error).split()) or type(error).__name__
-    raise UserError(
-        f"images must be readable, got {file} ({reason}); fix it or move it elsewhere"
-    )
+    return f"{file} ({reason})"

@@ -17,10 +17,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from vae_sweep import scratch
 from vae_sweep.config import RunConfig
+from vae_sweep.system import open_files
 from vae_sweep.wandb_mode import Mode, wandb_mode
 
 INIT_TIMEOUT_S = 30  # how long wandb may look for its server
+OPEN_FILES = 64  # of this process that wandb needs: with few its threads print tracebacks
 FINISH_TIMEOUT_S = 30  # and upload what is left of a run; the rest stays in its folder
 
 log = logging.getLogger("vae_sweep")
@@ -49,7 +52,8 @@ def open_wandb(config: RunConfig) -> Logger | None:
 
 
 def wandb_folder(config: RunConfig) -> Path:
-    """Where wandb keeps its files: in WANDB_DIR, else in the sweep's folder."""
+    """Where wandb keeps its files: in WANDB_DIR if it can be written, else in the sweep's
+    folder."""
     root = _wandb_root(config)
     return root / (".wandb" if (root / ".wandb").exists() else "wandb")
 
@@ -104,7 +108,14 @@ def drain(records: Path, timeout_s: float = 60) -> bool:
 
 
 def _wandb_root(config: RunConfig) -> Path:
-    return Path(os.environ.get("WANDB_DIR") or config.sweep_dir).expanduser()
+    given = os.environ.get("WANDB_DIR")
+    if given:  # else wandb would take the TMPDIR that all share
+        with suppress(OSError, RuntimeError):
+            folder = Path(given).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    return config.sweep_dir
 
 
 def _project(config: RunConfig) -> str:
@@ -243,6 +254,14 @@ class _WandbRun:
         global _reached
         # else wandb reports its own errors at exit, and waits for a server it lacks
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        if open_files() < OPEN_FILES:
+            raise RuntimeError(
+                f"it needs {OPEN_FILES} open files, this process may have {open_files()}: "
+                f"ulimit -n 4096"
+            )
+        folder = scratch.use_own_folder()
+        if "HOME" not in os.environ:  # else its service complains on stderr
+            os.environ.setdefault("XDG_CACHE_HOME", str(folder))
         import wandb
 
         mode: Mode = "offline" if _reached is False else self._mode

@@ -1,13 +1,13 @@
 """How a grid runs on this machine: in how many processes, and how many runs at once."""
 
 import math
-import os
 from collections.abc import Hashable
 from itertools import count, pairwise, takewhile
 from typing import NamedTuple
 
 import torch
 
+from vae_sweep import system
 from vae_sweep.captured import EAGER
 from vae_sweep.footprint import Footprint, footprint
 from vae_sweep.points import Prepared
@@ -107,8 +107,7 @@ def _size_on_cpu(first: Prepared, workers: int) -> int:
     batch, needs = first.config.train.batch_size, _footprint(first)
     if needs.activations * batch > SMALL:
         return 1  # runs side by side would only push each other out of the cache
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / workers
-    fitting = int(SHARE * memory / needs.bytes(batch))
+    fitting = int(SHARE * system.memory() / workers / needs.bytes(batch))
     return max(1, min(fitting, LARGEST))
 
 

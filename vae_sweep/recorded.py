@@ -30,6 +30,22 @@ class Unreadable(Exception):
     """A file of a run that cannot be read, and why."""
 
 
+class Later(Unreadable):
+    """A file that a later version of vae-sweep wrote."""
+
+
+def check_schema(name: str, schema: Any) -> None:
+    """Raises Later where this version does not know the `schema` that a file states."""
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema <= SCHEMA:
+        return
+    if isinstance(schema, int) and schema is not True:
+        raise Later(
+            f"{name} was written by a later version (schema {schema}, this one reads up "
+            f"to {SCHEMA})"
+        )
+    raise Unreadable(f"{name} is damaged: schema must be a whole number")
+
+
 class _Summary(BaseModel):
     """What a summary.json may hold; further keys are kept as they are."""
 
@@ -55,6 +71,7 @@ class _Summary(BaseModel):
     threads: int | None = None
     rows: int | None = None
     metrics_sha256: str | None = None
+    picture_sha256: str | None = None
     checksum: str | None = None
 
 
@@ -77,10 +94,7 @@ def read_config(folder: Path) -> RunConfig:
         if not isinstance(values, dict):
             raise Unreadable("config.yaml holds no settings")
         schema, run_id = values.pop("schema", 1), values.pop("run_id", None)
-        if not isinstance(schema, int) or schema > SCHEMA:
-            raise Unreadable(
-                f"config.yaml has schema {schema}, this version reads {SCHEMA}"
-            )
+        check_schema("config.yaml", schema)
         config = validate(values)
     except FileNotFoundError:
         raise Unreadable("config.yaml is missing") from None
@@ -100,6 +114,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     """
     try:
         summary = json.loads(_content(folder / "summary.json").decode())
+        if isinstance(summary, dict):
+            check_schema("summary.json", summary.get("schema", 1))
         _Summary.model_validate(summary)
     except FileNotFoundError:
         return None
@@ -185,13 +201,24 @@ def read_rows(folder: Path) -> Rows:
 
 
 def read_picture(folder: Path) -> Image.Image | None:
-    """reconstructions.png, decoded; None where there is none that can be read."""
+    """reconstructions.png, decoded; None where there is none that can be read, or where
+    it is not the one that an ended run's summary states."""
     try:
-        with Image.open(io.BytesIO(_content(folder / "reconstructions.png"))) as image:
+        content = _content(folder / "reconstructions.png")
+        if not is_picture_of(read_summary(folder) or {}, content):
+            return None
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
             return image
     except Exception:  # PIL's decoders raise what they like
         return None
+
+
+def is_picture_of(summary: dict[str, Any], content: bytes) -> bool:
+    """Whether a PNG is the one that a summary states; those of running runs, and of
+    schema 1, state none."""
+    stated = summary.get("picture_sha256")
+    return stated in (None, hashlib.sha256(content).hexdigest())
 
 
 def fit(summary: dict[str, Any], rows: Rows) -> bool:

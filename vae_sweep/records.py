@@ -31,8 +31,8 @@ from safetensors.torch import save
 
 from vae_sweep import metrics, recorded
 from vae_sweep.config import RunConfig, UserError
-from vae_sweep.files import remove_leftovers, write_atomically
-from vae_sweep.recorded import SCHEMA, Rows, Unreadable
+from vae_sweep.files import put_aside, remove_leftovers, write_atomically
+from vae_sweep.recorded import SCHEMA, Later, Rows, Unreadable, check_schema
 from vae_sweep.trainer import State, StateShape
 
 SPLITS = ("train", "val", "test")
@@ -109,9 +109,10 @@ class RunFolder:
     # --- what is there ---
 
     def ended(self) -> tuple[dict[str, Any] | None, str | None]:
-        """(summary, None) of a run that ended and has its rows, else (None, complaint).
+        """(summary or None, complaint or None): of a run that ended and has its rows.
 
         The complaint says what is wrong with the files of a run that seems to have ended.
+        Raises UserError where a later version of vae-sweep wrote them.
         """
         try:
             summary = recorded.read_summary(self.path)
@@ -120,16 +121,31 @@ class RunFolder:
             if summary["status"] == "running":
                 return None, None
             if recorded.fit(summary, recorded.read_rows(self.path)):
-                return summary, None
+                return summary, self._picture_complaint(summary)
+        except Later as error:
+            raise self._refusal(error) from None
         except Unreadable as error:
             return None, str(error)
         return None, "metrics.csv has other rows than its summary states"
+
+    def _picture_complaint(self, summary: dict[str, Any]) -> str | None:
+        with suppress(OSError):
+            if not recorded.is_picture_of(summary, self.picture.read_bytes()):
+                return (
+                    f"{self.picture.name} is not the one that the run drew, and is left "
+                    f"out of pictures; rerun=all repeats the run"
+                )
+        return None
+
+    def _refusal(self, error: Later) -> UserError:
+        return UserError(f"{self.path}/{error}; update vae-sweep, or set sweep=NAME")
 
     def repair(self) -> list[str]:
         """Makes the files of an existing folder such that they can be read and replaced.
 
         Puts aside what is a folder in place of a file, or a file in place of a folder, and
         writes config.yaml anew where it is not this run's. Returns what was done.
+        Raises UserError as `ended`.
         """
         done = []
         hydra = self.path / ".hydra"
@@ -141,18 +157,20 @@ class RunFolder:
         ):
             odd.append(hydra)
         for path in odd:
-            done.append(f"{path} is of the wrong kind: kept as {_aside(path).name}")
+            done.append(f"{path} is of the wrong kind: kept as {put_aside(path).name}")
         if not any((self.path / name).exists() for name in FILES):
             return done  # nothing yet
         remove_leftovers(self.path)
         try:
             right = recorded.read_config(self.path).decisive == self.config.decisive
             complaint = "config.yaml is another run's"
+        except Later as error:
+            raise self._refusal(error) from None
         except Unreadable as error:
             right, complaint = False, str(error)
         if not right:
             path = self.path / "config.yaml"
-            kept = f", kept as {_aside(path).name}" if path.exists() else ""
+            kept = f", kept as {put_aside(path).name}" if path.exists() else ""
             self._write_config()
             done.append(f"{self.path}: {complaint}; written anew{kept}")
         return done
@@ -181,11 +199,15 @@ class RunFolder:
         try:
             with safe_open(path, framework="pt") as file:
                 meta = file.metadata() or {}
+                if (schema := meta.get("schema", "1")).isdecimal():
+                    check_schema(path.name, int(schema))
                 if meta.get("identity") != self.identity:
                     raise _Unfit("is of another configuration or data")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             step = int(meta["step"])
             stated = int(meta["rows"]) if "rows" in meta else None
+        except Later as error:
+            raise self._refusal(error) from None
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise _Unfit("is truncated or damaged") from error
         if "digest" in meta and meta["digest"] != _digest(step, tensors):
@@ -239,7 +261,7 @@ class RunFolder:
     def _set_aside(self, why: str, first: str = "state.safetensors") -> str | None:
         """Renames checkpoint, rows and summary to NAME.old-K; None if nothing is there."""
         moved = [
-            _aside(self.path / name).name
+            put_aside(self.path / name).name
             for name in dict.fromkeys((first, "metrics.csv", "summary.json"))
             if (self.path / name).exists()
         ]
@@ -261,7 +283,7 @@ class RunFolder:
             recorded.read_summary(self.path)
             self._write_summary({**summary, "status": "running"})
             return
-        _aside(self.path / "summary.json")
+        put_aside(self.path / "summary.json")
         self._write_summary({**summary, "status": "running"})
 
     def _write_config(self) -> None:
@@ -348,7 +370,10 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, which makes the run an ended one. nan becomes null."""
         rows = self.rows()
-        about = {"rows": len(rows.values), "metrics_sha256": rows.sha256}
+        about: dict[str, Any] = {"rows": len(rows.values), "metrics_sha256": rows.sha256}
+        with suppress(OSError):  # of a run without rows there is none
+            digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
+            about["picture_sha256"] = digest
         self._write_summary({**summary, **about})
 
     def _write_summary(self, summary: dict[str, Any]) -> None:
@@ -360,15 +385,6 @@ class RunFolder:
 
 class _Unfit(Exception):
     """Why a checkpoint cannot be gone on from."""
-
-
-def _aside(path: Path) -> Path:
-    """Renames `path` to NAME.old-K, the first that is free."""
-    k = 1
-    while (old := path.with_name(f"{path.name}.old-{k}")).exists():
-        k += 1
-    os.replace(path, old)
-    return old
 
 
 def _digest(step: int, tensors: Mapping[str, torch.Tensor]) -> str:

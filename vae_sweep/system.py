@@ -2,10 +2,20 @@
 
 import errno
 import logging
+import math
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from vae_sweep.config import UserError, shown
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limits
+    resource = None
+
+MANY_FILES = 4096  # a sweep opens some per worker and per W&B run; macOS grants 256
 
 FULL = "free space there, or set runs=FOLDER, data.cache=FOLDER or TMPDIR=FOLDER"
 CLOSED = "change its permissions, or name another folder (runs=FOLDER, data.cache=FOLDER)"
@@ -38,7 +48,8 @@ def start() -> None:
     """Makes what a command takes for granted, at its start.
 
     Closed streams lead nowhere, characters that a terminal cannot show become `?`, and
-    log files that cannot be written (W&B's, on a full disk) print no traceback.
+    log files that cannot be written (W&B's, on a full disk) print no traceback. As many
+    files may be open as the system lets a process ask for, up to MANY_FILES.
     Raises UserError where the working folder is gone.
     """
     logging.raiseExceptions = False
@@ -48,9 +59,32 @@ def start() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         elif mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if resource is not None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     try:
         os.getcwd()
     except OSError as error:
         raise UserError(
             f"the working folder must exist, got {error.strerror}; cd to one that does"
         ) from None
+
+
+def open_files() -> float:
+    """How many files this process may have open at a time."""
+    if resource is None:
+        return math.inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
+
+
+def memory() -> int:
+    """Bytes that processes of this machine, or of this container, can have."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # none, or "max"
+        return physical

@@ -22,9 +22,7 @@ from .grids import Grid
 MARKER = "VAE_SWEEP_SURVIVAL"
 LOOK_S = 0.01
 TIMEOUT_S = 180  # for a command that is not killed
-# what others than vae-sweep leave in TMPDIR: torch's empty folder for compiled kernels, and
-# W&B's for its service's socket and for pictures on their way into its own folder
-FOREIGN = re.compile(r"torchinductor_\w+|tmp\w{8}wandb-(media|artifacts)|wandb-[\d-]+")
+FOREIGN = re.compile(r"torchinductor_\w+")  # torch's empty folder for compiled kernels
 TEMPORARY = re.compile(r".*\.tmp|tmp\w{8}|pymp-\w+|.*\.partial")
 
 
@@ -190,18 +188,9 @@ class Attempt:
             return False
 
     def workers(self) -> list[int]:
-        """Python processes under the command that are no helper of multiprocessing's."""
-        python = os.path.realpath(sys.executable)
-        found = []
-        for process in self.sandbox.processes():
-            try:
-                executable = os.readlink(f"/proc/{process.pid}/exe")
-            except OSError:
-                continue
-            helper = "resource_tracker" in process.command
-            if process.pid != self.process.pid and executable == python and not helper:
-                found.append(process.pid)
-        return sorted(found)
+        """The processes under the command that train."""
+        processes = self.sandbox.processes()
+        return sorted(p.pid for p in processes if "vae_sweep.workers" in p.command)
 
     def wait_until(self, condition: Callable[[], bool]) -> bool:
         """Whether it came true; False where the command ended, or hung, before it did."""
