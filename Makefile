@@ -1,4 +1,5 @@
-# `make sweep` trains the headline grid, `make test` runs every check, `make survival` the
+# `make sweep` trains the headline grid, `make test` runs every check (in two processes of
+# one thread: threads of two would wait for each other), `make survival` the
 # long ones (an hour: kills, odd configs, damaged files; results in tests/README.md),
 # `make study` the whole study (DATA="data=image_folder data.path=FOLDER" names other
 # images than torchvision's CIFAR-10).
@@ -15,7 +16,7 @@ study: .venv/installed
 	$(BIN)/python analysis/study.py $(DATA)
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 survival: .venv/installed
 	$(BIN)/python -m tests.survival --kills 150 --seed 0 --readme tests/README.md

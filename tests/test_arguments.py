@@ -252,10 +252,12 @@ def test_every_key_and_option_of_conf_is_known():
 
 def test_a_key_that_is_set_twice_is_said(capsys):
     """Hydra lets the last one count."""
-    arguments.read(["norm=unit", "seed=1", "train.lr=1", "norm=zscore", "seed=2"])
+    arguments.read(
+        ["norm=unit", "seed=1", "train.lr=1", "norm=zscore", "seed=2", "train.lr=2"]
+    )
     assert capsys.readouterr().err.splitlines() == [
         "warning: norm=unit is ignored: norm=zscore follows",
         "warning: seed=1 is ignored: seed=2 follows",
     ]
-    arguments.read(["norm=unit,zscore", "seed=1"])
+    arguments.read(["norm=unit,zscore", "seed=1", "train.lr=1", "train.lr=2"])
     assert capsys.readouterr().err == ""

@@ -20,7 +20,6 @@ from conftest import TINY, make_config, make_images
 from damage import ANY, Case, Damage, Workshop
 
 from vae_sweep import prediction_table
-from vae_sweep.config import UserError
 from vae_sweep.process import limited_threads
 from vae_sweep.tune import Tuner
 
@@ -74,15 +73,10 @@ def test_predictions_replace_what_lies_in_their_place(tmp_path, kind):
         path = config.sweep_dir / "predicted.csv"
         whole = path.read_bytes()
         ANY[kind](path, path)
-        if kind == "a directory":
-            with pytest.raises(
-                UserError, match=r"predicted.csv: Is a directory; set runs="
-            ):
-                prediction_table.run([config])
-            assert (path / "inside").read_text() == "kept"
-            return
         prediction_table.run([config])
     assert path.read_bytes() == whole
+    if kind == "a directory":
+        assert (path.with_name("predicted.csv.old-1") / "inside").read_text() == "kept"
 
 
 def of_device(timed: object) -> Damage:

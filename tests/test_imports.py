@@ -12,7 +12,7 @@ import vae_sweep
 
 PACKAGE = Path(vae_sweep.__file__).parent
 FLOORS = {
-    0: ("config", "files", "stop", "system", "console"),
+    0: ("config", "files", "stop", "system", "console", "scratch"),
     1: (
         "normalize",
         "heads",

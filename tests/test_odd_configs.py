@@ -24,7 +24,7 @@ def test_nothing_foreign_leaves_configuration_and_validation(folder):
 
 
 def test_nothing_foreign_leaves_the_command(folder):
-    drawn(5, lambda typed: through_command(typed, folder))
+    drawn(3, lambda typed: through_command(typed, folder))
 
 
 def test_a_foreign_exception_and_a_hang_are_noticed(folder, monkeypatch):

@@ -341,22 +341,27 @@ def test_the_command(sweep):
     assert (folder / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("mistake", ["absent", "empty", "file", "unwritable", "none"])
+@pytest.mark.parametrize("mistake", ["absent", "empty", "file", "none"])
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, mistake):
     folder = tmp_path / mistake
     if mistake == "empty":
         folder.mkdir()
     elif mistake == "file":
         folder.write_text("")
-    elif mistake == "unwritable":
-        write_run(folder, summary())
-        (folder / "report.html").mkdir()
     done = command(*([] if mistake == "none" else [str(folder)]))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.rglob(".report*")) == []
+
+
+def test_a_folder_in_the_place_of_the_page_is_put_aside(tmp_path):
+    write_run(tmp_path / "sweep", summary())
+    (tmp_path / "sweep/report.html").mkdir()
+    assert command(str(tmp_path / "sweep")).returncode == 0
+    assert (tmp_path / "sweep/report.html").stat().st_size > 10_000
+    assert (tmp_path / "sweep/report.html.old-1").is_dir()
 
 
 PROBE = """

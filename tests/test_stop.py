@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vae_sweep import stop
+from vae_sweep import command, stop
 
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
@@ -84,6 +84,56 @@ def test_a_signal_between_two_stretches_is_noticed_at_the_next():
     process.send_signal(signal.SIGTERM)
     returned, out, _ = ended(process)
     assert (returned, out) == (143, "")
+
+
+def test_an_error_that_a_signal_leads_to_on_its_way_out_is_not_said():
+    """OmegaConf, interrupted half-way, raises AttributeError where it cleans up."""
+    process = started(
+        "with stop.handled():\n"
+        "    try:\n"
+        "        with stop.undisguised():\n"
+        "            try:\n"
+        "                print('ready', flush=True)\n"
+        "                time.sleep(60)\n"
+        "            finally:\n"
+        "                None.flags\n"
+        "    except Exception as error:\n"
+        "        print(error)\n"
+        "        sys.exit(2)\n"
+    )
+    process.send_signal(signal.SIGINT)
+    returned, out, err = ended(process)
+    assert (returned, out) == (130, "")
+    assert err.count("\n") == 1
+
+
+def test_an_interrupted_command_does_not_say_what_hydra_makes_of_it(monkeypatch, capsys):
+    def interrupted(_):
+        signal.raise_signal(signal.SIGINT)
+
+    def task_function(*_, **__):
+        def decorated(task):
+            def run():
+                try:
+                    interrupted(task)
+                finally:
+                    raise AttributeError("'NoneType' has no _invalidate_flags_cache")
+
+            return run
+
+        return decorated
+
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(command.hydra, "main", task_function)
+    monkeypatch.setattr(stop, "_received", None)
+    before = signal.signal(signal.SIGINT, stop._handle)
+    try:
+        with pytest.raises(stop.Stopped):
+            command.main(lambda configs: None, "")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_long_computation_is_ended_by_the_thread():

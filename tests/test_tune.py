@@ -74,9 +74,9 @@ def test_two_processes_keep_what_both_timed(tmp_path):
 
 
 def test_a_tuning_file_that_cannot_be_written_stops_nothing(tmp_path):
-    (tmp_path / "tuning.json").mkdir()
-    assert Tuner(tmp_path, CPU).remember("a", lambda: "x", ("x",)) == "x"
-    assert [path.name for path in tmp_path.iterdir()] == ["tuning.json"]
+    (tmp_path / "cache").write_text("no folder")
+    assert Tuner(tmp_path / "cache", CPU).remember("a", lambda: "x", ("x",)) == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_way_without_memory_is_never_the_fastest(tmp_path):

@@ -237,12 +237,19 @@ def test_a_run_whose_worker_dies_again_is_marked_failed_and_the_others_finish(
     assert (configs[1].run_dir / "metrics.csv").read_text().count("\n") == 4
 
 
-def test_errors_that_all_runs_would_meet_end_the_grid(config_of):
-    config = config_of()
-    job = job_of(config)
-    (config.run_dir / "reconstructions.png").mkdir()
-    with Workers(1, 1, Heard()) as workers:
-        [raised] = carried_out(workers, job)
+FULL_DISK = """
+import os
+def fsync(descriptor):
+    raise OSError(28, "No space left on device")
+os.fsync = fsync
+"""
+
+
+def test_errors_that_all_runs_would_meet_end_the_grid(config_of, monkeypatch):
+    job = job_of(config_of())
+    monkeypatch.setattr(workers, "MAIN", FULL_DISK + workers.MAIN)
+    with Workers(1, 1, Heard()) as one:
+        [raised] = carried_out(one, job)
     assert isinstance(raised, OSError)
     assert "reconstructions.png" in raised.filename
     assert "in a worker process" in raised.__notes__[0]

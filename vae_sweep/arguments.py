@@ -112,11 +112,14 @@ def read(typed: list[str]) -> Typed:
 
 
 def _warn_of_repeated(overrides: list[Override]) -> None:
-    """Says on stderr which lines do not count, since a later one sets the same key."""
+    """Says on stderr which choices do not count, since a later one is of the same axis.
+
+    Of other keys, such as train.steps, a later line often overrules one in a script.
+    """
     last = {o.key_or_group: o for o in overrides}
     for override in overrides:
         counted = last[override.key_or_group]
-        if counted is not override:
+        if counted is not override and "." not in override.key_or_group:
             ignored, used = (shown(o.input_line)[1:-1] for o in (override, counted))
             print(f"warning: {ignored} is ignored: {used} follows", file=sys.stderr)
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import vae_sweep
-from vae_sweep import arguments, system
+from vae_sweep import arguments, stop, system
 from vae_sweep.arguments import CONF
 from vae_sweep.config import (
     Failed,
@@ -132,7 +132,11 @@ def main(grid: Grid, about: str) -> None:
             print(f"vae-sweep {vae_sweep.__version__}")
             return
         sys.argv = [sys.argv[0], *typed.argv()]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        decorate = hydra.main(
+            version_base="1.3", config_path=str(CONF), config_name="config"
+        )
+        with stop.undisguised():
+            decorate(task)()
         for error in task.failed:
             if not isinstance(error, Failed):
                 raise error

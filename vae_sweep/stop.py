@@ -59,7 +59,8 @@ def handled() -> Iterator[None]:
     try:
         install()
         try:
-            yield
+            with undisguised():
+                yield
         finally:
             for signum in SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)
@@ -76,6 +77,17 @@ def check() -> None:
     """Raises Stopped where a signal was received."""
     if _received is not None:
         raise Stopped(_received)
+
+
+@contextmanager
+def undisguised() -> Iterator[None]:
+    """Raises Stopped, once a signal was received, in place of any other error: libraries
+    that are interrupted half-way raise errors of their own while they clean up."""
+    try:
+        yield
+    except BaseException:
+        check()
+        raise
 
 
 @contextmanager
