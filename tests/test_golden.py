@@ -93,7 +93,7 @@ def test_an_interrupted_run_goes_on(golden):
     resumed = pd.read_csv(point.run_dir / "metrics.csv")
     pd.testing.assert_frame_equal(resumed, whole, rtol=1e-3, atol=1e-6)
     stated = json.loads((point.run_dir / "summary.json").read_text())
-    assert stated["schema"] == 2
+    assert stated["schema"] == recorded.SCHEMA
     assert stated["rows"] == 5
 
 

@@ -1,5 +1,6 @@
 """One grid point, typed, frozen and validated (pydantic; no torch)."""
 
+import copy
 import difflib
 import hashlib
 import json
@@ -48,9 +49,6 @@ ERRORS: tuple[Likelihood, ...] = ("mse", "l1")
 UNIT_INTERVAL: tuple[Likelihood, ...] = ("bernoulli", "continuous_bernoulli")
 UNIT_HEADS: tuple[Head, ...] = ("sigmoid", "sigmoid_rescaled", "tanh_rescaled")
 
-# keys that came after runs were recorded -> the value that reproduces those runs, fixed for
-# ever: only another value enters the run_id, so that finished runs stay finished
-NEUTRAL: dict[str, Any] = {"data.background": "white"}
 # group -> option -> version, where the option's numbers changed since its first
 VERSIONS: dict[str, dict[str, int]] = {
     "head": {"tanh_standardized": 2},  # 1: lagged statistics without a gradient
@@ -184,7 +182,12 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 
 class Frozen(BaseModel):
-    """Base of all sections: unknown keys, lossy conversions and nan are errors."""
+    """Base of all sections: unknown keys, lossy conversions and nan are errors.
+
+    A key that has a default here came after runs had been recorded. Its default gives the
+    numbers of those runs and is fixed for ever: only another value enters the run_id, so
+    that finished runs stay finished.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -418,9 +421,17 @@ class LogConfig(Frozen):
 
     wandb: WandbConfig
     reconstructions: Annotated[int, Field(ge=1, le=1000)]  # images per picture
+    optimizer_state: bool = False  # whether finished runs keep it beside their weights
 
 
 Slug = Annotated[str, AfterValidator(_slug)]
+
+
+PLACES: Any = {  # keys that say where a run is made and kept, not what it is
+    **dict.fromkeys(("experiments", "rerun", "sweep", "runs", "log"), True),
+    "data": {"cache"},
+    "train": {"device", "workers", "cohort", "kernels"},
+}
 
 
 class RunConfig(Frozen):
@@ -484,28 +495,20 @@ class RunConfig(Frozen):
         return self.sweep_dir / self.run_id
 
     @property
-    def decisive(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What decides the numbers: all but logging, device and folders."""
-        values = self.model_dump(
-            mode="json",
-            exclude={
-                "experiments": True,
-                "rerun": True,
-                "sweep": True,
-                "runs": True,
-                "log": True,
-                "data": {"cache"},
-                "train": {"device", "workers", "cohort", "kernels"},
-            },
-        )
+        versions = {group: self.versions.get(group, 1) for group in VERSIONS}
+        return {**self._without_places(defaults=True), "versions": versions}
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """`settings`, but of keys with a default only those that have another value."""
+        return self._without_places(defaults=False)
+
+    def _without_places(self, defaults: bool) -> dict[str, Any]:
+        values = self.model_dump(mode="json", exclude=PLACES, exclude_defaults=not defaults)
         train = values["train"]  # of epochs the steps are not known before the images are
         train["lr_warmup"] = self.train.warmup(self.train.steps or MOST_STEPS)
-        for key, neutral in NEUTRAL.items():
-            section, _, name = key.partition(".")
-            if values[section].get(name) == neutral:
-                del values[section][name]
-        if not self.versions:
-            del values["versions"]
         return {**values, "target": self.target_norm}
 
     @property
@@ -642,6 +645,30 @@ def current_versions(values: dict[str, Any]) -> dict[str, int]:
     """VERSIONS of the options that `values` choose, of those where it is not 1."""
     chosen = {group: of.get(values.get(group, ""), 1) for group, of in VERSIONS.items()}
     return {group: version for group, version in chosen.items() if version != 1}
+
+
+def validate_recorded(values: dict[str, Any]) -> tuple[RunConfig, list[str]]:
+    """A RunConfig from what a run recorded, and the keys that this version does not know,
+    which are left out.
+
+    Raises UserError as `validate`.
+    """
+    unknown_keys = []
+    values = copy.deepcopy(values)
+    while True:
+        try:
+            return RunConfig.model_validate(values), unknown_keys
+        except ValidationError as error:
+            found = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+            if not found:
+                raise UserError("; ".join(_complaints(error.errors()))) from None
+        for location in found:
+            *sections, key = _parts(location)
+            section = values
+            for name in sections:
+                section = section[name]
+            del section[key]
+            unknown_keys.append(".".join([*sections, key]))
 
 
 def validate(values: dict[str, Any]) -> RunConfig:

@@ -17,7 +17,7 @@ from vae_sweep.points import Prepared, prepare
 from vae_sweep.predictions import predict
 from vae_sweep.process import keep_freed_memory, limited_threads
 from vae_sweep.progress import Display
-from vae_sweep.records import ReadOnly, RecordsChanged, environment, lock
+from vae_sweep.records import ReadOnly, RecordsChanged, environment, list_runs, lock
 from vae_sweep.train import Paused, Run, train
 from vae_sweep.trainer import StateShape, state_shape
 from vae_sweep.workers import Job, Outcome, WorkerDied, Workers
@@ -41,7 +41,8 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
     At the end prints the table, draws overview.png, and says where W&B's files lie.
     """
     console = Console(least=120)
-    prepared = prepare(configs)
+    points = prepare(configs)
+    prepared = list({p.folder.path: p for p in points}.values())
     with ExitStack() as stack:
         try:
             for folder in dict.fromkeys(c.sweep_dir for c in configs):
@@ -51,15 +52,22 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
             if not all(ended.values()):
                 raise
             _say(console, f"only looked at: {error}")
-            _report(console, configs, draw=False)
+            _report(console, [p.config for p in prepared], draw=False)
         else:
             ended = _run_locked(console, prepared)
             _report(console, [p.config for p in prepared], draw=True)
-    return [_outcome(c.run_id, ended[c.run_dir] or {}) for c in configs]
+    kept = {p.asked.run_dir: p for p in points}
+    return [
+        _outcome(p.config.run_id, ended[p.folder.path] or {})
+        for p in (kept[c.run_dir] for c in configs)
+    ]
 
 
 def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summary | None]:
     """Trains what has not ended; folder -> summary."""
+    for folder in dict.fromkeys(p.folder.path.parent for p in prepared):
+        names = [p.folder.path.name for p in prepared if p.folder.path.parent == folder]
+        list_runs(folder, names)
     ended = {p.folder.path: _ended(console, p) for p in prepared}
     _say_skipped(console, list(filter(None, ended.values())))
     for _ in range(ROUNDS):

@@ -153,29 +153,30 @@ def _derived(
     # a density's logarithm is no share of anything: it may have either sign
     is_share = [KINDS[name] != "density" or name in ERRORS for name in names]
     mu_variance = sums.mean("mu_squared") - sums.mean("mu") ** 2
-    values = (
-        loss,
-        sums.mean("sse") / pixels,
-        mse_pixel,
-        -10 * torch.log10(sums.mean("sse_clipped") / pixels),
-        kl,
-        nll["density"],
-        elbo,
-        objective.bits_per_dim(elbo, pixels),
-        nll["mass"],
-        elbo_discrete,
-        objective.bits_per_dim(elbo_discrete, pixels) - 8,  # a mass needs no bin width
-        nll["bernoulli"],
-        calibrated,
-        objective.bits_per_dim(calibrated, pixels),
-        sigma,
-        torch.where(_mask(is_share, kl), recon / loss, torch.nan),
-        (mu_variance > 0.01).sum(1).double(),
-        *gradient_norms,
-        sums.mean("saturated"),
-        sums.mean("outside"),
-    )
-    return dict(zip(NAMES, values, strict=True))
+    bits, active = objective.bits_per_dim, (mu_variance > 0.01).sum(1)
+    return {
+        "loss": loss,
+        "mse": sums.mean("sse") / pixels,
+        "mse_pixel": mse_pixel,
+        "psnr": -10 * torch.log10(sums.mean("sse_clipped") / pixels),
+        "kl": kl,
+        "nll": nll["density"],
+        "elbo": elbo,
+        "bits_per_dim": bits(elbo, pixels),
+        "nll_discrete": nll["mass"],
+        "elbo_discrete": elbo_discrete,
+        "bits_per_dim_discrete": bits(elbo_discrete, pixels) - 8,  # a mass has no bin width
+        "nll_bernoulli": nll["bernoulli"],
+        "elbo_calibrated": calibrated,
+        "bits_per_dim_calibrated": bits(calibrated, pixels),
+        "sigma": sigma,
+        "recon_share": torch.where(_mask(is_share, kl), recon / loss, torch.nan),
+        "active_units": active.double(),
+        "grad_norm_recon": gradient_norms[0],
+        "grad_norm_kl": gradient_norms[1],
+        "head_saturation": sums.mean("saturated"),
+        "out_of_range": sums.mean("outside"),
+    }
 
 
 def _mask(flags: list[bool], like: Tensor) -> Tensor:

@@ -10,14 +10,15 @@ from vae_sweep import feasible, loggers, models
 from vae_sweep.cohort import Point, point
 from vae_sweep.config import RunConfig
 from vae_sweep.dataset import Dataset, Datasets
-from vae_sweep.records import RunFolder
+from vae_sweep.records import Kept, RunFolder
 from vae_sweep.trainer import State, check_precision, resolve_device, total_steps
 
 
 class Prepared(NamedTuple):
     """A validated point with its data, folder and, where interrupted, checkpoint."""
 
-    config: RunConfig
+    asked: RunConfig
+    config: RunConfig  # `asked`, but the path of the images that a kept run states
     dataset: Dataset
     point: Point
     folder: RunFolder
@@ -57,13 +58,14 @@ def prepare(configs: list[RunConfig]) -> list[Prepared]:
         feasible.check_images(config.data)
         if config.train.steps is not None:
             feasible.check_rate(config.train, config.train.steps)
-    prepared = [_prepared(config, datasets.of(config.data)) for config in points]
+    kept = Kept()
+    prepared = [_prepared(config, datasets.of(config.data), kept) for config in points]
     datasets.say()
     _warn(prepared)
     return prepared
 
 
-def _prepared(config: RunConfig, dataset: Dataset) -> Prepared:
+def _prepared(config: RunConfig, dataset: Dataset, kept: Kept) -> Prepared:
     device = resolve_device(config.train.device)
     channels, height, width = dataset.images.train.shape[1:]
     models.check(config, height, width)
@@ -73,8 +75,9 @@ def _prepared(config: RunConfig, dataset: Dataset) -> Prepared:
     feasible.check_memory(config, (channels, height, width), device)
     constants = point(config, dataset.counts, height * width)
     feasible.check_weight(config, constants)
-    folder = RunFolder(config, dataset.fingerprint, steps)
-    return Prepared(config, dataset, constants, folder, device, steps)
+    found = kept.config_of(config, dataset.fingerprint, steps)
+    folder = RunFolder(found, dataset.fingerprint, steps)
+    return Prepared(config, found, dataset, constants, folder, device, steps)
 
 
 def _warn(prepared: list[Prepared]) -> None:

@@ -12,15 +12,17 @@ import math
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vae_sweep.config import RunConfig, UserError, validate
+from vae_sweep.config import RunConfig, UserError, validate_recorded
 
-SCHEMA = 2  # of what is written; 1, of files that state none
+# of what is written; 1, of files that state none; 2, before finished runs kept no more than
+# their weights and sweep.json listed the runs
+SCHEMA = 3
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, tens of times faster
 
 Status = Literal["running", "interrupted", "failed", "diverged", "finished"]
@@ -75,6 +77,13 @@ class _Summary(BaseModel):
     checksum: str | None = None
 
 
+class _Sweep(BaseModel):
+    """What a sweep.json may hold."""
+
+    schema_: int = Field(alias="schema")
+    runs: dict[str, dict[str, Any]]
+
+
 def _content(path: Path) -> bytes:
     """Of a regular file: a pipe, say, would be waited for without end."""
     if path.exists() and not path.is_file():
@@ -83,8 +92,21 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
+class Stated(NamedTuple):
+    """What a config.yaml states: the configuration, without keys that this version does not
+    know, and the run_id, which those keys are part of."""
+
+    config: RunConfig
+    run_id: str
+
+
 def read_config(folder: Path) -> RunConfig:
-    """The configuration in config.yaml.
+    """The configuration that a config.yaml states; raises as `read_stated`."""
+    return read_stated(folder).config
+
+
+def read_stated(folder: Path) -> Stated:
+    """What config.yaml states.
 
     Raises:
         Unreadable: There is none, or it is damaged or another run's.
@@ -95,15 +117,33 @@ def read_config(folder: Path) -> RunConfig:
             raise Unreadable("config.yaml holds no settings")
         schema, run_id = values.pop("schema", 1), values.pop("run_id", None)
         check_schema("config.yaml", schema)
-        config = validate(values)
+        config, unknown_keys = validate_recorded(values)
     except FileNotFoundError:
         raise Unreadable("config.yaml is missing") from None
     except (OSError, UserError, yaml.YAMLError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or re.split("\n|; ", str(error))[0]
         raise Unreadable(f"config.yaml is damaged: {said}") from None
-    if run_id is not None and run_id != config.run_id:
+    if run_id is not None and run_id != config.run_id and not unknown_keys:
         raise Unreadable(f"config.yaml was altered: it is not {run_id}'s")
-    return config
+    return Stated(config, run_id or config.run_id)
+
+
+def read_sweep(folder: Path) -> dict[str, dict[str, Any]]:
+    """run_id -> command and time of when it was asked for, of a sweep's sweep.json; empty
+    where there is none.
+
+    Raises:
+        Unreadable: It is damaged.
+    """
+    try:
+        listed = _Sweep.model_validate_json(_content(folder / "sweep.json"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise Unreadable(f"sweep.json is damaged: {said}") from None
+    check_schema("sweep.json", listed.schema_)
+    return listed.runs
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vae_sweep import metrics, recorded
-from vae_sweep.config import RunConfig, UserError
+from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig, UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.recorded import SCHEMA, Later, Rows, Unreadable, check_schema
 from vae_sweep.trainer import State, StateShape
@@ -65,6 +66,44 @@ class Resumed(NamedTuple):
     evaluated: bool = False  # whether the row of the checkpoint's step is there
 
 
+class Kept:
+    """The runs that sweeps hold already, found by what they are, wherever their images
+    lay when they were trained."""
+
+    def __init__(self) -> None:
+        self._configs: dict[Path, dict[str, list[RunConfig]]] = {}
+
+    def config_of(self, config: RunConfig, fingerprint: str, steps: int) -> RunConfig:
+        """`config`, or where its run is kept under another path of the same images, that
+        run's: then its id, and its folder, are that run's as well."""
+        if not isinstance(config.data, ImageFolderConfig | NpzConfig):
+            return config
+        if config.run_dir.exists():
+            return config
+        for kept in self._of(config.sweep_dir).get(_without_path(config), ()):
+            found = config.model_copy(update={"data": kept.data})
+            folder = RunFolder(found, fingerprint, steps)
+            if folder.stated_identity() == folder.identity:
+                return found
+        return config
+
+    def _of(self, folder: Path) -> dict[str, list[RunConfig]]:
+        if folder not in self._configs:
+            found: dict[str, list[RunConfig]] = {}
+            for path in sorted(folder.glob("*/config.yaml")):
+                with suppress(Unreadable):
+                    config = recorded.read_config(path.parent)
+                    if config.run_id == path.parent.name:
+                        found.setdefault(_without_path(config), []).append(config)
+            self._configs[folder] = found
+        return self._configs[folder]
+
+
+def _without_path(config: RunConfig) -> str:
+    settings = config.settings
+    return json.dumps({**settings, "data": {**settings["data"], "path": ""}})
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Holds the sweep folder for this process; UserError where that cannot be."""
@@ -85,6 +124,30 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def list_runs(folder: Path, run_ids: list[str]) -> None:
+    """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
+    then known before they have folders. A damaged list is put aside.
+
+    Raises UserError where a later version of vae-sweep wrote the list.
+    """
+    try:
+        listed = recorded.read_sweep(folder)
+    except Later as error:
+        raise _refusal(folder, error) from None
+    except Unreadable:
+        put_aside(folder / "sweep.json")
+        listed = {}
+    new = [run_id for run_id in run_ids if run_id not in listed]
+    if new:
+        about = {
+            "command": environment()["command"],
+            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        listed |= dict.fromkeys(new, about)
+        content = {"schema": SCHEMA, "runs": listed}
+        write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
 
 
 class RunFolder:
@@ -108,6 +171,17 @@ class RunFolder:
 
     # --- what is there ---
 
+    def stated_identity(self) -> str | None:
+        """What the folder says that it is of, in its summary or else in its checkpoint."""
+        with suppress(Unreadable):
+            summary = recorded.read_summary(self.path)
+            if summary is not None:
+                return summary.get("identity")
+        with suppress(SafetensorError, OSError):
+            with safe_open(self.path / "state.safetensors", framework="pt") as file:
+                return (file.metadata() or {}).get("identity")
+        return None
+
     def ended(self) -> tuple[dict[str, Any] | None, str | None]:
         """(summary or None, complaint or None): of a run that ended and has its rows.
 
@@ -123,7 +197,7 @@ class RunFolder:
             if recorded.fit(summary, recorded.read_rows(self.path)):
                 return summary, self._picture_complaint(summary)
         except Later as error:
-            raise self._refusal(error) from None
+            raise _refusal(self.path, error) from None
         except Unreadable as error:
             return None, str(error)
         return None, "metrics.csv has other rows than its summary states"
@@ -136,9 +210,6 @@ class RunFolder:
                     f"out of pictures; rerun=all repeats the run"
                 )
         return None
-
-    def _refusal(self, error: Later) -> UserError:
-        return UserError(f"{self.path}/{error}; update vae-sweep, or set sweep=NAME")
 
     def repair(self) -> list[str]:
         """Makes the files of an existing folder such that they can be read and replaced.
@@ -165,7 +236,7 @@ class RunFolder:
             right = recorded.read_config(self.path).decisive == self.config.decisive
             complaint = "config.yaml is another run's"
         except Later as error:
-            raise self._refusal(error) from None
+            raise _refusal(self.path, error) from None
         except Unreadable as error:
             right, complaint = False, str(error)
         if not right:
@@ -207,7 +278,7 @@ class RunFolder:
             step = int(meta["step"])
             stated = int(meta["rows"]) if "rows" in meta else None
         except Later as error:
-            raise self._refusal(error) from None
+            raise _refusal(self.path, error) from None
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise _Unfit("is truncated or damaged") from error
         if "digest" in meta and meta["digest"] != _digest(step, tensors):
@@ -229,8 +300,7 @@ class RunFolder:
         every = self.config.train.eval_every
         due = [s for s in range(0, step + 1, every) if s < step]
         same = kept.steps[-1:] == [step] if sha256 is None else kept.sha256 == sha256
-        own = not kept.lines or kept.columns == COLUMNS
-        if not (same and own and kept.steps in (due, [*due, step])):
+        if not (same and kept.steps in (due, [*due, step])):
             raise _Unfit("has not its rows in metrics.csv")
         return kept
 
@@ -312,12 +382,16 @@ class RunFolder:
     def append(self, row: Row) -> None:
         """Adds a row of a later step than those that are there.
 
+        A file keeps the columns that it began with: a metric that came since is not in it,
+        one that this version lacks is empty.
+
         Raises:
             RecordsChanged: As `rows`.
         """
         kept = self.rows()
         path = self.path / "metrics.csv"
-        cells = (_cell(row.get(key, math.nan)) for key in COLUMNS)
+        columns = kept.columns or COLUMNS
+        cells = (_cell(row.get(key, math.nan)) for key in columns)
         line = (",".join(cells) + "\n").encode()
         if not kept.lines:
             write_atomically(path, HEADER + line)
@@ -381,6 +455,10 @@ class RunFolder:
         content["checksum"] = recorded.checksum(content)
         text = json.dumps(content, indent=2, allow_nan=False)
         write_atomically(self.path / "summary.json", text.encode())
+
+
+def _refusal(folder: Path, error: Later) -> UserError:
+    return UserError(f"{folder}/{error}; update vae-sweep, or set sweep=NAME")
 
 
 class _Unfit(Exception):

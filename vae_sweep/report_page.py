@@ -53,7 +53,7 @@ def page(folder: Path) -> str:
     return environment.get_template("report.html.j2").render(
         sweep=folder.resolve().name,
         written=datetime.now().astimezone().isoformat(" ", "minutes"),
-        counts=_counts(loaded.finals),
+        counts={**_counts(loaded.finals), "waiting": len(loaded.waiting)},
         facts=facts(summaries),
         unfinished={
             "Diverged, failed or interrupted": [u for u in open_runs if u not in running],

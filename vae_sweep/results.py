@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_sweep import recorded
-from vae_sweep.config import NEUTRAL, VERSIONS, RunConfig, UserError
+from vae_sweep.config import RunConfig, UserError
 from vae_sweep.files import is_locked
 from vae_sweep.recorded import Unreadable
 
@@ -72,6 +72,11 @@ class Results(NamedTuple):
         """Folders of runs that could not be read -> the reason."""
         return self.finals.attrs.get("skipped", {})
 
+    @property
+    def waiting(self) -> list[str]:
+        """Runs that the sweep is to hold and that have not begun."""
+        return self.finals.attrs.get("waiting", [])
+
 
 class _Run(NamedTuple):
     run_id: str
@@ -125,6 +130,9 @@ def load(
     frames = [frame for frame in curves if len(frame)] or curves[:1]
     ends = _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS))
     ends.attrs["skipped"] = skipped  # not a fourth field: callers unpack three
+    with suppress(Unreadable):
+        listed = recorded.read_sweep(folder)
+        ends.attrs["waiting"] = [run_id for run_id in listed if run_id not in found]
     return Results(
         _with_columns(pd.concat(frames, ignore_index=True), DRAWN),
         ends,
@@ -156,9 +164,9 @@ def _read(folder: Path, trains: bool) -> _Run:
     """
     if not folder.is_dir():
         raise Unreadable("there is no such folder")
-    config, rows = recorded.read_config(folder), recorded.read_rows(folder)
+    (config, run_id), rows = recorded.read_stated(folder), recorded.read_rows(folder)
     summary = recorded.read_summary(folder) or {"status": "running"}
-    if summary.get("run_id", config.run_id) != config.run_id:
+    if summary.get("run_id", run_id) != run_id:
         raise Unreadable("summary.json is another run's")
     if summary["status"] == "running":
         summary = summary | {"status": "running" if trains else "interrupted"}
@@ -211,13 +219,8 @@ def _identities(runs: Sequence[_Run]) -> list[dict[str, Any]]:
 def _others(configs: Sequence[RunConfig]) -> list[str]:
     """Per run the settings that differ between runs and have no column of their own."""
     own = {*IDENTITY, "beta.name", "beta.value", "beta.sigma", "beta.beta_norm"}
-    runs = [flattened(config.decisive) for config in configs]
+    runs = [flattened(config.settings) for config in configs]
     values: dict[str, set[str]] = {}
-    # left out of `decisive` where they are what they were before they were named
-    unnamed = {key: flattened({key: value})[key] for key, value in NEUTRAL.items()}
-    unnamed |= {f"versions.{group}": "1" for group in VERSIONS}
-    unnamed = {k: v for k, v in unnamed.items() if any(k in run for run in runs)}
-    runs = [unnamed | run for run in runs]
     for run in runs:
         for key, value in run.items():
             values.setdefault(key, set()).add(value)

@@ -12,7 +12,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.data import Images
 from vae_sweep.loggers import Logger
 from vae_sweep.records import RecordsChanged, RunFolder
-from vae_sweep.trainer import State, Trainer
+from vae_sweep.trainer import State, Trainer, weights
 
 TRAIN_IMAGES = 256  # on which train/ is measured: the first ones, in evaluation mode
 LOOK_EVERY = 25  # steps: to look whether runs diverged, the host waits for the device
@@ -201,6 +201,8 @@ class Recorder:
             "seconds": time.perf_counter() - self.started,
         }
         run.folder.finish(summary)
+        if diverged_at is None and not run.config.log.optimizer_state:
+            run.folder.save_state(weights(self.trainer.state(r)))
         del self.open[r]
         self.summaries[r] = summary
         if diverged_at is not None:

@@ -40,6 +40,8 @@ class StateShape(NamedTuple):
             return f"its step is {state.step}, the run has {steps}"
         needed = self.tensors | (self.moments if state.step else {})
         given = {name: (t.shape, t.dtype) for name, t in state.tensors.items()}
+        if state.step == steps and not is_whole(state):  # of a run that is done
+            needed = {name: of for name, of in needed.items() if is_weight(name)}
         for name in sorted({*needed, *given}):
             if name not in given:
                 return f"{name} is missing"
@@ -49,6 +51,21 @@ class StateShape(NamedTuple):
                 (shape, dtype), (other, wanted) = given[name], needed[name]
                 return f"{name} is {dtype} {list(shape)}, must be {wanted} {list(other)}"
         return None
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor of a checkpoint is the network's, not what training needs."""
+    return not name.startswith(("optimizer.", "generator."))
+
+
+def is_whole(state: State) -> bool:
+    """Whether training can go on from a checkpoint, which may hold weights alone."""
+    return not all(is_weight(name) for name in state.tensors)
+
+
+def weights(state: State) -> State:
+    """The weights alone, of a run that is done."""
+    return State(state.step, {n: t for n, t in state.tensors.items() if is_weight(n)})
 
 
 def state_shape(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> StateShape:
@@ -339,7 +356,8 @@ class Trainer:
         self.cohort.load_state_dict(
             {n: torch.stack([s.tensors[n] for s in states]).to(self.device) for n in names}
         )
-        self.feed.restore([state.tensors["generator.noise"] for state in states])
+        if all(map(is_whole, states)):
+            self.feed.restore([state.tensors["generator.noise"] for state in states])
         self._length = self._used = 0
         for row, state in zip(self.rows.runs, states, strict=True):
             moments: dict[str, Tensor] = {

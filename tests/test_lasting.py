@@ -1,0 +1,145 @@
+"""What a release to come may add, tried on copies of this one: a metric, keys with neutral
+values, another version of an option. Runs that are finished stay finished."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from test_golden import GOLDEN, SCHEMAS, TINY
+
+from vae_sweep import recorded, results
+
+ROOT = Path(__file__).parents[1]
+CHANGES = {  # file -> what stands there, and what the release to come has in its place
+    "vae_sweep/metrics.py": (
+        ('    "loss",  #', '    "kl_per_unit",\n    "loss",  #'),
+        ('        "loss": loss,', '        "kl_per_unit": kl / 4,\n        "loss": loss,'),
+    ),
+    "vae_sweep/config.py": (
+        ("    eval_every: Count", "    ema: float = 0.0\n    eval_every: Count"),
+        ("    norm: Norm\n", "    norm: Norm\n    palette: str = 'plain'\n"),
+        ('{"tanh_standardized": 2}', '{"tanh_standardized": 2, "tanh": 2}'),
+    ),
+    "conf/train/default.yaml": (("steps: 500", "ema: 0.0\nsteps: 500"),),
+    "conf/config.yaml": (("seed: 0", "seed: 0\npalette: plain"),),
+}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    """The product with CHANGES."""
+    code = tmp_path_factory.mktemp("release")
+    for part in ("vae_sweep", "conf", "experiments", "hydra_plugins"):
+        shutil.copytree(ROOT / part, code / part)
+    for name, pairs in CHANGES.items():
+        text = (code / name).read_text()
+        for old, new in pairs:
+            assert text.count(old) == 1, (name, old)
+            text = text.replace(old, new)
+        (code / name).write_text(text)
+    return code
+
+
+@pytest.fixture(params=SCHEMAS)
+def sweeps(request, tmp_path) -> Path:
+    """Golden sweeps as runs/, beside their images."""
+    shutil.copytree(GOLDEN / request.param, tmp_path / "runs")
+    shutil.copy(GOLDEN / "images.npz", tmp_path)
+    return tmp_path
+
+
+def run(code: Path, folder: Path, *overrides: str, path: str = "images.npz") -> str:
+    """The command's output, of `code` on the sweeps in `folder`."""
+    data = ("data=npz", f"data.path={path}")
+    done = subprocess.run(
+        [sys.executable, "-m", "vae_sweep.run", "-m", *TINY, *data, *overrides],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+
+
+def test_finished_runs_stay_finished_with_the_same_ids(release, sweeps):
+    before = contents(sweeps / "runs/finished")
+    out = run(release, sweeps, "sweep=finished", "norm=zscore,unit", "head=linear")
+    assert "2 points have ended already" in out
+    assert "training" not in out
+    after = contents(sweeps / "runs/finished")
+    assert {path: after[path] for path in before} == before
+
+
+def test_another_version_and_other_values_are_new_runs(release, sweeps):
+    old = {path.name for path in (sweeps / "runs/finished").iterdir()}
+    linear, tanh = ("norm=unit", "head=linear"), ("norm=unit", "head=tanh")
+    for point in ((*linear, "train.ema=0.5"), (*linear, "palette=odd"), tanh):
+        assert "training 1 point" in run(release, sweeps, "sweep=finished", *point)
+    new = {path.name for path in (sweeps / "runs/finished").glob("unit-*")} - old
+    assert len(new) == 3
+    read = results.load(sweeps / "runs/finished").finals  # by this release
+    assert new <= set(read["run_id"])
+    [tanh_id] = [name for name in new if "tanh" in name]
+    stated = yaml.safe_load(
+        (sweeps / "runs/finished" / tanh_id / "config.yaml").read_text()
+    )
+    assert stated["versions"] == {"head": 2}
+    rows = pd.read_csv(sweeps / "runs/finished" / tanh_id / "metrics.csv")
+    assert (rows["val/kl_per_unit"] == rows["val/kl"] / 4).all()
+
+
+def test_an_interrupted_run_goes_on_with_the_columns_that_it_has(release, sweeps):
+    sweep = sweeps / "runs/interrupted"
+    [folder] = sweep.glob("zscore-linear-*")
+    before = (folder / "metrics.csv").read_text()
+    out = run(release, sweeps, "sweep=interrupted", "norm=zscore", "head=linear")
+    assert "1 point goes on from step 20 of 40" in out
+    after = (folder / "metrics.csv").read_text()
+    assert after.startswith(before)
+    assert recorded.read_rows(folder).steps == [0, 10, 20, 30, 40]
+    assert "kl_per_unit" not in after
+
+
+def test_this_release_reads_what_the_one_to_come_wrote(release, sweeps):
+    point = ("sweep=new", "norm=unit", "head=linear")
+    run(release, sweeps, *point)
+    loaded = results.load(sweeps / "runs/new")
+    assert loaded.skipped == {}
+    assert loaded.curves["val/kl_per_unit"].notna().all()
+    out = run(ROOT, sweeps, *point)  # its new keys have their neutral values
+    assert "1 point has ended already" in out
+
+
+def test_images_that_were_moved_retrain_nothing(sweeps):
+    (sweeps / "mnt").mkdir()
+    (sweeps / "images.npz").rename(sweeps / "mnt/pictures.npz")
+    before = contents(sweeps / "runs/finished")
+    grid = ("sweep=finished", "norm=zscore,unit", "head=linear")
+    for path in ("mnt/pictures.npz", str(sweeps / "mnt/pictures.npz")):
+        out = run(ROOT, sweeps, *grid, path=path)
+        assert "2 points have ended already" in out
+        assert "training" not in out
+    after = contents(sweeps / "runs/finished")
+    assert {path: after[path] for path in before} == before
+    point = ("sweep=interrupted", "norm=zscore", "head=linear")
+    out = run(ROOT, sweeps, *point, path="mnt/pictures.npz")
+    assert "1 point goes on from step 20 of 40" in out
+
+
+def test_other_images_under_the_old_path_are_other_runs(sweeps):
+    import numpy as np
+
+    with np.load(sweeps / "images.npz") as file:
+        np.savez(sweeps / "images.npz", images=255 - file["images"])
+    grid = ("sweep=finished", "norm=unit", "head=linear")
+    assert "training 1 point" in run(ROOT, sweeps, *grid)
