@@ -14,7 +14,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.process import limited_threads
 
 GOLDEN = Path(__file__).parent / "golden"
-SCHEMAS = ("schema1",)
+SCHEMAS = ("schema1", "schema2")
 SWEEPS = ("finished", "interrupted", "diverged", "image_folder")
 TINY = (
     *("model=small", "model.latent=4", "model.widths=[4,8]", "train.batch_size=8"),
@@ -28,10 +28,18 @@ FOLDER = (
 )
 
 
+BACKGROUND = {"schema1": (), "schema2": ("data.background=black",)}  # of image_folder
+
+
 @pytest.fixture(params=SCHEMAS)
-def golden(request, tmp_path, monkeypatch) -> Path:
+def schema(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def golden(schema, tmp_path, monkeypatch) -> Path:
     """A copy of the sweeps as ./runs, beside their images."""
-    shutil.copytree(GOLDEN / request.param, tmp_path / "runs")
+    shutil.copytree(GOLDEN / schema, tmp_path / "runs")
     shutil.copytree(GOLDEN / "folder", tmp_path / "folder")
     shutil.copy(GOLDEN / "images.npz", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -62,14 +70,14 @@ def test_they_are_read_and_reported(golden, sweep):
     assert report.write(golden / sweep).stat().st_size > 10_000
 
 
-def test_finished_runs_are_skipped_by_the_command_that_made_them(golden):
+def test_finished_runs_are_skipped_by_the_command_that_made_them(golden, schema):
     configs = [
         *(config("finished", *NPZ, f"norm={n}", "head=linear") for n in ("zscore", "unit")),
         config(
             *("finished", *NPZ, "norm=zscore", "head=tanh", "seed=1"),
             "likelihood=gaussian_learned",
         ),
-        config("image_folder", *FOLDER),
+        config("image_folder", *FOLDER, *BACKGROUND[schema]),
         config("diverged", *NPZ, "norm=raw255", "head=linear", "train.lr=1e30"),
     ]
     files = {f: f.read_bytes() for c in configs for f in c.run_dir.glob("*.*")}
@@ -97,6 +105,7 @@ def test_an_interrupted_run_goes_on(golden):
     assert stated["rows"] == 5
 
 
+@pytest.mark.parametrize("schema", ["schema1"], indirect=True)
 def test_old_runs_of_tanh_standardized_are_what_they_were(golden):
     """The head has another version now: the same command makes another run."""
     [old] = (golden / "finished").glob("zscore-tanh_standardized*")
