@@ -8,12 +8,16 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, make_config, make_images
+from safetensors.torch import load_file
 
-from vae_sweep import dataset, grid, stop
+from vae_sweep import dataset, grid, recorded, results, stop
 from vae_sweep.config import RunConfig, UserError
 from vae_sweep.data import Images
+from vae_sweep.plan import plans
 from vae_sweep.points import prepare
 from vae_sweep.process import keep_freed_memory, limited_threads
+from vae_sweep.records import RunFolder
+from vae_sweep.trainer import Trainer
 
 
 @pytest.fixture
@@ -294,7 +298,7 @@ def test_a_run_opens_with_everything_that_is_known(config_of, monkeypatch):
     assert (summary["status"], summary["total_steps"], summary["schema"]) == (
         "running",
         20,
-        2,
+        recorded.SCHEMA,
     )
     assert summary["psnr_cap"] == summary["predicted"]["psnr_cap"] < 40
     assert summary["device"] == "cpu"
@@ -310,3 +314,90 @@ def test_the_whole_grid_is_validated_before_a_point_trains(config_of, tmp_path):
 def test_freed_memory_is_kept_without_complaint():
     keep_freed_memory()
     assert torch.zeros(40_000_000).sum() == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_finished_run_keeps_its_weights_and_more_where_asked(config_of, optimizer):
+    options = (f"train.optimizer={optimizer}", "train.workers=1")
+    lean = config_of(*options)
+    whole = config_of(*options, "log.optimizer_state=true", "sweep=whole")
+    assert lean.run_id == whole.run_id
+    grid.run([lean])
+    grid.run([whole])
+    kept, all_ = (load_file(c.run_dir / "state.safetensors") for c in (lean, whole))
+    rest = all_.keys() - kept.keys()
+    moments = {"adam": {"exp_avg", "exp_avg_sq"}, "sgd": {"momentum_buffer"}}
+    assert rest == {"generator.noise", *(f"optimizer.{m}" for m in moments[optimizer])}
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, all_[name])
+    assert sum(t.numel() for t in kept.values()) > 0
+
+
+@pytest.mark.parametrize("lost", ["summary.json", "config.yaml"])
+def test_weights_and_rows_are_enough_to_be_finished(config_of, monkeypatch, lost):
+    """No update is made again where a finished run lost what says that it is one."""
+    config = config_of("train.workers=1")
+    [first] = grid.run([config])
+    rows, before = rows_of(config), (config.run_dir / "summary.json").read_bytes()
+    (config.run_dir / lost).unlink()
+    monkeypatch.setattr(Trainer, "update", lambda self: pytest.fail("an update"))
+    [again] = grid.run([config])
+    assert again["status"] == "finished"
+    assert again["final"] == first["final"]
+    assert rows_of(config) == rows
+    if lost == "config.yaml":
+        assert (config.run_dir / "summary.json").read_bytes() == before
+    assert sorted(p.name for p in config.run_dir.iterdir()) == [
+        *("config.yaml", "metrics.csv", "reconstructions.png"),
+        *("state.safetensors", "summary.json"),
+    ]
+
+
+def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
+    configs = [config_of(f"seed={seed}", "train.workers=1") for seed in range(3)]
+    folder = configs[0].sweep_dir
+    seen = []
+
+    def look(*_):
+        seen.append(results.load(folder))
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    grid.run(configs[:1])
+    with monkeypatch.context() as stopped:
+        stopped.setattr(RunFolder, "save_state", look)
+        stopped.setattr(grid, "plans", lambda todo, count: plans(todo[:1], count))
+        with pytest.raises(OSError, match="No space"):
+            grid.run(configs)
+    [loaded] = seen
+    assert set(loaded.finals["run_id"]) == {c.run_id for c in configs[:2]}
+    assert loaded.waiting == [configs[2].run_id]
+    listed = json.loads((folder / "sweep.json").read_text())
+    assert listed["schema"] == recorded.SCHEMA
+    assert list(listed["runs"]) == [c.run_id for c in configs]
+    assert all(about.keys() == {"command", "time"} for about in listed["runs"].values())
+    grid.run(configs)
+    assert json.loads((folder / "sweep.json").read_text()) == listed
+    assert results.load(folder).waiting == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"runs": 3}', '{"schema": 3, "runs": [1]}'])
+def test_a_damaged_list_of_runs_is_put_aside(config_of, content):
+    config = config_of("train.workers=1")
+    config.sweep_dir.mkdir(parents=True)
+    path = config.sweep_dir / "sweep.json"
+    path.write_text(content)
+    grid.run([config])
+    assert path.with_name("sweep.json.old-1").read_text() == content
+    assert recorded.read_sweep(config.sweep_dir).keys() == {config.run_id}
+    path.write_text(content)
+    assert results.load(config.sweep_dir).waiting == []
+
+
+def test_the_list_of_a_later_version_is_refused_and_left_alone(config_of):
+    config = config_of("train.workers=1")
+    config.sweep_dir.mkdir(parents=True)
+    path = config.sweep_dir / "sweep.json"
+    path.write_text('{"schema": 99, "runs": {}}')
+    with pytest.raises(UserError, match=r"sweep.json was written by a later version"):
+        grid.run([config])
+    assert path.read_text() == '{"schema": 99, "runs": {}}'
