@@ -1,13 +1,19 @@
 """The launcher `grid`, in Hydra's own terms."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+import vae_sweep
+from hydra_plugins.vae_sweep_launcher import grid_launcher
 from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
 from vae_sweep.command import CONF
@@ -32,24 +38,52 @@ def test_hydra_finds_the_plugin():
     assert GridLauncher.__name__ in found
 
 
-def test_a_remembered_composition_is_hydras_own():
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
-    compositions = Compositions(loader)
-    for job in JOBS:
-        ours = compositions.load_sweep_config(master, job)
-        expected = loader.load_sweep_config(master, job)
+@pytest.fixture
+def loader() -> Iterator[ConfigLoader]:
+    """As Hydra gives it to a launcher."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def master_of(loader: ConfigLoader) -> DictConfig:
+    return loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+
+
+def test_a_job_that_is_put_together_is_hydras_own(loader):
+    master = master_of(loader)
+    compositions = Compositions(loader, master)
+    put_together = 0
+    for lines in JOBS:
+        job = compositions.job(lines)
+        put_together += job.choices is not None
+        ours = compositions.hydras(lines, job)
+        expected = loader.load_sweep_config(master, lines)
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
+        plain = OmegaConf.to_container(expected)
+        assert job.config == {k: v for k, v in plain.items() if k != "hydra"}
         ours.seed = 99  # a job's own: the next must not see it
+    assert put_together == 7  # the others add, delete, repeat, or set what is Hydra's
 
 
 @pytest.mark.parametrize(
     ("override", "named"),
-    [("trane.steps=1", "trane"), ("norm=foo", "norm/foo"), ("train.stps=1", "stps")],
+    [
+        ("trane.steps=1", "trane"),
+        ("norm=foo", "norm/foo"),
+        ("train.stps=1", "stps"),
+        ("train.steps.more=1", "steps"),
+    ],
 )
-def test_what_hydra_refuses_is_refused(override, named):
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
-    for each in (loader, Compositions(loader)):
+def test_what_hydra_refuses_is_refused(loader, override, named):
+    master = master_of(loader)
+    for load in (loader.load_sweep_config, lambda m, o: Compositions(loader, m).job(o)):
         with pytest.raises(Exception, match=named):
-            each.load_sweep_config(master, [override])
+            load(master, [override])
+
+
+def test_the_plugin_enters_by_hydras_public_doors():
+    folder = Path(grid_launcher.__file__).parent
+    sources = [*folder.glob("*.py"), *Path(vae_sweep.__file__).parent.rglob("*.py")]
+    assert len(sources) > 20
+    for path in sources:
+        assert "hydra._internal" not in path.read_text()

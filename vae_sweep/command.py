@@ -10,7 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import vae_sweep
@@ -30,12 +30,46 @@ from vae_sweep.config import (
 )
 
 Grid = Callable[[list[RunConfig]], list[Any] | None]
+Plain = dict[str, Any]
 
 
 def config_of(root: DictConfig) -> RunConfig:
     """The validated config of a composed Hydra config; UserError where it is wrong."""
+    return _validated(_container(root))
+
+
+def configs_of(points: list[Plain]) -> list[RunConfig]:
+    """As `config_of`, of plain containers, in which interpolations stand as they are."""
+    known: dict[str, Any] = {}
+    configs = []
+    for point in points:
+        try:
+            values = _resolved(point, known)
+        except OmegaConfBaseException:  # it refers to another key, or to nothing
+            values = _container(OmegaConf.create(point))
+        configs.append(_validated(values))
+    return configs
+
+
+def _resolved(value: Any, known: dict[str, Any], key: str = "") -> Any:
+    """`value` with its interpolations resolved, each once, that refer to no other key."""
+    if isinstance(value, dict):
+        return {k: _resolved(v, known, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(v, known, key) for v in value]
+    if value == MISSING:
+        raise UserError(f"{key} is missing; set {key}=...")
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    if value not in known:
+        known[value] = OmegaConf.create({"alone": value})["alone"]
+    return known[value]
+
+
+def _container(root: DictConfig) -> Plain:
+    """All but `hydra`, resolved; UserError where that cannot be."""
     try:
-        values = {
+        return {
             str(key): OmegaConf.to_container(root[key], resolve=True, throw_on_missing=True)
             if OmegaConf.is_config(root[key])
             else root[key]
@@ -51,6 +85,9 @@ def config_of(root: DictConfig) -> RunConfig:
             f"cannot resolve an interpolation ${{...}} ({type(error).__name__}: "
             f"{shown(str(error))[1:-1]}); type the value itself"
         ) from None
+
+
+def _validated(values: Plain) -> RunConfig:
     if "versions" in values:
         raise UserError(unknown("versions"))
     config = validate({**values, "versions": current_versions(values)})
@@ -95,18 +132,26 @@ class _Task:
         self.composed = False
         self.failed: list[Exception] = []
 
-    def grid(self, configs: list[DictConfig]) -> list[Any] | None:
-        """An outcome per point; those that failed are kept, and no error to Hydra."""
-        points = [config_of(config) for config in configs]
+    def grid(self, points: list[Plain]) -> list[Any]:
+        """An outcome per point, None of those that keep a record of Hydra's already; those
+        that failed are kept, and no error to Hydra."""
+        configs = configs_of(points)
+        outcomes = self._outcomes(configs) or [None] * len(points)
+        return [
+            None if (config.run_dir / ".hydra").is_dir() else outcome
+            for config, outcome in zip(configs, outcomes, strict=True)
+        ]
+
+    def _outcomes(self, configs: list[RunConfig]) -> list[Any] | None:
         self.composed = True
         sys.argv = self._argv
-        outcomes = self._grid(points)
+        outcomes = self._grid(configs)
         self.failed += [each for each in outcomes or [] if isinstance(each, Failed)]
         return outcomes
 
     def __call__(self, config: DictConfig) -> Any:
         try:
-            outcomes = self.grid([config])
+            outcomes = self._outcomes([config_of(config)])
         except (UserError, OSError) as error:
             self.failed.append(error)
             return None

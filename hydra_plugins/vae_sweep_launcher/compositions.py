@@ -1,108 +1,90 @@
 """Composes the jobs of a grid from what they share.
 
-Hydra composes every job from its files, twice: the sweeper checks it, the launcher runs
-it. That takes 60 ms each time, of which most is the same for all jobs. Here each option
-of a group is composed once (norm=unit alone, head=tanh alone): where options touch
-different keys, a job's composition is theirs put together. Values (`seed=3`) are what
-Hydra applies last, so they are applied to a copy. Whatever does not fit goes to Hydra.
+Hydra composes every job from its files, which takes 60 ms, most of it the same for all.
+Here each option of a group is composed once (norm=unit alone, head=tanh alone): where
+options touch different keys, a job is theirs put together. Values (`seed=3`) are what
+Hydra applies last, so they are set in the result. Whatever does not fit goes to Hydra.
 """
 
-import copy
 import pickle
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
+Plain = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """A job's config as plain containers (of which jobs share parts), without the node
+    `hydra`, interpolations as they stand; and the options of groups that it chose, None
+    where Hydra composed it."""
+
+    config: Plain
+    choices: dict[str, str] | None
+
 
 class Compositions:
-    """A ConfigLoader that remembers compositions; for all else it is `loader`."""
+    """The jobs of one sweep; its `master` config has what Hydra's keys were set to."""
 
-    def __init__(self, loader: ConfigLoader):
-        self._loader = loader
+    def __init__(self, loader: ConfigLoader, master: DictConfig):
+        self._loader, self._master = loader, master
         self._parser = OverridesParser.create()
-        self._composed: dict[tuple[str, ...], Callable[[], DictConfig]] = {}
-        self._plain: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._checked: dict[tuple[str, ...], DictConfig] = {}
+        self._parsed: dict[str, Override] = {}
         self._is_group: dict[str, bool] = {}
+        self._changes: dict[str, Plain] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def load_sweep_config(
-        self, master_config: DictConfig, sweep_overrides: list[str]
-    ) -> DictConfig:
-        """The config of one job, as the sweeper asks for it to see that it is legal."""
-        lines = tuple(sweep_overrides)
-        self._checked[lines] = self._put_together(master_config, lines)
-        return self._checked[lines]
-
-    def take(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """The config of one job, for the caller alone: the sweeper's, if it made one."""
-        lines = tuple(sweep_overrides)
-        checked = self._checked.pop(lines, None)
-        return self._put_together(master_config, lines) if checked is None else checked
-
-    def _put_together(self, master: DictConfig, lines: tuple[str, ...]) -> DictConfig:
-        overrides = self._parser.parse_overrides(list(lines))
-        values = [o for o in overrides if self._is_plain(o, group=False)]
+    def job(self, lines: Sequence[str]) -> Job:
+        """What a job's overrides make. Raises what Hydra raises where they are wrong."""
+        overrides = [self._override(line) for line in lines]
         options = [o for o in overrides if self._is_plain(o, group=True)]
-        rest = [o for o in overrides if o not in values and o not in options]
-        config = self._assemble(master, rest, options)
-        if config is None:
-            groups = [o for o in overrides if o not in values]
-            config = self._compose(master, groups)
-        for override in values:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        task = [o for o in overrides if not o.is_hydra_override()]
-        config.hydra.overrides.task = [o.input_line for o in task]
-        names = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
-            task, names.exclude_keys, names.item_sep, names.kv_sep
-        )
+        values = [o for o in overrides if self._is_plain(o, group=False)]
+        if len(options) + len(values) == len(overrides) and self._base is not None:
+            config = self._with_values(self._with_options(options), values)
+            if config is not None:
+                return Job(config, {o.key_or_group: str(o.value()) for o in options})
+        return Job(_plain(self._loaded(lines)), None)
+
+    def hydras(self, lines: Sequence[str], job: Job) -> DictConfig:
+        """`job` as Hydra composes it, with the node `hydra`, for the caller alone."""
+        if job.choices is None:
+            return self._loaded(lines)
+        config = pickle.loads(self._whole)
+        for key, value in job.config.items():
+            config[key] = value
+        config.hydra.runtime.choices.update(job.choices)
+        config.hydra.overrides.task = list(lines)
+        style = config.hydra.job.config.override_dirname
+        shown = [o for o in map(self._override, lines) if _key(o) not in style.exclude_keys]
+        name = style.item_sep.join(sorted(str(o.input_line) for o in shown))
+        config.hydra.job.override_dirname = name.replace("=", style.kv_sep)
         return config
 
-    def _compose(self, master: DictConfig, overrides: list[Override]) -> DictConfig:
-        """What Hydra makes of the overrides, for the caller alone."""
-        lines = tuple(str(o.input_line) for o in overrides)
-        if lines not in self._composed:
-            composed = self._loader.load_sweep_config(master, list(lines))
-            self._composed[lines] = _copies(composed)
-        return self._composed[lines]()
+    def _loaded(self, lines: Sequence[str]) -> DictConfig:
+        return self._loader.load_sweep_config(self._master, list(lines))
 
-    def _plain_of(self, master: DictConfig, overrides: list[Override]) -> dict[str, Any]:
-        lines = tuple(str(o.input_line) for o in overrides)
-        if lines not in self._plain:
-            self._plain[lines] = _without_hydra(self._compose(master, overrides))
-        return self._plain[lines]
+    @cached_property
+    def _whole(self) -> bytes:
+        """What no override makes; pickle copies it four times as fast as deepcopy."""
+        return pickle.dumps(self._loaded([]))
 
-    def _assemble(
-        self, master: DictConfig, rest: list[Override], options: list[Override]
-    ) -> DictConfig | None:
-        """What Hydra composes of `rest` and `options`; None where options may meet."""
+    @cached_property
+    def _base(self) -> Plain | None:
+        """What no override makes; None where one is needed, or it cannot be copied."""
         try:
-            config = self._compose(master, rest)
-        except ConfigCompositionException:  # an option is mandatory
+            return _plain(pickle.loads(self._whole))
+        except (ConfigCompositionException, pickle.PicklingError, AttributeError):
             return None
-        before = self._plain_of(master, rest)
-        touched: set[str] = set()
-        for option in options:
-            alone = self._plain_of(master, [*rest, option])
-            changed = {k: v for k, v in alone.items() if v != before.get(k)}
-            reach = {*changed, option.key_or_group.split("/")[0]}
-            if reach & touched or alone.keys() != before.keys():
-                return None
-            touched |= reach
-            for key, value in changed.items():
-                config[key] = value
-            config.hydra.runtime.choices[option.key_or_group] = option.value()
-        return config
+
+    def _override(self, line: str) -> Override:
+        if line not in self._parsed:
+            [self._parsed[line]] = self._parser.parse_overrides([line])
+        return self._parsed[line]
 
     def _is_plain(self, override: Override, group: bool) -> bool:
         """Whether it sets a key (or a group's option); not added, deleted, or Hydra's."""
@@ -115,18 +97,53 @@ class Compositions:
             plain = plain and isinstance(override.value(), str)
         return plain and self._is_group[key] == group
 
+    def _with_options(self, options: list[Override]) -> Plain | None:
+        """The base with the changes of all `options`; None where these may meet."""
+        assert self._base is not None
+        config, touched = dict(self._base), set()
+        for option in options:
+            line = str(option.input_line)
+            if line not in self._changes:
+                alone = _plain(self._loaded([line]))
+                changed = {k: v for k, v in alone.items() if v != self._base.get(k)}
+                if alone.keys() != self._base.keys():
+                    changed["hydra"] = None  # keys were added: Hydra's to compose
+                self._changes[line] = changed
+            changed = self._changes[line]
+            reach = {*changed, option.key_or_group.split("/")[0]}
+            if reach & touched or "hydra" in changed:
+                return None
+            touched |= reach
+            config |= changed
+        return config
 
-def _copies(config: DictConfig) -> Callable[[], DictConfig]:
-    """Makes copies by pickle, four times as fast as deepcopy, which takes all classes."""
-    try:
-        return partial(pickle.loads, pickle.dumps(config))
-    except pickle.PicklingError:
-        return partial(copy.deepcopy, config)
+    def _with_values(self, config: Plain | None, values: list[Override]) -> Plain | None:
+        """Sets keys that are there; None where one is not, or is no leaf."""
+        copied: set[str] = set()  # nodes that belong to this job alone
+        for override in values if config is not None else ():
+            *path, last = override.key_or_group.split(".")
+            node: Any = config
+            for depth, name in enumerate(path):
+                if not isinstance(node.get(name), dict):
+                    return None
+                place = ".".join(path[: depth + 1])
+                if place not in copied:
+                    node[name] = dict(node[name])
+                    copied.add(place)
+                node = node[name]
+            value = override.value()
+            if last not in node or isinstance(node[last], dict) or isinstance(value, dict):
+                return None
+            node[last] = value
+        return config
 
 
-def _without_hydra(config: DictConfig) -> dict[str, Any]:
+def _key(override: Override) -> str:
+    return override.key_or_group
+
+
+def _plain(config: DictConfig) -> Plain:
     """All but the node `hydra`, as plain containers, interpolations as they stand."""
-    keys = [str(key) for key in config if key != "hydra"]
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, keys))
+    plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in plain.items() if key != "hydra"}

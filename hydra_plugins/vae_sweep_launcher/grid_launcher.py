@@ -1,11 +1,10 @@
 """The launcher `grid`: all points of a multirun at once, in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -30,10 +29,10 @@ ConfigStore.instance().store(
 class GridLauncher(Launcher):
     """Hands all points to the task's `grid` function, which trains them together.
 
-    A task function without one is called job by job, as by Hydra's basic launcher. What
-    `grid` returns of a point is its job's value, an exception as well: Hydra would print
-    one that a job raises. A `grid` that returns None has no jobs to keep records of, so
-    that none are made.
+    `grid` takes the points as plain containers and returns an outcome per point: None of
+    one that had nothing to do, of which no record is made, else the value of its job, an
+    exception as well, for Hydra would print one that a job raises. A task function without
+    a `grid` is called job by job, as by Hydra's basic launcher.
     """
 
     def setup(
@@ -43,9 +42,6 @@ class GridLauncher(Launcher):
         task_function: TaskFunction,
         config: DictConfig,
     ) -> None:
-        # the sweeper, which set this up, validates its batch with the same loader
-        self.compositions = Compositions(hydra_context.config_loader)
-        hydra_context.config_loader = cast(ConfigLoader, self.compositions)
         self.hydra_context, self.task_function = hydra_context, task_function
         self.config = config
 
@@ -54,29 +50,26 @@ class GridLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        configs = [
-            self._compose(list(overrides), initial_job_idx + i)
-            for i, overrides in enumerate(job_overrides)
-        ]
+        compositions = Compositions(self.hydra_context.config_loader, self.config)
+        grid: Callable[[list[Any]], list[Any]] | None
         grid = getattr(self.task_function, "grid", None)
-        if grid is None:
-            return [self._run(config, self.task_function) for config in configs]
-        outcomes = grid(configs)
-        if outcomes is None:
-            return []
-        kept: list[JobReturn] = []
-        for config, outcome in zip(configs, outcomes, strict=True):
+        jobs = [compositions.job(lines) for lines in job_overrides]
+        outcomes = grid([job.config for job in jobs]) if grid else [None] * len(jobs)
+        returned: list[JobReturn] = []
+        for i, (lines, job) in enumerate(zip(job_overrides, jobs, strict=True)):
+            outcome = outcomes[i]
+            if grid is not None and outcome is None:
+                continue
+            config = compositions.hydras(lines, job)
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = initial_job_idx + i
+            if grid is None:
+                returned.append(self._run(config, self.task_function))
+                continue
             # .hydra is no more than a record: there is none in a folder that is read-only
             with suppress(OSError):
-                kept.append(self._run(config, lambda _, outcome=outcome: outcome))
-        return kept
-
-    def _compose(self, overrides: list[str], index: int) -> DictConfig:
-        config = self.compositions.take(self.config, overrides)
-        with open_dict(config):
-            config.hydra.job.id = index
-            config.hydra.job.num = index
-        return config
+                returned.append(self._run(config, lambda _, outcome=outcome: outcome))
+        return returned
 
     def _run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
         return run_job(

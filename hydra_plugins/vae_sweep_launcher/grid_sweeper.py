@@ -1,23 +1,31 @@
-"""The sweeper `grid`: Hydra's basic one, and unions of grids by `experiments=NAME`."""
+"""The sweeper `grid`: products of what is typed, and unions by `experiments=NAME`."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
+from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
 from vae_sweep import arguments, experiment
 from vae_sweep.config import UserError
 
 
 @dataclass
-class GridSweeperConf(BasicSweeperConf):
-    """hydra/sweeper=grid."""
+class GridSweeperConf:
+    """hydra/sweeper=grid. `params` are overrides as typed, key -> value; a batch has at
+    most `max_batch_size` jobs, all where that is null."""
 
     _target_: str = "hydra_plugins.vae_sweep_launcher.grid_sweeper.GridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] = field(default_factory=dict)
 
 
 ConfigStore.instance().store(
@@ -25,24 +33,46 @@ ConfigStore.instance().store(
 )
 
 
-class GridSweeper(BasicSweeper):
+class GridSweeper(Sweeper):
     """Makes the jobs of all grids of an experiment one batch, each job once.
 
-    Unlike Hydra's it writes no multirun.yaml: a command that only looks at a sweep, or
-    is refused, writes nothing.
+    Unlike Hydra's basic one it writes no multirun.yaml: a command that only looks at a
+    sweep, or is refused, writes nothing.
     """
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None):
+        if max_batch_size is not None and max_batch_size < 1:
+            raise UserError(
+                f"hydra.sweeper.max_batch_size must be null or at least 1, got "
+                f"{max_batch_size}; leave it out"
+            )
+        self.max_batch_size, self.params = max_batch_size, params or {}
+
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+    ) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         assert self.launcher is not None
         assert self.hydra_context is not None
         parser = OverridesParser.create(self.hydra_context.config_loader)
-        typed = parser.parse_overrides([*self._parse_config(), *arguments])
-        jobs = union(typed, parser)
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        jobs = union(parser.parse_overrides([*params, *arguments]), parser)
+        size = self.max_batch_size or len(jobs)
         returns: list[Sequence[Any]] = []
-        for batch in BasicSweeper.split_overrides_to_chunks(jobs, self.max_batch_size):
-            self.validate_batch_is_legal(batch)
-            done = sum(map(len, returns))
-            returns.append(self.launcher.launch(batch, initial_job_idx=done))
+        for start in range(0, len(jobs), size):
+            batch = jobs[start : start + size]
+            if not isinstance(self.launcher, GridLauncher):  # which composes all at first
+                self.validate_batch_is_legal(batch)
+            returns.append(self.launcher.launch(batch, initial_job_idx=start))
             _ = [result.return_value for result in returns[-1]]  # raises what a job raised
         return returns
 
@@ -55,10 +85,21 @@ def union(
     jobs: dict[tuple[str, ...], None] = {}
     for grid in _grids(overrides, parser):
         arguments.check_size(grid)
-        [batch] = BasicSweeper.split_arguments(grid, None)
-        fitted = arguments.fitted(batch, grid, parser)
+        fitted = arguments.fitted(_product(grid), grid, parser)
         jobs |= dict.fromkeys(tuple(job) for job in fitted)
     return [list(job) for job in jobs]
+
+
+def _product(overrides: list[Override]) -> list[list[str]]:
+    """The jobs of one grid; of several overrides of a key the last one counts."""
+    axes = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            axes[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return [list(job) for job in itertools.product(*axes.values())]
 
 
 def _grids(overrides: list[Override], parser: OverridesParser) -> list[list[Override]]:
