@@ -70,7 +70,7 @@ def test_rows_come_back_as_the_floats_they_were(folder):
     values = [1 / 3, 2e-300, math.inf, -7.0]
     for step, value in enumerate(values):
         folder.append(row_of(step, **{"val/kl": value}))
-    back = again(folder).rows().values
+    back = list(again(folder).rows())
     assert [r["val/kl"] for r in back] == values
     assert [r["epoch"] for r in back] == [0, 1 / 7, 2 / 7, 3 / 7]
     assert math.isnan(back[0]["test/kl"])
@@ -122,7 +122,7 @@ def test_a_run_killed_at_its_first_checkpoint_leaves_nothing(folder):
     folder.append(row_of(0))
     assert again(folder).resume(SHAPE, 100) == (None, None, False)
     assert not list(folder.path.glob("*.old-*"))
-    assert again(folder).rows().values == []
+    assert list(again(folder).rows()) == []
 
 
 def test_rows_without_a_checkpoint_are_kept_aside(folder):
@@ -145,7 +145,7 @@ def test_a_truncated_checkpoint_is_kept_aside_and_the_run_starts_over(folder, ke
     assert "is truncated or damaged: starting over" in resumed.complaint
     assert (folder.path / "state.safetensors.old-1").read_bytes() == content
     assert (folder.path / "metrics.csv.old-1").exists()
-    assert later.rows().values == []
+    assert list(later.rows()) == []
     assert later.resume(SHAPE, 100) == (None, None, False)
 
 

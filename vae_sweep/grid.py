@@ -298,7 +298,7 @@ class _Training:
         run = self._open(p, self.plan.threads)
         ending = {"status": "failed", "reason": reason}
         try:
-            rows = p.folder.rows().values
+            rows = p.folder.rows()
             final = rows[-1] if rows else {}
             summary: Summary = {**run.about, **ending, "final": final}
             p.folder.finish(summary)
@@ -318,10 +318,12 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
         ids = [c.run_id for c in configs if c.sweep_dir == folder and c.run_dir.is_dir()]
         if not ids:
             continue
-        shown = results.load(folder, ids)
+        whole = results.load(folder, ids, rest=True)
+        shown = (
+            whole if set(whole.finals["run_id"]) <= {*ids} else results.load(folder, ids)
+        )
         results.print_table(shown, console)
         if draw:
-            whole = results.load(folder, ids, rest=True)
             for line in results.left_out(whole):
                 _say(console, line)
             path = plots.save_overview(whole, folder)

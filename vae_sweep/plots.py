@@ -1,8 +1,10 @@
 """The picture of a sweep: learning curves, rate against distortion, reconstructions."""
 
+import hashlib
 import io
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
+from PIL import Image
 
 from vae_sweep import panels
 from vae_sweep.files import write_atomically
@@ -33,6 +36,7 @@ PANEL, PANEL_GAP = 2.7, 0.85
 TOP = 0.75
 LEGEND_LINE = 0.19
 STRIP, STRIP_TITLE = 1.2, 0.3  # the highest strip; the line above it
+SHOWS = "vae-sweep results"  # key in a PNG
 SHOWN = 24  # points with a legend entry and a strip; a larger grid shows its first
 
 
@@ -71,12 +75,27 @@ def overview(results: Results, folder: Path) -> Figure:
 
 
 def save_overview(results: Results, folder: Path) -> Path:
-    """Draws `overview` into folder/overview.png, replaced as a whole; returns its path."""
-    content = io.BytesIO()
-    overview(results, folder).savefig(content, format="png", dpi=130)
+    """Draws `overview` into folder/overview.png, replaced as a whole; returns its path.
+
+    A picture that states what it shows is left as it is where that is still so.
+    """
     path = folder / "overview.png"
-    write_atomically(path, content.getvalue())
+    shown = hashlib.sha256(results.finals.to_csv().encode()).hexdigest()
+    if _stated(path) != shown:
+        content = io.BytesIO()
+        figure = overview(results, folder)
+        figure.savefig(content, format="png", dpi=130, metadata={SHOWS: shown})
+        write_atomically(path, content.getvalue())
     return path
+
+
+def _stated(path: Path) -> str | None:
+    """The digest of the results that a whole picture shows; None where there is none."""
+    with suppress(Exception):  # PIL's decoders raise what they like
+        with Image.open(path) as image:
+            image.load()
+            return image.info.get(SHOWS)
+    return None
 
 
 def _heading(results: Results, folder: Path) -> str:

@@ -4,15 +4,17 @@ Every reader raises Unreadable, with the reason, for a file that is damaged; wha
 there is None or empty. Nothing is unpickled.
 """
 
+import copy
 import csv
 import hashlib
 import io
 import json
 import math
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from PIL import Image
@@ -48,10 +50,32 @@ def check_schema(name: str, schema: Any) -> None:
     raise Unreadable(f"{name} is damaged: schema must be a whole number")
 
 
-class _Summary(BaseModel):
-    """What a summary.json may hold; further keys are kept as they are."""
+Number = float | int | None
+
+
+class _Kept(BaseModel):
+    """Base of what a summary.json may hold; further keys are kept as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Predicted(_Kept):
+    curve: Annotated[list[list[Number]], Field(min_length=2, max_length=2)] | None = None
+    psnr_cap_val: Number = None
+    psnr_cap_test: Number = None
+    sigma: Number = None
+    beta_pixel: Number = None
+    floor_mse: Number = None
+    floor_mse_pixel: Number = None
+    active_units: Number = None
+    kl: Number = None
+    mse_pixel: Number = None
+    psnr: Number = None
+    bits_per_dim: Number = None
+    bits_per_dim_calibrated: Number = None
+
+
+class _Summary(_Kept):
     status: Literal["running", "failed", "diverged", "finished"]
     run_id: str | None = None
     identity: str | None = None
@@ -59,12 +83,12 @@ class _Summary(BaseModel):
     total_steps: int | None = None
     diverged_at: int | None = None
     reason: str | None = None
-    final: dict[str, float | int | None] = {}
-    beta: float | int | None = None
-    implied_sigma: float | int | None = None
-    psnr_cap: float | int | None = None
-    predicted: dict[str, Any] | None = None
-    seconds: float | int | None = None
+    final: dict[str, Number] = {}
+    beta: Number = None
+    implied_sigma: Number = None
+    psnr_cap: Number = None
+    predicted: _Predicted | None = None
+    seconds: Number = None
     cohort_size: int | None = None
     device: str | None = None
     command: str | None = None
@@ -188,33 +212,53 @@ class Rows:
         """
         self.lines = lines
         self.columns: tuple[str, ...] = ()
-        self.values: list[dict[str, float]] = []
+        self.cells: list[list[float]] = []  # a row's numbers, in the order of the columns
         if not lines:
             return
         try:
             text = b"".join(lines).decode()
             header, *cells = csv.reader(io.StringIO(text), strict=True)
-            numbers = [[float(cell or "nan") for cell in line] for line in cells]
-            self.values = [dict(zip(header, row, strict=True)) for row in numbers]
+            self.cells = [[float(cell or "nan") for cell in line] for line in cells]
         except (ValueError, csv.Error) as error:
             raise Unreadable(f"metrics.csv is damaged: {error}") from None
         self.columns = tuple(header)
         if len(set(header)) < len(header) or "step" not in header:
             raise Unreadable("metrics.csv is damaged: it needs one column step")
-        if len(self.values) != len(lines) - 1:
+        if any(len(row) != len(header) for row in self.cells):
+            raise Unreadable("metrics.csv is damaged: a row has other columns")
+        if len(self.cells) != len(lines) - 1:
             raise Unreadable("metrics.csv is damaged: a row spans lines")
-        steps = [row["step"] for row in self.values]
+        place = header.index("step")
+        steps = [row[place] for row in self.cells]
         whole = all(math.isfinite(s) and s >= 0 and s % 1 == 0 for s in steps)
         if not whole or any(b <= a for a, b in pairwise(steps)):
             raise Unreadable("metrics.csv is damaged: its steps do not rise")
 
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, index: int) -> dict[str, float]:
+        """A row, column -> number."""
+        return dict(zip(self.columns, self.cells[index], strict=True))
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return (self[index] for index in range(len(self)))
+
     @property
     def steps(self) -> list[int]:
-        return [int(row["step"]) for row in self.values]
+        place = self.columns.index("step") if self.cells else 0
+        return [int(row[place]) for row in self.cells]
 
     def first(self, count: int) -> "Rows":
         """The header and `count` rows; nothing at all of no rows."""
         return Rows(self.lines[: count + 1] if count else [])
+
+    def followed_by(self, line: bytes) -> "Rows":
+        """These rows and one more, of a later step."""
+        [row] = Rows([self.lines[0], line]).cells
+        more = copy.copy(self)
+        more.lines, more.cells = [*self.lines, line], [*self.cells, row]
+        return more
 
     @property
     def content(self) -> bytes:
@@ -268,4 +312,4 @@ def fit(summary: dict[str, Any], rows: Rows) -> bool:
     # schema 1 stated the last step only, and of diverged runs not even that
     if summary["status"] == "diverged":
         return True
-    return bool(rows.values) and rows.steps[-1] == summary.get("steps")
+    return len(rows) > 0 and rows.steps[-1] == summary.get("steps")

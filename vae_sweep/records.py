@@ -409,7 +409,7 @@ class RunFolder:
                     os.ftruncate(file.fileno(), size)
                 error.filename = str(path)
                 raise
-        self._kept = Rows([*kept.lines, line])
+        self._kept = kept.followed_by(line)
 
     def save_state(self, state: State) -> None:
         """Writes the checkpoint, which states the rows that belong to it."""
@@ -418,7 +418,7 @@ class RunFolder:
             "schema": str(SCHEMA),
             "identity": self.identity,
             "step": str(state.step),
-            "rows": str(len(rows.values)),
+            "rows": str(len(rows)),
             "rows_sha256": rows.sha256,
             "digest": _digest(state.step, state.tensors),
         }
@@ -444,7 +444,7 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, which makes the run an ended one. nan becomes null."""
         rows = self.rows()
-        about: dict[str, Any] = {"rows": len(rows.values), "metrics_sha256": rows.sha256}
+        about: dict[str, Any] = {"rows": len(rows), "metrics_sha256": rows.sha256}
         with suppress(OSError):  # of a run without rows there is none
             digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
             about["picture_sha256"] = digest

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -120,24 +121,14 @@ def load(
     if not runs:
         run_id, reason = next(iter(skipped.items()))
         raise UserError(f"no run of {folder} can be read: {run_id}/{reason}")
-    curves, finals, theory = [], [], []
-    for run, identity in zip(runs, _identities(runs), strict=True):
-        rows = _frame(run.rows)
-        curves.append(pd.DataFrame({**identity, **rows}, index=rows.index))
-        finals.append(identity | _final(run.summary, rows))
-        kl, psnr = _curve(run.summary)
-        theory.append(pd.DataFrame({"run_id": run.run_id, "kl": kl, "psnr": psnr}))
-    frames = [frame for frame in curves if len(frame)] or curves[:1]
+    identities = _identities(runs)
+    finals = [i | _final(r.summary, r.rows) for r, i in zip(runs, identities, strict=True)]
     ends = _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS))
     ends.attrs["skipped"] = skipped  # not a fourth field: callers unpack three
     with suppress(Unreadable):
         listed = recorded.read_sweep(folder)
         ends.attrs["waiting"] = [run_id for run_id in listed if run_id not in found]
-    return Results(
-        _with_columns(pd.concat(frames, ignore_index=True), DRAWN),
-        ends,
-        pd.concat(theory, ignore_index=True).astype({"kl": float, "psnr": float}),
-    )
+    return Results(_with_columns(_curves(runs, identities), DRAWN), ends, _theory(runs))
 
 
 def left_out(results: Results) -> list[str]:
@@ -252,21 +243,39 @@ def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _frame(rows: recorded.Rows) -> pd.DataFrame:
-    if not rows.values:
-        return pd.DataFrame({"step": pd.Series(dtype="int64")})
-    return pd.DataFrame(rows.values).astype({"step": "int64"})
+def _curves(runs: Sequence[_Run], identities: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows of all runs, one run after the other; nan where a run lacks a column."""
+    columns = list(dict.fromkeys(c for run in runs for c in run.rows.columns)) or ["step"]
+    place = {name: k for k, name in enumerate(columns)}
+    cells = np.full((sum(len(run.rows) for run in runs), len(columns)), math.nan)
+    start = 0
+    for run in runs:
+        if len(run.rows):
+            places = [place[name] for name in run.rows.columns]
+            cells[start : start + len(run.rows), places] = run.rows.cells
+        start += len(run.rows)
+    lengths = [len(run.rows) for run in runs]
+    of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(runs)), lengths)]
+    numbers = pd.DataFrame(cells, columns=columns).astype({"step": "int64"})
+    return pd.concat([of_runs.reset_index(drop=True), numbers], axis=1)
 
 
-def _curve(summary: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """(KL in nats per image, PSNR in dB) of linear optima; empty where none is stated."""
-    curve = (summary.get("predicted") or {}).get("curve") or ([], [])
-    return curve[0], curve[1]
+def _theory(runs: Sequence[_Run]) -> pd.DataFrame:
+    """The curves of linear optima, of the runs that state one."""
+    stated = [(run.summary.get("predicted") or {}).get("curve") for run in runs]
+    curves = [(r.run_id, c) for r, c in zip(runs, stated, strict=True) if c is not None]
+    return pd.DataFrame(
+        {
+            "run_id": [run_id for run_id, curve in curves for _ in curve[0]],
+            "kl": np.array([kl for _, curve in curves for kl in curve[0]], float),
+            "psnr": np.array([psnr for _, curve in curves for psnr in curve[1]], float),
+        }
+    )
 
 
-def _final(summary: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+def _final(summary: dict[str, Any], rows: recorded.Rows) -> dict[str, Any]:
     predicted = summary.get("predicted") or {}
-    last = rows.iloc[-1].to_dict() if len(rows) else {}
+    last = rows[-1] if len(rows) else {}
     cap = summary.get("psnr_cap", math.nan)
     values = {
         "diverged_at": summary.get("diverged_at"),

@@ -109,7 +109,7 @@ class Recorder:
 
     def _tell_again(self, run: Run) -> None:
         """A logger that is opened anew hears of all rows; it skips those that it has."""
-        rows = run.folder.rows().values
+        rows = run.folder.rows()
         if run.logger is not None and rows:
             for row in rows:
                 run.logger.row(row)
@@ -188,7 +188,7 @@ class Recorder:
 
     def _finish(self, r: int, diverged_at: int | None) -> None:
         run = self.open[r]
-        rows = run.folder.rows().values
+        rows = run.folder.rows()
         summary: dict[str, Any] = {
             **run.about,
             "status": "finished" if diverged_at is None else "diverged",
