@@ -751,7 +751,7 @@ def command_of(configs: list[RunConfig]) -> tuple[str, Exception | None]:
 
 
 def frames() -> Frames:
-    loaded = results.load(SWEEP)
+    loaded = results.read(SWEEP)
     changing = ["seconds", "cohort_size"]
     finals = loaded.finals.drop(columns=changing, errors="ignore")
     return Frames(loaded.curves, finals, loaded.theory, getattr(loaded, "skipped", {}))

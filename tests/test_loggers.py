@@ -1,3 +1,4 @@
+import csv
 import json
 import logging
 import math
@@ -10,10 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import make_config
+from conftest import TINY, make_config, make_images
 from PIL import Image
 from survival.wandb_files import key_of, read_records
 
+from vae_sweep import grid, loggers
 from vae_sweep.config import RunConfig, UserError
 from vae_sweep.loggers import Logger, drain, open_wandb, wandb_folder, wandb_note
 from vae_sweep.wandb_mode import wandb_mode
@@ -156,6 +158,34 @@ def test_the_newest_file_of_a_resumed_run_holds_every_row_once(home):
     [old] = wandb_folder(config).glob(f"superseded/offline-run-*-{config.run_id}/*.wandb")
     kinds = [record.WhichOneof("record_type") for record in read_records(old)]
     assert kinds.count("history") == 2
+
+
+def test_a_run_that_ended_before_wandb_had_heard_of_it_is_told_later(home, monkeypatch):
+    """A signal drops what waits for W&B; by then the run may have its summary."""
+    np.savez(home / "images.npz", images=make_images(60).permute(0, 2, 3, 1).numpy())
+    data = (*TINY, "data=npz", "data.path=images.npz", "data.cache=cache")
+    steps = ("train.steps=20", "train.eval_every=10", "train.workers=1")
+    config = config_of(home, *data, *steps, "log.wandb.mode=offline")
+    with monkeypatch.context() as deaf:
+        deaf.setattr(loggers._WandbRun, "_submit", lambda self, call: None)
+        grid.run([config])
+    assert (config.run_dir / loggers.OWED).exists()
+    assert not list(wandb_folder(config).glob("offline-run-*"))
+    before = (config.run_dir / "summary.json").read_bytes()
+    grid.run([config])
+    read = read_run(config)
+    text = (config.run_dir / "metrics.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    expected = [{k: float(v) for k, v in row.items() if v} for row in rows]
+    assert curves(read.history) == expected
+    picture = read.history[-1]["reconstructions/path"]
+    pixels = (config.run_dir / "reconstructions.png").read_bytes()
+    assert (read.folder / "files" / picture).read_bytes() == pixels
+    assert (read.summary["status"], read.exit_codes) == ("finished", [0])
+    assert not (config.run_dir / loggers.OWED).exists()
+    grid.run([config])
+    assert len(list(wandb_folder(config).glob("offline-run-*"))) == 1
+    assert (config.run_dir / "summary.json").read_bytes() == before
 
 
 def test_rows_that_the_server_has_are_not_sent_again(home, monkeypatch):

@@ -100,7 +100,10 @@ def test_strips_show_the_pictures_beside_label_and_psnr(tmp_path):
     assert image.get_clim() == (0, 255)
     assert "seed 0   18.42 dB" in [text.get_text() for text in first.texts]
     texts = [text.get_text() for text in second.texts]
-    assert texts == ["no reconstructions yet", "seed 1 (interrupted, step 20)   6.02 dB"]
+    assert texts == [
+        "no reconstructions to show",
+        "seed 1 (interrupted, step 20)   6.02 dB",
+    ]
 
 
 def test_a_damaged_picture_is_left_out(tmp_path):
@@ -109,7 +112,7 @@ def test_a_damaged_picture_is_left_out(tmp_path):
     for content in (b"", b"junk", path.read_bytes()[:60]):
         path.write_bytes(content)
         texts = [text.get_text() for text in drawn(tmp_path, [run_id]).axes[4].texts]
-        assert texts[0] == "no reconstructions yet"
+        assert texts[0] == "no reconstructions to show"
 
 
 @pytest.mark.parametrize("points", [1, 4, 12, 30])

@@ -21,7 +21,7 @@ from vae_sweep.records import COLUMNS, RecordsChanged, RunFolder, lock
 from vae_sweep.trainer import State, StateShape
 
 ABOUT = {
-    **{"run_id": "r", "beta": 1.0, "implied_sigma": 36.0, "psnr_cap": math.inf},
+    **{"beta": 1.0, "implied_sigma": 36.0, "psnr_cap": math.inf},
     **{"predicted": {}, "steps": 0, "total_steps": 100, "device": "cpu", "threads": 1},
     **{"command": "python -m vae_sweep.run", "versions": {"torch": "2"}, "commit": None},
 }
@@ -368,6 +368,25 @@ def test_another_runs_configuration_is_found_out(folder, tmp_path):
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(Unreadable, match="altered"):
         recorded.read_config(folder.path)
+
+
+def test_another_runs_summary_is_said_and_kept(folder, tmp_path):
+    later = ended(folder)
+    other = RunFolder(make_config(*TINY, f"runs={tmp_path}", "seed=1"), "abc")
+    other.open({**ABOUT, "run_id": other.config.run_id})
+    content = (other.path / "summary.json").read_bytes()
+    (later.path / "summary.json").write_bytes(content)
+    assert later.ended() == (None, "summary.json is another run's")
+    later.open(ABOUT)
+    assert (later.path / "summary.json.old-1").read_bytes() == content
+    assert "run_id" not in recorded.read_summary(later.path)
+
+
+def test_a_lock_that_is_a_folder_is_put_aside(tmp_path):
+    (tmp_path / ".lock" / "inside").mkdir(parents=True)
+    with lock(tmp_path):
+        assert (tmp_path / ".lock").is_file()
+    assert (tmp_path / ".lock.old-1" / "inside").is_dir()
 
 
 @pytest.mark.parametrize("change", ["another picture", "one pixel", "no PNG"])

@@ -266,7 +266,7 @@ def test_damaged_and_missing_files_leave_gaps(tmp_path, damage):
     if damage != "missing":
         picture.write_bytes(content[:45] if damage == "truncated" else b"none")
     page = made(tmp_path)
-    assert [text for _, text in page.find("p")].count("no reconstructions yet") == 1
+    assert [text for _, text in page.find("p")].count("no reconstructions to show") == 1
     codes = [text for _, text in page.find("code")]
     assert {whole, bare} <= set(codes)
     bare_row = page.table("runs").query("seed == '1'").iloc[0]
@@ -354,6 +354,15 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, mistake):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.rglob(".report*")) == []
+
+
+def test_runs_that_are_left_out_are_said(tmp_path):
+    write_run(tmp_path / "sweep", summary())
+    torn = write_run(tmp_path / "sweep", summary(), seed=1)
+    (tmp_path / "sweep" / torn / "summary.json").write_text("[]")
+    done = command(str(tmp_path / "sweep"))
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"left out 1 run that cannot be read: {torn} (")
 
 
 def test_a_folder_in_the_place_of_the_page_is_put_aside(tmp_path):

@@ -135,7 +135,7 @@ CASES = [(name, content) for name, of in DAMAGES.items() for content in of]
 def test_a_run_that_cannot_be_read_is_skipped_with_the_reason(tmp_path, name, content):
     bad, good = write_run(tmp_path, None), write_run(tmp_path, summary(), seed=1)
     (tmp_path / bad / name).write_bytes(content)
-    loaded = results.load(tmp_path)
+    loaded = results.read(tmp_path)
     assert loaded.finals["run_id"].tolist() == [good]
     assert list(loaded.skipped) == [bad]
     assert loaded.skipped[bad].startswith(name)
@@ -152,7 +152,7 @@ def test_a_file_that_is_a_folder_is_skipped_with_the_reason(tmp_path, name):
     bad, good = write_run(tmp_path, summary()), write_run(tmp_path, summary(), seed=1)
     (tmp_path / bad / name).unlink()
     (tmp_path / bad / name).mkdir()
-    loaded = results.load(tmp_path)
+    loaded = results.read(tmp_path)
     assert loaded.finals["run_id"].tolist() == [good]
     assert "directory" in loaded.skipped[bad]
 
@@ -161,7 +161,18 @@ def test_rows_that_the_summary_does_not_state_are_not_shown(tmp_path):
     stated = {"steps": 20, "rows": 2, "metrics_sha256": "0" * 64}
     run_id = write_run(tmp_path, summary(**stated))
     write_run(tmp_path, summary(), seed=1)
-    assert "other rows" in results.load(tmp_path).skipped[run_id]
+    assert "other rows" in results.read(tmp_path).skipped[run_id]
+
+
+def test_runs_that_are_left_out_are_warned_of(tmp_path):
+    whole, torn = write_run(tmp_path, summary()), write_run(tmp_path, summary(), seed=1)
+    (tmp_path / torn / "summary.json").write_text("[]")
+    with pytest.warns(UserWarning, match="left out 1 run that cannot be read") as said:
+        loaded = results.load(tmp_path)
+    assert said[0].filename == __file__
+    assert list(loaded.finals["run_id"]) == [whole]
+    assert loaded.skipped.keys() == {torn}
+    assert results.read(tmp_path).skipped == loaded.skipped
 
 
 def test_a_run_is_running_while_a_process_holds_the_sweep(tmp_path):

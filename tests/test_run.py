@@ -384,6 +384,18 @@ def test_a_terminal_that_knows_ascii_only(cli):
     assert "no network can pass" in out
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [{"MPLBACKEND": "nope"}, {"HOME": "/proc/nope", "XDG_CACHE_HOME": ""}],
+    ids=["backend", "home"],
+)
+def test_what_matplotlib_takes_from_the_environment_is_no_matter(cli, variables):
+    cli.env |= variables
+    _, err = cli(*SMALL, "norm=unit", "train.steps=2")
+    assert err == ""
+    assert (cli.folder / "runs/main/overview.png").stat().st_size > 10_000
+
+
 def test_a_working_folder_that_was_deleted(cli, tmp_path):
     (tmp_path / "gone").mkdir()
     code = "import os, sys; os.rmdir(os.getcwd()); sys.argv[1:] = []; "

@@ -40,6 +40,32 @@ def test_an_error_without_a_path():
     assert of_system(OSError("odd")) == "odd; set runs=FOLDER to write elsewhere"
 
 
+def test_nothing_to_write_to_is_standard_output():
+    said = of_system(OSError(errno.ENOSPC, "No space left on device"))
+    assert said == "standard output: No space left on device; free space where it leads"
+
+
+PRINTS = """
+from vae_sweep import system
+system.start()
+print("β → σ – − · é ☃")
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("ascii", "b > s - - - ? ?"), ("latin-1", "b > s - - · é ?"), ("utf-8", None)],
+)
+def test_characters_that_an_encoding_lacks_become_plain_ones(encoding, said):
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode(encoding).strip() == (said or "β → σ – − · é ☃")
+
+
 LIMITS = """
 import resource, sys
 from vae_sweep import system

@@ -191,7 +191,9 @@ def parse(line: str, parser: OverridesParser) -> Override:
         raise UserError(f"an option is UTF-8 text, got {text}; type it anew") from None
     except (HydraException, ValueError, RecursionError):
         key, _, value = text.partition("=")
-        if line.rstrip().endswith(","):
+        if key == "sweep":
+            remedy = "name it with letters a-z, A-Z, digits and . _ = , -"
+        elif line.rstrip().endswith(","):
             remedy = "remove the comma at its end"
         elif set(value) & set("\"'"):
             remedy = "check its quotes"

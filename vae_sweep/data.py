@@ -310,6 +310,8 @@ def _channels_first(key: str, array: NDArray) -> Pixels:
 def _remedy(array: NDArray, shaped: bool) -> str:
     """What makes uint8 images [n, H, W, C] of an array, in numpy or in words."""
     images = "images"
+    if array.size == 0:
+        return "it holds no images; leave it out"
     if not shaped:
         if array.ndim != 4 or not 0 < array.shape[1] <= 4:
             return "reshape or crop it, pixels 0..255"

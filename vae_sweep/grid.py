@@ -70,6 +70,7 @@ def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summar
         list_runs(folder, names)
     ended = {p.folder.path: _ended(console, p) for p in prepared}
     _say_skipped(console, list(filter(None, ended.values())))
+    _settle(prepared, ended)
     for _ in range(ROUNDS):
         todo = [p for p in prepared if ended[p.folder.path] is None]
         if not todo:
@@ -88,6 +89,23 @@ def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summar
             if ended[p.folder.path] is not None:
                 ended[p.folder.path] = _ended(console, p, again=False)
     return ended
+
+
+def _settle(prepared: list[Prepared], ended: dict[Path, Summary | None]) -> None:
+    """Tells W&B all of the runs that ended before it had heard of it."""
+    owed = [p for p in prepared if ended[p.folder.path] and loggers.is_owed(p.config)]
+    try:
+        for p in owed:
+            summary, logger = ended[p.folder.path], loggers.open_wandb(p.config)
+            if summary is not None and logger is not None:
+                loggers.tell(logger, p.folder.rows(), p.folder.picture)
+                logger.finish(summary, exit_code=int(summary["status"] != "finished"))
+    except stop.Stopped:
+        loggers.abandon()
+        raise
+    finally:
+        if owed:
+            loggers.drain(owed[0].config.sweep_dir)
 
 
 def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:
@@ -154,7 +172,7 @@ def _resumed(console: Console, todo: list[Prepared]) -> list[Prepared]:
 
 def _say_going_on(console: Console, todo: list[Prepared]) -> None:
     """From which steps those go on that were interrupted."""
-    begun = [p for p in todo if p.step > 0]
+    begun = [p for p in todo if 0 < p.step < p.steps]
     if begun:
         points = "1 point goes" if len(begun) == 1 else f"{len(begun)} points go"
         low, high = min(p.step for p in begun), max(p.step for p in begun)
@@ -318,10 +336,9 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
         ids = [c.run_id for c in configs if c.sweep_dir == folder and c.run_dir.is_dir()]
         if not ids:
             continue
-        whole = results.load(folder, ids, rest=True)
-        shown = (
-            whole if set(whole.finals["run_id"]) <= {*ids} else results.load(folder, ids)
-        )
+        whole = results.read(folder, ids, rest=True)
+        alone = set(whole.finals["run_id"]) <= {*ids}
+        shown = whole if alone else results.read(folder, ids)
         results.print_table(shown, console)
         if draw:
             for line in results.left_out(whole):

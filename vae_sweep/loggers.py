@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,6 +22,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.system import open_files
 from vae_sweep.wandb_mode import Mode, wandb_mode
 
+OWED = ".wandb-owed"  # a file in a run's folder
 INIT_TIMEOUT_S = 30  # how long wandb may look for its server
 OPEN_FILES = 64  # of this process that wandb needs: with few its threads print tracebacks
 FINISH_TIMEOUT_S = 30  # and upload what is left of a run; the rest stays in its folder
@@ -46,9 +47,31 @@ class Logger(Protocol):
 
 
 def open_wandb(config: RunConfig) -> Logger | None:
-    """The W&B run of one grid point, or None where W&B is disabled."""
+    """The W&B run of one grid point, or None where W&B is disabled.
+
+    Until W&B has its end, the run's folder says that it is owed something.
+    """
     mode = wandb_mode(config.log.wandb)
-    return None if mode == "disabled" else _WandbRun(config, mode)
+    if mode == "disabled":
+        return None
+    with suppress(OSError):
+        (config.run_dir / OWED).touch()
+    return _WandbRun(config, mode)
+
+
+def is_owed(config: RunConfig) -> bool:
+    """Whether W&B was not told all of a run, for a signal, a kill or a failure."""
+    return (config.run_dir / OWED).exists() and wandb_mode(config.log.wandb) != "disabled"
+
+
+def tell(logger: Logger, rows: Iterable[Mapping[str, float]], picture: Path) -> None:
+    """All rows so far and the picture of the last one; a logger skips those that it has."""
+    step = None
+    for row in rows:
+        logger.row(row)
+        step = int(row["step"])
+    if step is not None and picture.exists():
+        logger.images(step, picture)
 
 
 def wandb_folder(config: RunConfig) -> Path:
@@ -225,6 +248,8 @@ class _WandbRun:
             self._run.log({}, commit=True)
             self._run.summary.update(values)
             self._run.finish(exit_code=exit_code)
+            with suppress(OSError):
+                (self._config.run_dir / OWED).unlink(missing_ok=True)
 
         self._submit(finish_run)
 

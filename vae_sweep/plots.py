@@ -197,7 +197,7 @@ def _draw_strip(
     axes.spines[:].set_visible(False)
     axes.set_anchor("NW")
     if picture is None:
-        axes.text(0, 0.5, "no reconstructions yet", size=8, transform=axes.transAxes)
+        axes.text(0, 0.5, "no reconstructions to show", size=8, transform=axes.transAxes)
     else:
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     if picture is not None and first:

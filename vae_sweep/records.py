@@ -109,6 +109,8 @@ def lock(folder: Path) -> Iterator[None]:
     """Holds the sweep folder for this process; UserError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / ".lock").is_dir():
+            put_aside(folder / ".lock")
         held = FileLock(folder / ".lock")
         held.acquire(timeout=LOCK_WAIT_S)
     except Timeout:
@@ -190,8 +192,11 @@ class RunFolder:
         """
         try:
             summary = recorded.read_summary(self.path)
-            if summary is None or summary.get("identity") != self.identity:
+            if summary is None:
                 return None, None
+            if summary.get("identity") != self.identity:
+                other = summary.get("run_id") not in (None, self.config.run_id)
+                return None, "summary.json is another run's" if other else None
             if summary["status"] == "running":
                 return None, None
             if recorded.fit(summary, recorded.read_rows(self.path)):
@@ -349,11 +354,13 @@ class RunFolder:
         """Makes the folder, and states configuration and `summary`, which says running."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_config()
-        with suppress(Unreadable):
-            recorded.read_summary(self.path)
-            self._write_summary({**summary, "status": "running"})
-            return
-        put_aside(self.path / "summary.json")
+        try:
+            there = recorded.read_summary(self.path)
+            own = there is None or there.get("identity") == self.identity
+        except Unreadable:
+            own = False
+        if not own:
+            put_aside(self.path / "summary.json")
         self._write_summary({**summary, "status": "running"})
 
     def _write_config(self) -> None:

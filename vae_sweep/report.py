@@ -6,6 +6,7 @@ Writes runs/<sweep>/report.html, which needs nothing but itself: no network, no 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,15 +21,20 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; type python -m vae_sweep.report runs/<sweep>")
 
 
-def write(folder: Path, output: Path | None = None) -> Path:
+def write(
+    folder: Path,
+    output: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Writes the page of a sweep, replaced as a whole; returns its path.
 
-    `output` is the file, else `folder`/report.html. Raises UserError where `folder` holds
+    `output` is the file, else `folder`/report.html; `tell` hears of runs that are left
+    out. Raises UserError where `folder` holds
     no runs or the page cannot be written.
     """
     from vae_sweep import report_page  # pandas takes a second to import
 
-    content = report_page.page(folder).encode()
+    content = report_page.page(folder, tell).encode()
     path = output or folder / "report.html"
     try:
         write_atomically(path, content)
@@ -59,7 +65,7 @@ def _main() -> None:
     try:
         system.start()
         typed = parser.parse_args()
-        path = write(typed.folder, typed.output)
+        path = write(typed.folder, typed.output, print)
         print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,14 @@ STATUSES = ("diverged", "failed", "interrupted", "running")  # of runs that did 
 QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
 
 
-def page(folder: Path) -> str:
-    """The HTML page of runs/<sweep>; UserError where it holds no runs."""
-    loaded = results.load(folder)
+def page(folder: Path, tell: Callable[[str], None] = lambda line: None) -> str:
+    """The HTML page of runs/<sweep>; UserError where it holds no runs.
+
+    `tell` hears, in a line, of runs that are left out.
+    """
+    loaded = results.read(folder)
+    for line in results.left_out(loaded):
+        tell(line)
     looked = report_figures.looks(loaded.finals)
     board = runs_table(loaded, looked)
     environment = Environment(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -92,11 +93,22 @@ def load(
     """Reads the run folders in `folder`, runs/<sweep>; whole rows of unfinished ones too.
 
     Runs come in the order of `run_ids`, which also restricts them unless `rest` is to
-    follow, by name. Runs that cannot be read are skipped.
+    follow, by name. Runs that cannot be read are left out, with a warning;
+    `Results.skipped` has them.
 
     Raises:
         UserError: There is no such folder or run, or no run that can be read.
     """
+    found = read(folder, run_ids, rest)
+    for line in left_out(found):
+        warnings.warn(line, stacklevel=2)
+    return found
+
+
+def read(
+    folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
+) -> Results:
+    """As `load`, without a word of runs that are left out."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")

@@ -1,5 +1,6 @@
 """What a command meets on a machine: streams, folders, and the system's errors."""
 
+import codecs
 import errno
 import logging
 import math
@@ -39,26 +40,43 @@ REMEDIES = {
 def of_system(error: OSError) -> str:
     """A line of an error of the operating system: path, what is wrong, remedy."""
     reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None and REMEDIES.get(error.errno or 0) == FULL:
+        return f"standard output: {reason}; free space where it leads"
     remedy = REMEDIES.get(error.errno or 0, "set runs=FOLDER to write elsewhere")
     path = "" if error.filename is None else f"{shown(error.filename)[1:-1]}: "
     return f"{path}{reason}; {remedy}"
 
 
+PLAIN = {"–": "-", "−": "-", "→": ">", "·": "-", "β": "b", "σ": "s", "…": "..."}
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Codecs' handler of characters that an encoding lacks: a likeness, else `?`."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(each, "?") for each in lacking), error.end
+
+
 def start() -> None:
     """Makes what a command takes for granted, at its start.
 
-    Closed streams lead nowhere, characters that a terminal cannot show become `?`, and
-    log files that cannot be written (W&B's, on a full disk) print no traceback. As many
+    Closed streams lead nowhere, characters that a terminal cannot show become plain ones,
+    and log files that cannot be written (W&B's, on a full disk) print no traceback. As many
     files may be open as the system lets a process ask for, up to MANY_FILES.
     Raises UserError where the working folder is gone.
     """
     logging.raiseExceptions = False
+    # figures go to files, whatever a notebook's environment says; where matplotlib cannot
+    # keep its fonts, it says so at length
+    os.environ.pop("MPLBACKEND", None)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    codecs.register_error("plain", _plainly)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # else the next file that is opened would get its number
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         elif mode == "w" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="plain")
     if resource is not None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)

@@ -10,7 +10,7 @@ import torch
 from vae_sweep.cohort import Point
 from vae_sweep.config import RunConfig
 from vae_sweep.data import Images
-from vae_sweep.loggers import Logger
+from vae_sweep.loggers import Logger, tell
 from vae_sweep.records import RecordsChanged, RunFolder
 from vae_sweep.trainer import State, Trainer, weights
 
@@ -109,12 +109,8 @@ class Recorder:
 
     def _tell_again(self, run: Run) -> None:
         """A logger that is opened anew hears of all rows; it skips those that it has."""
-        rows = run.folder.rows()
-        if run.logger is not None and rows:
-            for row in rows:
-                run.logger.row(row)
-            if run.folder.picture.exists():
-                run.logger.images(int(rows[-1]["step"]), run.folder.picture)
+        if run.logger is not None:
+            tell(run.logger, run.folder.rows(), run.folder.picture)
 
     def _pause(self) -> None:
         """Writes checkpoints and raises Paused where training is to end early."""

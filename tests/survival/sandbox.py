@@ -103,12 +103,12 @@ class Sandbox:
     def leftovers(self) -> list[str]:
         """Processes, temporary files and copies of images: none may be there for long."""
         found = [f"process {p.pid}: {p.command[:100]}" for p in self.processes()]
-        for path in sorted((self.folder / "tmp").rglob("*")):
+        for path in _below(self.folder / "tmp"):
             inside = path.relative_to(self.folder / "tmp")
             if not FOREIGN.fullmatch(inside.parts[0]):
                 found.append(f"in TMPDIR: {inside}{_size(path)}")
         for root in ("runs", "cache"):
-            for path in sorted((self.folder / root).rglob("*")):
+            for path in _below(self.folder / root):
                 if TEMPORARY.fullmatch(path.name) and not self._is_wandbs(path):
                     found.append(f"temporary: {path.relative_to(self.folder)}")
         return found
@@ -126,6 +126,14 @@ class Sandbox:
         if (self.folder / "tmp").exists():
             shutil.rmtree(self.folder / "tmp", ignore_errors=True)
             (self.folder / "tmp").mkdir(exist_ok=True)
+
+
+def _below(folder: Path) -> list[Path]:
+    """All that lies in a folder, which processes may be writing or removing."""
+    found = []
+    for parent, folders, files in os.walk(folder):  # passes over what is gone meanwhile
+        found += [Path(parent, name) for name in (*folders, *files)]
+    return sorted(found)
 
 
 def _size(path: Path) -> str:
