@@ -80,7 +80,7 @@ def entries() -> list[str]:
 
 
 def followed() -> list[str]:
-    """The files that a point's way enters, as often as it does, from command to first row."""
+    """The files that a point's way enters, in turn, from the command to its first row."""
     way: list[str] = []
 
     class Arrived(BaseException):
