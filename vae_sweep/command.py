@@ -45,20 +45,23 @@ def configs_of(points: list[Plain]) -> list[RunConfig]:
     for point in points:
         try:
             values = _resolved(point, known)
-        except OmegaConfBaseException:  # it refers to another key, or to nothing
+        except OmegaConfBaseException:  # a key is missing, or refers to another
             values = _container(OmegaConf.create(point))
         configs.append(_validated(values))
     return configs
 
 
-def _resolved(value: Any, known: dict[str, Any], key: str = "") -> Any:
-    """`value` with its interpolations resolved, each once, that refer to no other key."""
+def _resolved(value: Any, known: dict[str, Any]) -> Any:
+    """`value` with its interpolations resolved, each once, that refer to no other key.
+
+    Raises OmegaConfBaseException for the others, and where a value is missing.
+    """
     if isinstance(value, dict):
-        return {k: _resolved(v, known, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
+        return {k: _resolved(v, known) for k, v in value.items()}
     if isinstance(value, list):
-        return [_resolved(v, known, key) for v in value]
+        return [_resolved(v, known) for v in value]
     if value == MISSING:
-        raise UserError(f"{key} is missing; set {key}=...")
+        raise MissingMandatoryValue(MISSING)
     if not isinstance(value, str) or "${" not in value:
         return value
     if value not in known:

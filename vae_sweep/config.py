@@ -653,8 +653,7 @@ def validate_recorded(values: dict[str, Any]) -> tuple[RunConfig, list[str]]:
 
     Raises UserError as `validate`.
     """
-    unknown_keys = []
-    values = copy.deepcopy(values)
+    unknown_keys: list[str] = []
     while True:
         try:
             return RunConfig.model_validate(values), unknown_keys
@@ -662,6 +661,7 @@ def validate_recorded(values: dict[str, Any]) -> tuple[RunConfig, list[str]]:
             found = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
             if not found:
                 raise UserError("; ".join(_complaints(error.errors()))) from None
+        values = copy.deepcopy(values)
         for location in found:
             *sections, key = _parts(location)
             section = values

@@ -75,16 +75,10 @@ def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summar
         todo = [p for p in prepared if ended[p.folder.path] is None]
         if not todo:
             break
-        try:
+        with loggers.settled(todo[0].config.sweep_dir):
             todo = _resumed(console, todo)
             _say_going_on(console, todo)
-            trained = _train(console, todo, len(prepared))
-        except stop.Stopped:
-            loggers.abandon()
-            raise
-        finally:
-            loggers.drain(todo[0].config.sweep_dir)
-        ended |= trained
+            ended |= _train(console, todo, len(prepared))
         for p in prepared:  # of those that ended before, too, the files may be gone
             if ended[p.folder.path] is not None:
                 ended[p.folder.path] = _ended(console, p, again=False)
@@ -94,18 +88,14 @@ def _run_locked(console: Console, prepared: list[Prepared]) -> dict[Path, Summar
 def _settle(prepared: list[Prepared], ended: dict[Path, Summary | None]) -> None:
     """Tells W&B all of the runs that ended before it had heard of it."""
     owed = [p for p in prepared if ended[p.folder.path] and loggers.is_owed(p.config)]
-    try:
+    if not owed:
+        return
+    with loggers.settled(owed[0].config.sweep_dir):
         for p in owed:
             summary, logger = ended[p.folder.path], loggers.open_wandb(p.config)
             if summary is not None and logger is not None:
                 loggers.tell(logger, p.folder.rows(), p.folder.picture)
                 logger.finish(summary, exit_code=int(summary["status"] != "finished"))
-    except stop.Stopped:
-        loggers.abandon()
-        raise
-    finally:
-        if owed:
-            loggers.drain(owed[0].config.sweep_dir)
 
 
 def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:

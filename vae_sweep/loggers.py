@@ -11,13 +11,13 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from vae_sweep import scratch
+from vae_sweep import scratch, stop
 from vae_sweep.config import RunConfig
 from vae_sweep.system import open_files
 from vae_sweep.wandb_mode import Mode, wandb_mode
@@ -101,6 +101,21 @@ def abandon() -> None:
         if _worker is not None:
             _worker.abandon()
         _worker = None
+
+
+@contextmanager
+def settled(records: Path) -> Iterator[None]:
+    """Waits, at the end, for W&B to have what it was told; a signal drops that instead.
+
+    `records` is what a warning names where W&B hangs.
+    """
+    try:
+        yield
+    except stop.Stopped:
+        abandon()
+        raise
+    finally:
+        drain(records)
 
 
 def drain(records: Path, timeout_s: float = 60) -> bool:

@@ -40,14 +40,13 @@ class Later(Unreadable):
 
 def check_schema(name: str, schema: Any) -> None:
     """Raises Later where this version does not know the `schema` that a file states."""
-    if isinstance(schema, int) and not isinstance(schema, bool) and schema <= SCHEMA:
-        return
-    if isinstance(schema, int) and schema is not True:
+    if isinstance(schema, bool) or not isinstance(schema, int):
+        raise Unreadable(f"{name} is damaged: schema must be a whole number")
+    if schema > SCHEMA:
         raise Later(
             f"{name} was written by a later version (schema {schema}, this one reads up "
             f"to {SCHEMA})"
         )
-    raise Unreadable(f"{name} is damaged: schema must be a whole number")
 
 
 Number = float | int | None
@@ -116,6 +115,11 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _damaged(name: str, error: Exception) -> Unreadable:
+    said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return Unreadable(f"{name} is damaged: {said}")
+
+
 class Stated(NamedTuple):
     """What a config.yaml states: the configuration, without keys that this version does not
     know, and the run_id, which those keys are part of."""
@@ -164,8 +168,7 @@ def read_sweep(folder: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise Unreadable(f"sweep.json is damaged: {said}") from None
+        raise _damaged("sweep.json", error) from None
     check_schema("sweep.json", listed.schema_)
     return listed.runs
 
@@ -188,8 +191,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         said = ": ".join([*map(str, first["loc"]), first["msg"]])
         raise Unreadable(f"summary.json is damaged: {said}") from None
     except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise Unreadable(f"summary.json is damaged: {said}") from None
+        raise _damaged("summary.json", error) from None
     if "checksum" in summary and summary["checksum"] != checksum(summary):
         raise Unreadable("summary.json was altered: it does not match its checksum")
     return summary

@@ -60,8 +60,12 @@ class Compositions:
         config.hydra.runtime.choices.update(job.choices)
         config.hydra.overrides.task = list(lines)
         style = config.hydra.job.config.override_dirname
-        shown = [o for o in map(self._override, lines) if _key(o) not in style.exclude_keys]
-        name = style.item_sep.join(sorted(str(o.input_line) for o in shown))
+        shown = [
+            str(override.input_line)
+            for override in map(self._override, lines)
+            if override.key_or_group not in style.exclude_keys
+        ]
+        name = style.item_sep.join(sorted(shown))
         config.hydra.job.override_dirname = name.replace("=", style.kv_sep)
         return config
 
@@ -136,10 +140,6 @@ class Compositions:
                 return None
             node[last] = value
         return config
-
-
-def _key(override: Override) -> str:
-    return override.key_or_group
 
 
 def _plain(config: DictConfig) -> Plain:
