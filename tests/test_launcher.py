@@ -49,8 +49,11 @@ def master_of(loader: ConfigLoader) -> DictConfig:
     return loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
 
 
-def test_a_job_that_is_put_together_is_hydras_own(loader):
+@pytest.mark.parametrize("loaded_twice", [False, True])
+def test_a_job_that_is_put_together_is_hydras_own(loader, loaded_twice, monkeypatch):
     master = master_of(loader)
+    if loaded_twice:  # as Hydra's scans of plugins do: the class is another than it was
+        monkeypatch.setattr(grid_launcher, "GridLauncherConf", object())
     compositions = Compositions(loader, master)
     put_together = 0
     for lines in JOBS:
