@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vae_sweep.config import RunConfig, Slug, UserError, WandbConfig
+from vae_sweep.config import RunConfig, Slug, WandbConfig
+from vae_sweep.errors import UserError
 from vae_sweep.wandb_mode import wandb_mode
 
 if TYPE_CHECKING:

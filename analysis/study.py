@@ -15,7 +15,7 @@ import nbformat
 import papermill
 
 from vae_sweep import answers, figures, published
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.published import Study
 
 ROOT = Path(__file__).parents[1]

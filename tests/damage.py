@@ -30,7 +30,8 @@ from safetensors.numpy import load_file, save_file
 from survival.__main__ import put_between
 
 from vae_sweep import command, grid, plots, progress, report, report_figures, results
-from vae_sweep.config import Failed, RunConfig, UserError
+from vae_sweep.config import RunConfig
+from vae_sweep.errors import Failed, UserError
 
 BEGIN, END = "<!-- damage: python tests/damage.py -->", "<!-- end of damage -->"
 SWEEP = Path("runs/main")

@@ -5,7 +5,8 @@ from conftest import make_config
 from hydra.errors import HydraException
 from pydantic import ValidationError
 
-from vae_sweep.config import UserError, nearest, validate
+from vae_sweep.config import validate
+from vae_sweep.errors import UserError, nearest
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import yaml
 from conftest import make_config
 
 from analysis import dashboard
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.loggers import wandb_note
 from vae_sweep.records import COLUMNS
 

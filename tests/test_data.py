@@ -25,8 +25,8 @@ from vae_sweep.config import (
     ImageFolderConfig,
     NpzConfig,
     TorchvisionConfig,
-    UserError,
 )
+from vae_sweep.errors import UserError
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
 

@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
 from vae_sweep import experiment
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 
 STUDY = (
     *("q1_range_mismatch", "q2_make_it_fit", "q3_output_layer", "q4_balance", "original"),

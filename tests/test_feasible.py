@@ -5,7 +5,7 @@ import torch
 from conftest import TINY, make_config
 
 from vae_sweep import feasible, points
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.models import build
 
 

@@ -11,8 +11,9 @@ from conftest import TINY, make_config, make_images
 from safetensors.torch import load_file
 
 from vae_sweep import dataset, grid, recorded, results, stop
-from vae_sweep.config import RunConfig, UserError
+from vae_sweep.config import RunConfig
 from vae_sweep.data import Images
+from vae_sweep.errors import UserError
 from vae_sweep.plan import plans
 from vae_sweep.points import prepare
 from vae_sweep.process import keep_freed_memory, limited_threads

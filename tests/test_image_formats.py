@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from vae_sweep import image_folder
-from vae_sweep.config import ImageFolderConfig, UserError
+from vae_sweep.config import ImageFolderConfig
 from vae_sweep.decode import Done, decode
+from vae_sweep.errors import UserError
 
 README = Path(__file__).with_name("README.md")
 WHITE, BLACK, MIXED = (255, 255, 255), (0, 0, 0), (10, 20, 30)

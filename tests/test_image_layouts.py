@@ -15,7 +15,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from vae_sweep import data, dataset, image_folder, layout
-from vae_sweep.config import ImageFolderConfig, UserError, current_versions, validate
+from vae_sweep.config import ImageFolderConfig, current_versions, validate
+from vae_sweep.errors import UserError
 from vae_sweep.points import prepare
 from vae_sweep.prediction_table import frame
 from vae_sweep.records import RunFolder

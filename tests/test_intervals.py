@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.intervals import (
     Interval,
     bootstrap,

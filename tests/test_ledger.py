@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from vae_sweep import answers, balance, ledger
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.published import NORMS, Published
 from vae_sweep.results import Results
 

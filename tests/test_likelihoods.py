@@ -13,7 +13,8 @@ from torch.distributions import Bernoulli, ContinuousBernoulli, Laplace, Normal
 
 from vae_sweep import likelihoods, metrics
 from vae_sweep.cohort import Cohort, Streams, point
-from vae_sweep.config import UNIT_INTERVAL, Likelihood, UserError
+from vae_sweep.config import UNIT_INTERVAL, Likelihood
+from vae_sweep.errors import UserError
 from vae_sweep.likelihoods import KINDS, LOCATED
 from vae_sweep.normalize import histograms
 

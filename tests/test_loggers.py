@@ -16,7 +16,8 @@ from PIL import Image
 from survival.wandb_files import key_of, read_records
 
 from vae_sweep import grid, loggers
-from vae_sweep.config import RunConfig, UserError
+from vae_sweep.config import RunConfig
+from vae_sweep.errors import UserError
 from vae_sweep.loggers import Logger, drain, open_wandb, wandb_folder, wandb_note
 from vae_sweep.wandb_mode import wandb_mode
 

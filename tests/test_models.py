@@ -3,7 +3,7 @@ import torch
 from conftest import make_config
 from torch import Generator
 
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.models import ConvVAE, check, resolutions
 
 

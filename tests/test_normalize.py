@@ -5,7 +5,7 @@ from conftest import make_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.normalize import fit, histograms
 
 NORMS = ("unit", "minus1_1", "zscore", "zscore_global", "raw255")

@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.test_results import config
 from vae_sweep import published, results
-from vae_sweep.config import UserError, validate
+from vae_sweep.config import validate
+from vae_sweep.errors import UserError
 from vae_sweep.published import Study
 
 SUMMARY = {

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from vae_sweep import recorded, records, results
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.recorded import Unreadable
 from vae_sweep.records import COLUMNS, RecordsChanged, RunFolder, lock
 from vae_sweep.trainer import State, StateShape

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from vae_sweep import results
-from vae_sweep.config import UserError, validate
+from vae_sweep.config import validate
+from vae_sweep.errors import UserError
 from vae_sweep.records import lock
 
 COLUMNS = "step,epoch,train/loss,val/loss,val/mse_pixel,val/psnr,val/kl,val/elbo"

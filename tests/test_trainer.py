@@ -12,7 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_sweep.cohort import point
-from vae_sweep.config import Head, Norm, Reduction, RunConfig, UserError, validate
+from vae_sweep.config import Head, Norm, Reduction, RunConfig, validate
+from vae_sweep.errors import UserError
 from vae_sweep.normalize import histograms
 from vae_sweep.trainer import Trainer, resolve_device, total_steps
 

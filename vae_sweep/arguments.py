@@ -24,7 +24,8 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
-from vae_sweep.config import UserError, keys, nearest, options, shown, unknown
+from vae_sweep.config import keys, options, unknown
+from vae_sweep.errors import UserError, nearest, shown
 
 PACKAGE = Path(__file__).parent
 # conf/ lies inside the package in a wheel, beside it in a checkout

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vae_sweep.config import Norm, UserError
+from vae_sweep.config import Norm
+from vae_sweep.errors import UserError
 from vae_sweep.intervals import Interval, bootstrap, difference, of_point
 from vae_sweep.normalize import fit
 from vae_sweep.published import NORMS, Published

@@ -17,17 +17,15 @@ import vae_sweep
 from vae_sweep import arguments, stop, system
 from vae_sweep.arguments import CONF
 from vae_sweep.config import (
-    Failed,
     ImageFolderConfig,
     NpzConfig,
     RunConfig,
-    UserError,
     current_versions,
     expanded,
-    shown,
     unknown,
     validate,
 )
+from vae_sweep.errors import Failed, UserError, shown
 
 Grid = Callable[[list[RunConfig]], list[Any] | None]
 Plain = dict[str, Any]

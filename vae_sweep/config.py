@@ -1,11 +1,10 @@
 """One grid point, typed, frozen and validated (pydantic; no torch)."""
 
 import copy
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -19,6 +18,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from vae_sweep.errors import UserError, nearest, shown
 
 Norm = Literal["unit", "minus1_1", "zscore", "zscore_global", "raw255"]
 Head = Literal[
@@ -75,14 +76,6 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_INTEGER)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class UserError(Exception):
-    """What a user can correct: one or two lines with rule, what was received, remedy."""
-
-
-class Failed(Exception):
-    """What ends a run though its input was right: said in a line, exit code 1."""
 
 
 def _weight(value: float) -> float:
@@ -148,37 +141,6 @@ def expanded(key: str, path: str) -> Path:
             f"{key} begins with ~, but no such home folder is known (HOME is not set, or "
             f"there is no such user), got {shown(path)}; set {key}=FOLDER{also} or HOME"
         ) from None
-
-
-def shown(value: Any) -> str:
-    """`value` as a message shows it: at most 80 characters, all of them printable."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # thousands of digits, or of brackets
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that was most likely meant by `word`, if any.
-
-    Of dotted keys the last part counts as well: `lr` is train.lr.
-    """
-    known = list(words)
-    ends: dict[str, list[str]] = {}
-    for each in known:
-        ends.setdefault(each.rpartition(".")[2], []).append(each)
-    folded = {each.lower(): each for each in known}
-    word = word[:200].lower()
-    if word in folded:
-        return folded[word]
-    if word in ends:
-        return ends[word][0]
-    found = difflib.get_close_matches(word, folded, 1, 0.7)
-    if found:
-        return folded[found[0]]
-    last = difflib.get_close_matches(word.rpartition(".")[2], ends, 1, 0.7)
-    return ends[last[0]][0] if last else None
 
 
 class Frozen(BaseModel):

@@ -27,9 +27,9 @@ from vae_sweep.config import (
     ImageFolderConfig,
     NpzConfig,
     TorchvisionConfig,
-    UserError,
     expanded,
 )
+from vae_sweep.errors import UserError
 from vae_sweep.image_folder import Source
 
 MANY_PIXELS = 50_000_000  # take seconds to make, so a line says what goes on

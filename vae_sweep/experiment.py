@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vae_sweep.config import UserError, nearest, shown
+from vae_sweep.errors import UserError, nearest, shown
 
 PACKAGE = Path(__file__).parent
 # experiments/ lies inside the package in a wheel, beside it in a checkout

@@ -16,8 +16,8 @@ from vae_sweep.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
-    UserError,
 )
+from vae_sweep.errors import UserError
 from vae_sweep.models import resolutions
 
 # Weights change by at most about the learning rate per step. A change below this does not

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from vae_sweep import loggers, plots, results, stop
-from vae_sweep.config import Failed, RunConfig, UserError
+from vae_sweep.config import RunConfig
 from vae_sweep.console import Console
+from vae_sweep.errors import Failed, UserError
 from vae_sweep.plan import Plan, plans
 from vae_sweep.points import Prepared, prepare
 from vae_sweep.predictions import predict

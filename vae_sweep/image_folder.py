@@ -19,8 +19,9 @@ from rich.progress import track
 
 from vae_sweep import layout
 from vae_sweep.cache import Pixels, are_images, cached, say
-from vae_sweep.config import ImageFolderConfig, UserError, expanded
+from vae_sweep.config import ImageFolderConfig, expanded
 from vae_sweep.decode import Done, decode
+from vae_sweep.errors import UserError
 
 VERSION = 2  # of the cache: raise it when the same files give other bytes
 MANY_FILES = 5_000  # take seconds to decode, so a bar or a line says what goes on

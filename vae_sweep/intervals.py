@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 
 FEW = 6  # values, all of whose resamples are taken; of more, RESAMPLES at random
 RESAMPLES = 9999

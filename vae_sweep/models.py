@@ -3,7 +3,8 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, RunConfig, UserError
+from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, RunConfig
+from vae_sweep.errors import UserError
 from vae_sweep.heads import STANDARDIZED
 from vae_sweep.layers import BatchNorm, Conv, GroupNorm, Linear
 

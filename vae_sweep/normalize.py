@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_sweep.config import Norm, UserError
+from vae_sweep.config import Norm
+from vae_sweep.errors import UserError
 
 
 class Affine(NamedTuple):

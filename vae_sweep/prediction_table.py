@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_sweep import results
-from vae_sweep.config import RunConfig, UserError
+from vae_sweep.config import RunConfig
 from vae_sweep.console import Console
+from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
 from vae_sweep.points import prepare
 from vae_sweep.predictions import predict

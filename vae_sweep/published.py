@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 
 from vae_sweep import results
-from vae_sweep.config import Norm, UserError
+from vae_sweep.config import Norm
 from vae_sweep.dataset import Dataset, Datasets
+from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
 from vae_sweep.recorded import read_picture
 from vae_sweep.records import processor

@@ -20,7 +20,8 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vae_sweep.config import RunConfig, UserError, validate_recorded
+from vae_sweep.config import RunConfig, validate_recorded
+from vae_sweep.errors import UserError
 
 # of what is written; 1, of files that state none; 2, before finished runs kept no more than
 # their weights and sweep.json listed the runs

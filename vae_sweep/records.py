@@ -31,7 +31,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vae_sweep import metrics, recorded
-from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig, UserError
+from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig
+from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.recorded import SCHEMA, Later, Rows, Unreadable, check_schema
 from vae_sweep.trainer import State, StateShape

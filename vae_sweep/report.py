@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import vae_sweep
 from vae_sweep import stop, system
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
 
 

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_sweep import recorded
-from vae_sweep.config import RunConfig, UserError
+from vae_sweep.config import RunConfig
+from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.recorded import Unreadable
 

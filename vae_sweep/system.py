@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from vae_sweep.config import UserError, shown
+from vae_sweep.errors import UserError, shown
 
 try:
     import resource

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from vae_sweep import metrics
 from vae_sweep.captured import Captured
 from vae_sweep.cohort import Cohort, Point, Streams
-from vae_sweep.config import RunConfig, TrainConfig, UserError
+from vae_sweep.config import RunConfig, TrainConfig
+from vae_sweep.errors import UserError
 from vae_sweep.feed import Block, Feed
 from vae_sweep.tune import Tuner, convolutions, tune_layers
 

@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vae_sweep.config import UserError, WandbConfig
+from vae_sweep.config import WandbConfig
+from vae_sweep.errors import UserError
 
 Mode = Literal["online", "offline", "disabled"]
 

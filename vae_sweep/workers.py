@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from vae_sweep import stop
-from vae_sweep.config import UserError
 from vae_sweep.data import Images
+from vae_sweep.errors import UserError
 from vae_sweep.process import keep_freed_memory
 from vae_sweep.train import Paused, Progress, Run, train
 

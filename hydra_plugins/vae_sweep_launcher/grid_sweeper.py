@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
 from vae_sweep import arguments, experiment
-from vae_sweep.config import UserError
+from vae_sweep.errors import UserError
 
 
 @dataclass
