@@ -19,12 +19,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.configs import configs
-from vae_sweep.cohort import point
 from vae_sweep.config import RunConfig
-from vae_sweep.footprint import footprint
+from vae_sweep.device import keep_freed_memory
 from vae_sweep.normalize import histograms
-from vae_sweep.plan import SMALL
-from vae_sweep.process import keep_freed_memory
+from vae_sweep.plan import SMALL, footprint
+from vae_sweep.point import point
 from vae_sweep.trainer import Trainer
 
 SIZES = (1, 2, 4, 8, 16)

@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bare import bare_step
 from benchmarks.configs import configs
-from vae_sweep.cohort import point
 from vae_sweep.config import ConvConfig, RunConfig
-from vae_sweep.footprint import footprint
 from vae_sweep.normalize import histograms
+from vae_sweep.plan import footprint
+from vae_sweep.point import point
 from vae_sweep.trainer import Trainer
 
 PRECISIONS = ("fp32", "tf32", "bf16")

@@ -19,11 +19,11 @@ from rich.progress import track
 from rich.table import Table
 from scipy.linalg import eigh, subspace_angles
 
-from vae_sweep.cohort import point
 from vae_sweep.command import CONF, config_of
 from vae_sweep.dataset import load
+from vae_sweep.device import keep_freed_memory
 from vae_sweep.models import LinearVAE
-from vae_sweep.process import keep_freed_memory
+from vae_sweep.point import point
 from vae_sweep.theory import LinearGaussian
 from vae_sweep.trainer import Trainer
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from benchmarks.bare import bare_step
 from benchmarks.configs import configs
-from vae_sweep.cohort import point
 from vae_sweep.config import ConvConfig
+from vae_sweep.device import keep_freed_memory
 from vae_sweep.normalize import histograms
-from vae_sweep.process import keep_freed_memory
+from vae_sweep.point import point
 from vae_sweep.trainer import Trainer
 
 BLOCKS, STEPS = 30, 10

@@ -20,7 +20,7 @@ from conftest import TINY, make_config, make_images
 from damage import ANY, Case, Damage, Workshop
 
 from vae_sweep import prediction_table
-from vae_sweep.process import limited_threads
+from vae_sweep.device import limited_threads
 from vae_sweep.tune import Tuner
 
 

@@ -11,7 +11,7 @@ from conftest import make_config
 
 from vae_sweep import grid, recorded, report, results
 from vae_sweep.config import RunConfig
-from vae_sweep.process import limited_threads
+from vae_sweep.device import limited_threads
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMAS = ("schema1", "schema2")

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from vae_sweep import dataset, grid, recorded, results, stop
 from vae_sweep.config import RunConfig
 from vae_sweep.data import Images
+from vae_sweep.device import keep_freed_memory, limited_threads
 from vae_sweep.errors import UserError
 from vae_sweep.plan import plans
 from vae_sweep.points import prepare
-from vae_sweep.process import keep_freed_memory, limited_threads
 from vae_sweep.records import RunFolder
 from vae_sweep.trainer import Trainer
 

@@ -12,11 +12,13 @@ from scipy import integrate, stats
 from torch.distributions import Bernoulli, ContinuousBernoulli, Laplace, Normal
 
 from vae_sweep import likelihoods, metrics
-from vae_sweep.cohort import Cohort, Streams, point
+from vae_sweep.cohort import Cohort
 from vae_sweep.config import UNIT_INTERVAL, Likelihood
 from vae_sweep.errors import UserError
 from vae_sweep.likelihoods import KINDS, LOCATED
 from vae_sweep.normalize import histograms
+from vae_sweep.point import point
+from vae_sweep.streams import Streams
 
 IMAGES = make_images(21)
 COUNTS = histograms(IMAGES)
@@ -276,7 +278,7 @@ def test_the_learned_noise_finds_the_error():
         recon.sum().backward()
         optimizer.step()
     with torch.no_grad():
-        mse = (u - cohort.to_pixels(cohort(u, noise).t_hat)).square().mean()
+        mse = (u - cohort.target.inverse(cohort(u, noise).t_hat)).square().mean()
         std = cohort.likelihoods.std(0, torch.zeros(3).double())
     assert std[0].item() == pytest.approx(mse.sqrt().item(), rel=1e-3)
 

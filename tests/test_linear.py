@@ -7,9 +7,9 @@ from conftest import make_config
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from vae_sweep.cohort import point
 from vae_sweep.models import LinearVAE
 from vae_sweep.normalize import histograms
+from vae_sweep.point import point
 from vae_sweep.spectrum import Spectra
 from vae_sweep.theory import LinearGaussian
 from vae_sweep.trainer import Trainer

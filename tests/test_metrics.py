@@ -10,8 +10,10 @@ from conftest import TINY, make_config, make_images
 from torch.distributions import Normal, kl_divergence
 
 from vae_sweep import metrics
-from vae_sweep.cohort import Cohort, Streams, point
+from vae_sweep.cohort import Cohort
 from vae_sweep.normalize import histograms
+from vae_sweep.point import point
+from vae_sweep.streams import Streams
 
 IMAGES = make_images(21)
 OVERRIDES = (

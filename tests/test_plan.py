@@ -3,9 +3,9 @@ import torch
 from conftest import TINY, make_config, make_images
 
 from vae_sweep import plan, system
-from vae_sweep.cohort import point
-from vae_sweep.footprint import footprint
 from vae_sweep.normalize import histograms
+from vae_sweep.plan import footprint
+from vae_sweep.point import point
 from vae_sweep.points import prepare
 
 

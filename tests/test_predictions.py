@@ -18,11 +18,11 @@ from sklearn.decomposition import PCA
 from test_run import Cli
 
 from vae_sweep import prediction_table, results
-from vae_sweep.cohort import point
 from vae_sweep.data import Images
 from vae_sweep.dataset import Dataset
 from vae_sweep.errors import UserError
 from vae_sweep.normalize import histograms
+from vae_sweep.point import point
 from vae_sweep.prediction_table import frame
 from vae_sweep.predictions import Prediction, predict
 from vae_sweep.spectrum import Spectra

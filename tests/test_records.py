@@ -15,10 +15,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from vae_sweep import recorded, records, results
+from vae_sweep.checkpoint import State, StateShape
 from vae_sweep.errors import UserError
+from vae_sweep.metrics import COLUMNS
 from vae_sweep.recorded import Unreadable
-from vae_sweep.records import COLUMNS, RecordsChanged, RunFolder, lock
-from vae_sweep.trainer import State, StateShape
+from vae_sweep.records import RecordsChanged, RunFolder, lock
 
 ABOUT = {
     **{"beta": 1.0, "implied_sigma": 36.0, "psnr_cap": math.inf},
@@ -39,7 +40,7 @@ def state_of(step: int, fill: float = 1.0) -> State:
 def folder(tmp_path) -> RunFolder:
     config = make_config(*TINY, f"runs={tmp_path}", "train.eval_every=10")
     folder = RunFolder(config, "abc")
-    folder.open(ABOUT)
+    folder.open(ABOUT, COLUMNS)
     return folder
 
 
@@ -286,7 +287,7 @@ def test_a_damaged_summary_is_kept_aside_and_the_run_ends_again(folder, case):
     assert summary is None
     assert complaint.startswith("summary.json")
     assert later.resume(SHAPE, 20).state.step == 20  # with all of its rows
-    later.open(ABOUT)
+    later.open(ABOUT, COLUMNS)
     assert (folder.path / "summary.json.old-1").read_bytes() == damaged
     later.finish({**ABOUT, "status": "finished", "steps": 20})
     assert again(folder).ended()[0] is not None
@@ -359,7 +360,7 @@ def test_a_damaged_configuration_is_written_anew(folder, content):
 
 def test_another_runs_configuration_is_found_out(folder, tmp_path):
     other = RunFolder(make_config(*TINY, f"runs={tmp_path}", "seed=7"), "abc")
-    other.open(ABOUT)
+    other.open(ABOUT, COLUMNS)
     path = folder.path / "config.yaml"
     path.write_bytes((other.path / "config.yaml").read_bytes())
     assert recorded.read_config(folder.path).seed == 7  # it is whole
@@ -373,11 +374,11 @@ def test_another_runs_configuration_is_found_out(folder, tmp_path):
 def test_another_runs_summary_is_said_and_kept(folder, tmp_path):
     later = ended(folder)
     other = RunFolder(make_config(*TINY, f"runs={tmp_path}", "seed=1"), "abc")
-    other.open({**ABOUT, "run_id": other.config.run_id})
+    other.open({**ABOUT, "run_id": other.config.run_id}, COLUMNS)
     content = (other.path / "summary.json").read_bytes()
     (later.path / "summary.json").write_bytes(content)
     assert later.ended() == (None, "summary.json is another run's")
-    later.open(ABOUT)
+    later.open(ABOUT, COLUMNS)
     assert (later.path / "summary.json.old-1").read_bytes() == content
     assert "run_id" not in recorded.read_summary(later.path)
 

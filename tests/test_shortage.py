@@ -21,7 +21,7 @@ import pytest
 from conftest import TINY, make_config, make_images
 
 from vae_sweep import command
-from vae_sweep.process import limited_threads
+from vae_sweep.device import limited_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits and mounts")
 

@@ -11,11 +11,13 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_sweep.cohort import point
 from vae_sweep.config import Head, Norm, Reduction, RunConfig, validate
+from vae_sweep.device import resolve_device
 from vae_sweep.errors import UserError
+from vae_sweep.feed import total_steps
 from vae_sweep.normalize import histograms
-from vae_sweep.trainer import Trainer, resolve_device, total_steps
+from vae_sweep.point import point
+from vae_sweep.trainer import Trainer
 
 IMAGES = make_images(64)
 COUNTS = histograms(IMAGES)

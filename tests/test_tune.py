@@ -5,9 +5,10 @@ import pytest
 import torch
 from conftest import TINY, make_config, make_images
 
-from vae_sweep.cohort import Cohort, point
+from vae_sweep.cohort import Cohort
 from vae_sweep.layers import WAYS
 from vae_sweep.normalize import histograms
+from vae_sweep.point import point
 from vae_sweep.tune import Tuner, best_size, convolutions, tune_layers
 
 CPU = torch.device("cpu")

@@ -12,8 +12,9 @@ from conftest import TINY, make_config
 
 from vae_sweep import grid, loggers, workers
 from vae_sweep.data import Images
+from vae_sweep.device import limited_threads
+from vae_sweep.metrics import COLUMNS
 from vae_sweep.points import prepare
-from vae_sweep.process import limited_threads
 from vae_sweep.train import Run
 from vae_sweep.trainer import state_shape
 from vae_sweep.workers import Job, WorkerDied, Workers
@@ -84,7 +85,7 @@ def job_of(*configs, logger=None) -> Job:
             **{"run_id": p.config.run_id, "steps": 0, "total_steps": p.steps},
             **{"command": "", "versions": {}},
         }
-        p.folder.open(about)
+        p.folder.open(about, COLUMNS)
         runs.append(Run(p.config, p.point, about, p.folder, logger, None))
     return Job(runs, prepared[0].dataset.images)
 

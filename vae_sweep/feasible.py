@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from vae_sweep import system
-from vae_sweep.cohort import Point
 from vae_sweep.config import (
     MOST_STEPS,
     ConvConfig,
@@ -19,6 +18,7 @@ from vae_sweep.config import (
 )
 from vae_sweep.errors import UserError
 from vae_sweep.models import resolutions
+from vae_sweep.point import Point
 
 # Weights change by at most about the learning rate per step. A change below this does not
 # even move a weight of a thousandth: the spacing of floats there is 2^-24 (2^-53) of it.

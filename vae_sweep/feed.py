@@ -12,8 +12,26 @@ import torch
 from torch import Tensor
 
 from vae_sweep import schedules
-from vae_sweep.cohort import Point, Streams, stream
-from vae_sweep.config import RunConfig
+from vae_sweep.config import RunConfig, TrainConfig
+from vae_sweep.errors import UserError
+from vae_sweep.point import Point
+from vae_sweep.streams import Streams, stream
+
+
+def total_steps(config: TrainConfig, images: int) -> int:
+    """Updates of a run on a training split of `images`; an epoch drops the last batch.
+
+    Raises UserError where a batch is larger than the split.
+    """
+    if config.batch_size > images:
+        raise UserError(
+            f"train.batch_size must be at most the number of training images, {images}; "
+            f"got {config.batch_size}"
+        )
+    if config.epochs is not None:
+        return max(1, round(config.epochs * (images // config.batch_size)))
+    assert config.steps is not None
+    return config.steps
 
 
 class Block(NamedTuple):

@@ -19,7 +19,7 @@ from vae_sweep.balance import constant_betas, linear_runs
 from vae_sweep.config import Head, Norm
 from vae_sweep.heads import range_of
 from vae_sweep.intervals import Interval, of_point
-from vae_sweep.normalize import fit
+from vae_sweep.normalize import fit, levels
 from vae_sweep.plots import PALETTE
 from vae_sweep.published import NORMS, Published
 from vae_sweep.theory import head_floor
@@ -75,8 +75,7 @@ def ranges(counts: torch.Tensor, heads: Sequence[Head] = ("tanh", "sigmoid")) ->
 
 def _draw_range(axes: Axes, counts: torch.Tensor, norm: Norm, head: Head) -> None:
     target = fit(norm, counts)
-    level = torch.arange(256, dtype=torch.float64) / 255
-    t = ((level - target.shift[:, None]) / target.scale[:, None]).numpy()
+    t = target.forward(levels(len(target.scale))).squeeze(1).numpy()
     low, high = (float(end.mean()) for end in range_of(head, target))
     edges = np.linspace(t.min(), t.max(), 65)
     edges = np.sort(np.concatenate([edges, [e for e in (low, high) if np.isfinite(e)]]))

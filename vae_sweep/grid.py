@@ -10,17 +10,19 @@ from typing import Any, NamedTuple
 import torch
 
 from vae_sweep import loggers, plots, results, stop
+from vae_sweep.checkpoint import StateShape
 from vae_sweep.config import RunConfig
 from vae_sweep.console import Console
+from vae_sweep.device import device_name, keep_freed_memory, limited_threads
 from vae_sweep.errors import Failed, UserError
+from vae_sweep.metrics import COLUMNS
 from vae_sweep.plan import Plan, plans
 from vae_sweep.points import Prepared, prepare
 from vae_sweep.predictions import predict
-from vae_sweep.process import keep_freed_memory, limited_threads
 from vae_sweep.progress import Display
 from vae_sweep.records import ReadOnly, RecordsChanged, environment, list_runs, lock
 from vae_sweep.train import Paused, Run, train
-from vae_sweep.trainer import StateShape, state_shape
+from vae_sweep.trainer import state_shape
 from vae_sweep.workers import Job, Outcome, WorkerDied, Workers
 
 ROUNDS = 2  # runs whose files are gone at the end are repeated once
@@ -258,15 +260,15 @@ class _Training:
             "run_id": p.config.run_id,
             "beta": p.point.beta,
             "implied_sigma": p.point.sigma,
-            "psnr_cap": p.point.floor.psnr_cap,
+            "psnr_cap": predicted.psnr_cap,
             "predicted": predicted._asdict(),
             "steps": p.step,
             "total_steps": p.steps,
-            "device": _device_name(p.device),
+            "device": device_name(p.device),
             "threads": threads,
             **environment(),
         }
-        p.folder.open(about)
+        p.folder.open(about, COLUMNS)
         path = p.folder.path
         if path not in self.loggers:
             self.loggers[path] = loggers.open_wandb(p.config)
@@ -316,10 +318,6 @@ class _Training:
         self.summaries[p.folder.path] = summary
         if run.logger is not None:
             run.logger.finish(summary, exit_code=1)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from vae_sweep import objective
-from vae_sweep.cohort import Cohort, Forward, Streams
+from vae_sweep.cohort import Cohort, Forward
 from vae_sweep.config import ERRORS, Likelihood
 from vae_sweep.likelihoods import KINDS, Kind
+from vae_sweep.streams import Streams
 
 NAMES = (
     "loss",  # what is minimized, at the beta of the step
@@ -35,6 +36,9 @@ NAMES = (
     "out_of_range",  # share of targets outside the head's range
 )
 
+SPLITS = ("train", "val", "test")
+COLUMNS = ("step", "epoch", *(f"{s}/{name}" for s in SPLITS for name in NAMES))
+
 CHUNK = 64  # images that are evaluated at once
 
 
@@ -58,7 +62,7 @@ class Sums:
 
 def _per_image(cohort: Cohort, u: Tensor, forward: Forward) -> dict[str, Tensor]:
     """What is summed over images: [R, B], or [R, B, C] and [R, B, D] where it says so."""
-    u_hat = cohort.to_pixels(forward.t_hat)
+    u_hat = cohort.target.inverse(forward.t_hat)
     outside = (forward.t < cohort.low) | (forward.t > cohort.high)
     saturated = cohort.heads.derivative(forward.a).abs() < 0.05
     return {

@@ -10,7 +10,10 @@ from vae_sweep.errors import UserError
 
 
 class Affine(NamedTuple):
-    """x_c = (u_c - shift_c) / scale_c; shift and scale are float64 [C]."""
+    """x_c = (u_c - shift_c) / scale_c; shift and scale are [C], or [..., C] of several.
+
+    A normalization that was fitted is float64 [C]; results have the type of what is given.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -25,7 +28,7 @@ class Affine(NamedTuple):
 
 
 def _per_channel(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like)[:, None, None]
+    return value.to(like)[..., None, None]
 
 
 def histograms(images: Tensor) -> Tensor:
@@ -34,12 +37,17 @@ def histograms(images: Tensor) -> Tensor:
     return torch.stack([torch.bincount(c, minlength=256) for c in channels])
 
 
+def levels(channels: int) -> Tensor:
+    """Pixels u of all 256 levels, float64 [C, 1, 256]: an image one pixel high."""
+    return (torch.arange(256, dtype=torch.float64) / 255).expand(channels, 1, -1)
+
+
 def moments(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (population) of each channel's pixels in [0, 1].
 
     float64 [C], exact to rounding, from level `counts` [C, 256].
     """
-    level = torch.arange(256, dtype=torch.float64) / 255
+    level = levels(1).flatten()
     weight = counts.double() / counts.sum(1, keepdim=True)
     mean = weight @ level
     return mean, (weight * (level - mean[:, None]) ** 2).sum(1).sqrt()

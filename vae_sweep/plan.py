@@ -6,10 +6,13 @@ from itertools import count, pairwise, takewhile
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from vae_sweep import system
-from vae_sweep.captured import EAGER
-from vae_sweep.footprint import Footprint, footprint
+from vae_sweep.cohort import Cohort
+from vae_sweep.config import RunConfig
+from vae_sweep.device import EAGER
+from vae_sweep.point import Point
 from vae_sweep.points import Prepared
 from vae_sweep.trainer import Trainer
 from vae_sweep.tune import Tuner, best_size
@@ -136,6 +139,42 @@ def _size_on_cuda(group: list[Prepared], device: torch.device) -> int:
 
     answers = [str(size) for size in sizes]
     return int(tuner.remember(what, lambda: str(best_size(sizes, seconds)), answers))
+
+
+class Footprint(NamedTuple):
+    """Bytes of one run, measured on a forward pass of two images: its parameters, and what
+    autograd keeps per image."""
+
+    parameters: int
+    activations: int
+
+    def bytes(self, batch: int) -> int:
+        """At the height of a training step: weights, two gradients and two moments;
+        activations, and half as much again that passes."""
+        return 5 * self.parameters + int(1.5 * self.activations * batch)
+
+
+def footprint(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> Footprint:
+    """Of a run on images (C, H, W)."""
+    cohort = Cohort([config], [point], shape)
+    fixed = [*cohort.parameters(), *cohort.buffers()]
+    own = {t.untyped_storage().data_ptr() for t in fixed}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(2, *shape, dtype=torch.uint8)
+    noise = torch.zeros(1, 2, cohort.latent, dtype=cohort.dtype)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        forward = cohort(cohort.pixels_of(images), noise)
+        terms = cohort.terms(forward, torch.ones(1, dtype=cohort.dtype))
+    del terms
+    parameters = sum(p.numel() * p.element_size() for p in cohort.parameters())
+    return Footprint(parameters, sum(kept.values()) // 2)
 
 
 def _footprint(p: Prepared) -> Footprint:

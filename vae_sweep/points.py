@@ -7,11 +7,13 @@ from typing import NamedTuple
 import torch
 
 from vae_sweep import feasible, loggers, models
-from vae_sweep.cohort import Point, point
+from vae_sweep.checkpoint import State
 from vae_sweep.config import RunConfig
 from vae_sweep.dataset import Dataset, Datasets
+from vae_sweep.device import check_precision, resolve_device
+from vae_sweep.feed import total_steps
+from vae_sweep.point import Point, point
 from vae_sweep.records import Kept, RunFolder
-from vae_sweep.trainer import State, check_precision, resolve_device, total_steps
 
 
 class Prepared(NamedTuple):

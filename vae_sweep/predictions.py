@@ -3,11 +3,12 @@
 import math
 from typing import NamedTuple
 
-from vae_sweep.cohort import Point
 from vae_sweep.config import RunConfig
 from vae_sweep.dataset import Dataset
 from vae_sweep.likelihoods import KINDS
+from vae_sweep.normalize import levels
 from vae_sweep.objective import implied_sigma
+from vae_sweep.point import Point
 from vae_sweep.theory import LinearGaussian, Optimum, head_floor
 
 NAN = math.nan
@@ -61,20 +62,21 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
     learned = implied_sigma(optimum.variance * point.target.scale**2)
     sigma = learned if math.isnan(point.sigma) else point.sigma
     low, high = _target_range(point, dataset)
-    caps = [
-        head_floor(config.head, point.target, counts).psnr_cap
-        for counts in (dataset.val_counts, dataset.test_counts)
-    ]
+    floor, val, test = (
+        head_floor(config.head, point.target, counts)
+        for counts in (dataset.counts, dataset.val_counts, dataset.test_counts)
+    )
+    caps = {"training": floor.psnr_cap, "val": val.psnr_cap, "test": test.psnr_cap}
     own_density = KINDS[config.likelihood] == "density"
     return Prediction(
         target_low=low,
         target_high=high,
-        outside=point.floor.outside,
-        floor_mse=point.floor.mse,
-        floor_mse_pixel=point.floor.mse_pixel,
-        psnr_cap=point.floor.psnr_cap,
-        psnr_cap_val=caps[0],
-        psnr_cap_test=caps[1],
+        outside=floor.outside,
+        floor_mse=floor.mse,
+        floor_mse_pixel=floor.mse_pixel,
+        psnr_cap=floor.psnr_cap,
+        psnr_cap_val=val.psnr_cap,
+        psnr_cap_test=test.psnr_cap,
         sigma=sigma,
         beta_pixel=point.beta_pixel,
         active_units=optimum.active_units,
@@ -83,7 +85,7 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         psnr=-10 * math.log10(optimum.mse_pixel) if optimum.mse_pixel else math.inf,
         bits_per_dim=_bits(optimum.elbo, pixels) if own_density else math.nan,
         bits_per_dim_calibrated=_bits(optimum.elbo_calibrated, pixels),
-        sentence=f"{_of_range(config, point, *caps)}; "
+        sentence=f"{_of_range(config.head, floor.outside, caps)}; "
         f"{_of_noise(config, point, optimum, sigma)}",
         curve=linear.curve() if linear else ([], []),
     )
@@ -100,29 +102,26 @@ def _optimum(config: RunConfig, point: Point, linear: LinearGaussian) -> Optimum
 
 def _target_range(point: Point, dataset: Dataset) -> tuple[float, float]:
     """Lowest and highest target of the training split, over all channels."""
-    ends = []
-    for c, counts in enumerate(dataset.counts):
-        levels = counts.nonzero().flatten()[[0, -1]].double() / 255
-        ends.append((levels - point.target.shift[c]) / point.target.scale[c])
-    return min(e[0].item() for e in ends), max(e[1].item() for e in ends)
+    t = point.target.forward(levels(len(dataset.counts))).squeeze(1)
+    there = t[dataset.counts > 0]
+    return there.min().item(), there.max().item()
 
 
 def _bits(elbo: float, pixels: int) -> float:
     return -elbo / (pixels * math.log(2)) + 8
 
 
-def _of_range(config: RunConfig, point: Point, val_cap: float, test_cap: float) -> str:
-    floor = point.floor
-    if min(floor.psnr_cap, val_cap, test_cap) == math.inf:
-        return f"{config.head} reaches every target"
-    caps = {"training": floor.psnr_cap, "val": val_cap, "test": test_cap}
+def _of_range(head: str, outside: float, caps: dict[str, float]) -> str:
+    """Of a head's range; `outside` is a share, `caps` are dB by split."""
+    if min(caps.values()) == math.inf:
+        return f"{head} reaches every target"
     finite = [
         f"{cap:.2f} dB on the {split} images"
         for split, cap in caps.items()
         if cap < math.inf
     ]
     return (
-        f"{100 * floor.outside:.2g} % of the training targets lie outside {config.head}'s "
+        f"{100 * outside:.2g} % of the training targets lie outside {head}'s "
         f"range: no network can pass {', '.join(finite)}"
     )
 

@@ -14,7 +14,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
@@ -23,23 +23,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from vae_sweep import metrics, recorded
+from vae_sweep import checkpoint, recorded
+from vae_sweep.checkpoint import State, StateShape
 from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.recorded import SCHEMA, Later, Rows, Unreadable, check_schema
-from vae_sweep.trainer import State, StateShape
 
-SPLITS = ("train", "val", "test")
-COLUMNS = ("step", "epoch", *(f"{s}/{name}" for s in SPLITS for name in metrics.NAMES))
-HEADER = (",".join(COLUMNS) + "\n").encode()
 FILES = (
     *("config.yaml", "metrics.csv", "summary.json", "state.safetensors"),
     "reconstructions.png",
@@ -170,6 +164,7 @@ class RunFolder:
                 decisive["lr_warmup"] = warmup
         content = json.dumps(decisive, sort_keys=True)
         self.identity = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.columns: tuple[str, ...] = ()  # of a metrics.csv that begins; see open
         self._kept: Rows | None = None  # what metrics.csv holds, once this process writes
 
     # --- what is there ---
@@ -180,9 +175,8 @@ class RunFolder:
             summary = recorded.read_summary(self.path)
             if summary is not None:
                 return summary.get("identity")
-        with suppress(SafetensorError, OSError):
-            with safe_open(self.path / "state.safetensors", framework="pt") as file:
-                return (file.metadata() or {}).get("identity")
+        with suppress(Unreadable):
+            return checkpoint.read_about(self.path / "state.safetensors").get("identity")
         return None
 
     def ended(self) -> tuple[dict[str, Any] | None, str | None]:
@@ -274,25 +268,21 @@ class RunFolder:
         if not path.exists():
             return None, Rows([])
         try:
-            with safe_open(path, framework="pt") as file:
-                meta = file.metadata() or {}
-                if (schema := meta.get("schema", "1")).isdecimal():
-                    check_schema(path.name, int(schema))
-                if meta.get("identity") != self.identity:
-                    raise _Unfit("is of another configuration or data")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            step = int(meta["step"])
-            stated = int(meta["rows"]) if "rows" in meta else None
+            about = checkpoint.read_about(path)
+            if (schema := about.get("schema", "1")).isdecimal():
+                check_schema(path.name, int(schema))
+            if about.get("identity") != self.identity:
+                raise _Unfit("is of another configuration or data")
+            state = checkpoint.read(path)
+            stated = int(about["rows"]) if "rows" in about else None
         except Later as error:
             raise _refusal(self.path, error) from None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise _Unfit("is truncated or damaged") from error
-        if "digest" in meta and meta["digest"] != _digest(step, tensors):
-            raise _Unfit("was altered: it does not match its digest")
-        misfit = shape.misfit(State(step, tensors), steps)
+        except (Unreadable, ValueError) as error:
+            raise _Unfit(str(error)) from error
+        misfit = shape.misfit(state, steps)
         if misfit:
             raise _Unfit(f"does not fit this run: {misfit}")
-        return State(step, tensors), self._rows_of(step, stated, meta.get("rows_sha256"))
+        return state, self._rows_of(state.step, stated, about.get("rows_sha256"))
 
     def _rows_of(self, step: int, stated: int | None, sha256: str | None) -> Rows:
         """The rows that belong to a checkpoint of `step`."""
@@ -351,8 +341,12 @@ class RunFolder:
 
     # --- what training writes ---
 
-    def open(self, summary: dict[str, Any]) -> None:
-        """Makes the folder, and states configuration and `summary`, which says running."""
+    def open(self, summary: dict[str, Any], columns: Sequence[str]) -> None:
+        """Makes the folder, and states configuration and `summary`, which says running.
+
+        `columns` are those of a metrics.csv that begins here.
+        """
+        self.columns = tuple(columns)
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_config()
         try:
@@ -398,12 +392,13 @@ class RunFolder:
         """
         kept = self.rows()
         path = self.path / "metrics.csv"
-        columns = kept.columns or COLUMNS
+        columns = kept.columns or self.columns
         cells = (_cell(row.get(key, math.nan)) for key in columns)
         line = (",".join(cells) + "\n").encode()
         if not kept.lines:
-            write_atomically(path, HEADER + line)
-            self._kept = Rows([HEADER, line])
+            header = (",".join(columns) + "\n").encode()
+            write_atomically(path, header + line)
+            self._kept = Rows([header, line])
             return
         size = len(kept.content)
         with path.open("r+b") as file:
@@ -422,16 +417,14 @@ class RunFolder:
     def save_state(self, state: State) -> None:
         """Writes the checkpoint, which states the rows that belong to it."""
         rows = self.rows()
-        meta = {
+        about = {
             "schema": str(SCHEMA),
             "identity": self.identity,
-            "step": str(state.step),
             "rows": str(len(rows)),
             "rows_sha256": rows.sha256,
-            "digest": _digest(state.step, state.tensors),
         }
-        tensors = {name: t.contiguous() for name, t in state.tensors.items()}
-        write_atomically(self.path / "state.safetensors", save(tensors, meta))
+        content = checkpoint.encoded(state, about)
+        write_atomically(self.path / "state.safetensors", content)
 
     def save_picture(self, originals: np.ndarray, reconstructions: np.ndarray) -> Path:
         """reconstructions.png: originals above reconstructions, uint8 [n, H, W, C]."""
@@ -471,16 +464,6 @@ def _refusal(folder: Path, error: Later) -> UserError:
 
 class _Unfit(Exception):
     """Why a checkpoint cannot be gone on from."""
-
-
-def _digest(step: int, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of everything in a checkpoint."""
-    digest = hashlib.blake2b(str(step).encode(), digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _cell(value: float) -> str:

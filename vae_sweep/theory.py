@@ -4,13 +4,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_sweep.config import Head
 from vae_sweep.heads import range_of
-from vae_sweep.normalize import Affine
+from vae_sweep.normalize import Affine, levels
 from vae_sweep.spectrum import Spectrum
 
 
@@ -33,8 +32,7 @@ def head_floor(head: Head, target: Affine, counts: Tensor) -> Floor:
 
     Exact: every pixel is one of 256 levels, and each pixel can be fitted on its own.
     """
-    level = (torch.arange(256, dtype=torch.float64) / 255).expand(len(counts), -1)
-    t = (level - target.shift[:, None]) / target.scale[:, None]
+    t = target.forward(levels(len(counts))).squeeze(1)
     low, high = range_of(head, target)
     distance = t - t.clamp(low[:, None], high[:, None])
     weight = counts.double() / counts.sum(1, keepdim=True)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from vae_sweep.cohort import Point
+from vae_sweep.checkpoint import State, weights
 from vae_sweep.config import RunConfig
 from vae_sweep.data import Images
 from vae_sweep.loggers import Logger, tell
+from vae_sweep.point import Point
 from vae_sweep.records import RecordsChanged, RunFolder
-from vae_sweep.trainer import State, Trainer, weights
+from vae_sweep.trainer import Trainer
 
 TRAIN_IMAGES = 256  # on which train/ is measured: the first ones, in evaluation mode
 LOOK_EVERY = 25  # steps: to look whether runs diverged, the host waits for the device

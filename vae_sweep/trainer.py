@@ -8,65 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from vae_sweep import metrics
-from vae_sweep.captured import Captured
-from vae_sweep.cohort import Cohort, Point, Streams
-from vae_sweep.config import RunConfig, TrainConfig
-from vae_sweep.errors import UserError
-from vae_sweep.feed import Block, Feed
+from vae_sweep.checkpoint import State, StateShape, is_whole
+from vae_sweep.cohort import Cohort
+from vae_sweep.config import RunConfig
+from vae_sweep.device import Captured, set_precision
+from vae_sweep.feed import Block, Feed, total_steps
+from vae_sweep.point import Point
+from vae_sweep.streams import Streams
 from vae_sweep.tune import Tuner, convolutions, tune_layers
 
 AHEAD = 32  # steps that the host prepares for CUDA while it works on those before
-
-
-class State(NamedTuple):
-    """A checkpoint of one run: the updates made, and every tensor by name."""
-
-    step: int
-    tensors: dict[str, Tensor]
-
-
-class StateShape(NamedTuple):
-    """What a checkpoint of a run must hold.
-
-    `tensors` maps names to (shape, dtype); `moments` are those of the optimizer, which
-    there are from the first update on.
-    """
-
-    tensors: dict[str, tuple[torch.Size, torch.dtype]]
-    moments: dict[str, tuple[torch.Size, torch.dtype]]
-
-    def misfit(self, state: State, steps: int) -> str | None:
-        """What is wrong with `state` for a run of `steps` updates; None if it fits."""
-        if not 0 <= state.step <= steps:
-            return f"its step is {state.step}, the run has {steps}"
-        needed = self.tensors | (self.moments if state.step else {})
-        given = {name: (t.shape, t.dtype) for name, t in state.tensors.items()}
-        if state.step == steps and not is_whole(state):  # of a run that is done
-            needed = {name: of for name, of in needed.items() if is_weight(name)}
-        for name in sorted({*needed, *given}):
-            if name not in given:
-                return f"{name} is missing"
-            if name not in needed:
-                return f"it has no place for {name}"
-            if given[name] != needed[name]:
-                (shape, dtype), (other, wanted) = given[name], needed[name]
-                return f"{name} is {dtype} {list(shape)}, must be {wanted} {list(other)}"
-        return None
-
-
-def is_weight(name: str) -> bool:
-    """Whether a tensor of a checkpoint is the network's, not what training needs."""
-    return not name.startswith(("optimizer.", "generator."))
-
-
-def is_whole(state: State) -> bool:
-    """Whether training can go on from a checkpoint, which may hold weights alone."""
-    return not all(is_weight(name) for name in state.tensors)
-
-
-def weights(state: State) -> State:
-    """The weights alone, of a run that is done."""
-    return State(state.step, {n: t for n, t in state.tensors.items() if is_weight(n)})
 
 
 def state_shape(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> StateShape:
@@ -82,51 +33,6 @@ def state_shape(config: RunConfig, point: Point, shape: tuple[int, int, int]) ->
     return StateShape(
         tensors, {f"optimizer.{slot}": (row.shape, row.dtype) for slot in slots}
     )
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; UserError where CUDA is asked for and absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"train.device={name} needs a CUDA device, this machine has "
-            f"{torch.cuda.device_count()}; use train.device=auto or cpu"
-        )
-    return device
-
-
-def set_precision(config: TrainConfig) -> None:
-    """Whether this process may round float32 factors to TF32 on CUDA, as cuDNN would."""
-    allowed = "tf32" if config.precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = allowed  # pyright: ignore
-    torch.backends.cuda.matmul.fp32_precision = allowed
-
-
-def check_precision(config: TrainConfig, device: torch.device) -> None:
-    """Raises UserError where `device` has no such precision."""
-    if config.precision == "tf32" and device.type != "cuda":
-        raise UserError(
-            f"train.precision=tf32 needs a CUDA device, got {device}; "
-            f"use train.precision=fp32"
-        )
-
-
-def total_steps(config: TrainConfig, images: int) -> int:
-    """Updates of a run on a training split of `images`; an epoch drops the last batch.
-
-    Raises UserError where a batch is larger than the split.
-    """
-    if config.batch_size > images:
-        raise UserError(
-            f"train.batch_size must be at most the number of training images, {images}; "
-            f"got {config.batch_size}"
-        )
-    if config.epochs is not None:
-        return max(1, round(config.epochs * (images // config.batch_size)))
-    assert config.steps is not None
-    return config.steps
 
 
 class Rows(NamedTuple):
@@ -333,7 +239,7 @@ class Trainer:
         with torch.no_grad():
             u = self.cohort.pixels_of(images)
             noise = Streams(self.seeds, "pictures").normal(len(images), self.cohort.latent)
-            u_hat = self.cohort.to_pixels(self.cohort(u, noise.to(u)).t_hat)
+            u_hat = self.cohort.target.inverse(self.cohort(u, noise.to(u)).t_hat)
         self.cohort.train()
         return (u_hat.clamp(0, 1) * 255).round().to(torch.uint8)
 

@@ -27,8 +27,8 @@ import torch
 
 from vae_sweep import stop
 from vae_sweep.data import Images
+from vae_sweep.device import keep_freed_memory
 from vae_sweep.errors import UserError
-from vae_sweep.process import keep_freed_memory
 from vae_sweep.train import Paused, Progress, Run, train
 
 TELL_S = 0.2  # seconds from one report of progress to the next

@@ -1,0 +1,44 @@
+"""Errors that end a command with a line, and what such lines are made of."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """What a user can correct: one or two lines with rule, what was received, remedy."""
+
+
+class Failed(Exception):
+    """What ends a run though its input was right: said in a line, exit code 1."""
+
+
+def shown(value: Any) -> str:
+    """`value` as a message shows it: at most 80 characters, all of them printable."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that was most likely meant by `word`, if any.
+
+    Of dotted keys the last part counts as well: `lr` is train.lr.
+    """
+    known = list(words)
+    ends: dict[str, list[str]] = {}
+    for each in known:
+        ends.setdefault(each.rpartition(".")[2], []).append(each)
+    folded = {each.lower(): each for each in known}
+    word = word[:200].lower()
+    if word in folded:
+        return folded[word]
+    if word in ends:
+        return ends[word][0]
+    found = difflib.get_close_matches(word, folded, 1, 0.7)
+    if found:
+        return folded[found[0]]
+    last = difflib.get_close_matches(word.rpartition(".")[2], ends, 1, 0.7)
+    return ends[last[0]][0] if last else None
