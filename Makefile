@@ -13,7 +13,7 @@ sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
 
 study: .venv/installed
-	$(BIN)/python analysis/study.py $(DATA)
+	PYTHONPATH=analysis $(BIN)/python -m study.make $(DATA)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -2,7 +2,7 @@
 
 from hydra import compose, initialize_config_dir
 
-from vae_sweep.command import CONF, config_of
+from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import RunConfig
 
 

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.configs import configs
 from vae_sweep import grid
-from vae_sweep.train import Recorder
+from vae_sweep.training.loop import Recorder
 
 REPEATS = 3
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from benchmarks.configs import configs
 from vae_sweep.config import RunConfig
-from vae_sweep.device import keep_freed_memory
-from vae_sweep.normalize import histograms
-from vae_sweep.plan import SMALL, footprint
-from vae_sweep.point import point
-from vae_sweep.trainer import Trainer
+from vae_sweep.training.device import keep_freed_memory
+from vae_sweep.training.plan import SMALL, footprint
+from vae_sweep.training.step import Trainer
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 SIZES = (1, 2, 4, 8, 16)
 ROUNDS = 7

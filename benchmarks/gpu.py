@@ -23,10 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.bare import bare_step
 from benchmarks.configs import configs
 from vae_sweep.config import ConvConfig, RunConfig
-from vae_sweep.normalize import histograms
-from vae_sweep.plan import footprint
-from vae_sweep.point import point
-from vae_sweep.trainer import Trainer
+from vae_sweep.training.plan import footprint
+from vae_sweep.training.step import Trainer
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 SHAPE = (3, 32, 32)

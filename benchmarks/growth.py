@@ -29,14 +29,14 @@ THOUSAND = (
     "seed=" + ",".join(map(str, range(10))),
 )
 PLAN = """
-from vae_sweep import command
+from vae_sweep.command import entry
 def grid(configs):
-    from vae_sweep.plan import plans
-    from vae_sweep.points import prepare
+    from vae_sweep.training.plan import plans
+    from vae_sweep.training.prepare import prepare
     points = prepare(configs)
     [made] = plans(points, len(points))
     print(made)
-command.main(grid, "")
+entry.main(grid, "")
 """
 
 

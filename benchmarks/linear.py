@@ -19,13 +19,13 @@ from rich.progress import track
 from rich.table import Table
 from scipy.linalg import eigh, subspace_angles
 
-from vae_sweep.command import CONF, config_of
-from vae_sweep.dataset import load
-from vae_sweep.device import keep_freed_memory
-from vae_sweep.models import LinearVAE
-from vae_sweep.point import point
-from vae_sweep.theory import LinearGaussian
-from vae_sweep.trainer import Trainer
+from vae_sweep.command.entry import CONF, config_of
+from vae_sweep.data.dataset import load
+from vae_sweep.theory.linear import LinearGaussian
+from vae_sweep.training.device import keep_freed_memory
+from vae_sweep.training.step import Trainer
+from vae_sweep.vae.networks import LinearVAE
+from vae_sweep.vae.point import point
 
 NORMS = ("unit", "minus1_1", "zscore_global")
 SETTINGS = (

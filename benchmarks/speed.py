@@ -33,7 +33,7 @@ from benchmarks.bare import bare_step
 from benchmarks.configs import configs
 from vae_sweep import grid
 from vae_sweep.config import ConvConfig, RunConfig
-from vae_sweep.device import keep_freed_memory
+from vae_sweep.training.device import keep_freed_memory
 
 ROUNDS = 3
 STEPS = 500

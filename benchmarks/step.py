@@ -18,10 +18,10 @@ from torch import Tensor
 from benchmarks.bare import bare_step
 from benchmarks.configs import configs
 from vae_sweep.config import ConvConfig
-from vae_sweep.device import keep_freed_memory
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.trainer import Trainer
+from vae_sweep.training.device import keep_freed_memory
+from vae_sweep.training.step import Trainer
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 BLOCKS, STEPS = 30, 10
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 os.environ["WANDB_MODE"] = "disabled"
 
-from vae_sweep.command import CONF, config_of
+from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import RunConfig
 
 settings.register_profile("vae-sweep", deadline=None, derandomize=True)

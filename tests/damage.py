@@ -29,9 +29,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from survival.__main__ import put_between
 
-from vae_sweep import command, grid, plots, progress, report, report_figures, results
+from vae_sweep import grid, report
+from vae_sweep.command import entry
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import Failed, UserError
+from vae_sweep.records import results
+from vae_sweep.reporting import figures, overview, progress
 
 BEGIN, END = "<!-- damage: python tests/damage.py -->", "<!-- end of damage -->"
 SWEEP = Path("runs/main")
@@ -557,7 +560,7 @@ class Workshop:
             for i, image in enumerate(pixels):
                 Image.fromarray(image).save(folder / "pictures" / f"{i:02}.png")
         configs = self.configs[data]
-        with contextlib.chdir(folder), quiet(), figures(state == "finished"):
+        with contextlib.chdir(folder), quiet(), drawing(state == "finished"):
             if state == "interrupted":
                 with contextlib.suppress(_Killed), killed_at(STOPPED_AT, len(configs)):
                     grid.run(configs)
@@ -575,7 +578,7 @@ class Workshop:
         """What comes of a case, in a copy at `folder`; `draws`: figures are drawn, too."""
         shutil.copytree(self.template(case.data, case.state), folder, symlinks=True)
         configs = self.configs[case.data]
-        with contextlib.chdir(folder), figures(draws):
+        with contextlib.chdir(folder), drawing(draws):
             path, twin = _places(case, configs)
             if not path.exists():
                 return Outcome("–", "–", [f"there is no {case.file} of {case.state} runs"])
@@ -628,7 +631,7 @@ class Workshop:
         before = contents()
         said, error = command_of(configs)
         if error is not None:
-            line = command.one_line(error)
+            line = entry.one_line(error)
             if not isinstance(error, ALLOWED):
                 failures.append(f"the command: {error!r}")
                 return "traceback"
@@ -718,13 +721,13 @@ def quiet() -> Iterator[io.StringIO]:
 
 
 @contextlib.contextmanager
-def figures(drawn: bool) -> Iterator[None]:
+def drawing(drawn: bool) -> Iterator[None]:
     """Whether figures are drawn; they take most of the time of a small sweep."""
     if drawn:
         yield
         return
-    overview = mock.patch.object(plots, "save_overview", return_value="overview.png")
-    with overview, mock.patch.object(report_figures, "draw", return_value={}):
+    first = mock.patch.object(overview, "save_overview", return_value="overview.png")
+    with first, mock.patch.object(figures, "draw", return_value={}):
         yield
 
 

@@ -99,13 +99,14 @@ def followed() -> list[str]:
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
         np.savez("images.npz", images=pixels)
-        from vae_sweep import command, run
+        from vae_sweep import run
+        from vae_sweep.command import entry
 
         sys.argv = ["run.py", *SMALL]
         threading.setprofile(None)
         sys.setprofile(see)
         try:
-            command.main(run.run_grid, run.ABOUT)
+            entry.main(run.run_grid, run.ABOUT)
         except Arrived:
             pass
         finally:

@@ -36,10 +36,11 @@ from omegaconf.errors import OmegaConfBaseException
 from survival.__main__ import put_between
 
 from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
-from vae_sweep import arguments, prediction_table
-from vae_sweep.command import CONF, config_of
+from vae_sweep.command import arguments
+from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import keys
 from vae_sweep.errors import UserError
+from vae_sweep.reporting import prediction_table
 
 HANG_S = 240  # in this process: the principal components of dead leaves take 15 s,
 COMMAND_HANG_S = 240  # and a minute where other work is on the machine

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
-from vae_sweep import arguments
+from vae_sweep.command import arguments
 from vae_sweep.config import keys
 from vae_sweep.errors import UserError
 

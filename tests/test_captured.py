@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from vae_sweep.device import EAGER, Captured
+from vae_sweep.training.device import EAGER, Captured
 
 
 class Graph:

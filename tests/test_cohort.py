@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import TINY, make_config, make_images
 
-from vae_sweep.cohort import Cohort
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.streams import Streams, stream
+from vae_sweep.vae.cohort import Cohort
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
+from vae_sweep.vae.streams import Streams, stream
 
 COUNTS = histograms(make_images(20))
 

@@ -19,9 +19,9 @@ import torch
 from conftest import TINY, make_config, make_images
 from damage import ANY, Case, Damage, Workshop
 
-from vae_sweep import prediction_table
-from vae_sweep.device import limited_threads
-from vae_sweep.tune import Tuner
+from vae_sweep.reporting import prediction_table
+from vae_sweep.training.device import limited_threads
+from vae_sweep.training.tune import Tuner
 
 
 @pytest.fixture(scope="module", autouse=True)

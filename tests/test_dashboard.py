@@ -14,8 +14,8 @@ from conftest import make_config
 
 from analysis import dashboard
 from vae_sweep.errors import UserError
-from vae_sweep.loggers import wandb_note
-from vae_sweep.metrics import COLUMNS
+from vae_sweep.records.loggers import wandb_note
+from vae_sweep.training.metrics import COLUMNS
 
 ROOT = Path(dashboard.__file__).parents[1]
 SWEEP = ROOT / "experiments" / "wandb_sweep.yaml"

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_sweep import dead_leaves
-from vae_sweep.dead_leaves import generate
+from vae_sweep.data import dead_leaves
+from vae_sweep.data.dead_leaves import generate
 
 
 @pytest.fixture(scope="module")

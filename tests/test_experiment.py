@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
-from vae_sweep import experiment
+from vae_sweep.command import experiments
 from vae_sweep.errors import UserError
 
 STUDY = (
@@ -93,7 +93,7 @@ def test_without_an_experiment_the_grid_is_the_one_typed():
 def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
     path = mine(text)
     with pytest.raises(UserError, match=said) as refused:
-        experiment.load("mine")
+        experiments.load("mine")
     assert str(path.name) in str(refused.value)
 
 
@@ -108,29 +108,29 @@ def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
 def test_a_line_that_would_lead_elsewhere_is_refused(mine, text):
     mine(text)
     with pytest.raises(UserError, match="remove it"):
-        experiment.load("mine")
+        experiments.load("mine")
 
 
 def test_the_sweep_may_be_named_for_all(mine):
     mine("{common: 'sweep=other', grids: ['norm=unit']}")
-    assert experiment.load("mine") == [["sweep=other", "norm=unit"]]
+    assert experiments.load("mine") == [["sweep=other", "norm=unit"]]
 
 
 def test_an_unknown_name_lists_the_known(mine):
     mine(UNION)
     with pytest.raises(UserError, match="mine") as refused:
-        experiment.load("q9")
+        experiments.load("q9")
     assert all(name in str(refused.value) for name in STUDY)
 
 
 def test_a_users_own_hides_ours(mine):
     mine("grids: [norm=unit]", "original")
-    assert experiment.load("original") == [["sweep=original", "norm=unit"]]
+    assert experiments.load("original") == [["sweep=original", "norm=unit"]]
 
 
 @pytest.mark.parametrize("name", STUDY)
 def test_the_study_has_five_seeds_and_says_what_it_expects(name):
-    path = experiment.available()[name]
+    path = experiments.available()[name]
     header = path.read_text().partition("common:")[0]
     assert "Hypothesis:" in header
     assert "Theory" in header

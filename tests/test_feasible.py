@@ -4,19 +4,19 @@ import pytest
 import torch
 from conftest import TINY, make_config
 
-from vae_sweep import feasible, points
 from vae_sweep.errors import UserError
-from vae_sweep.models import build
+from vae_sweep.training import feasible, prepare
+from vae_sweep.vae.networks import build
 
 
 @pytest.fixture
-def prepare(npz, tmp_path):
+def prepare_points(npz, tmp_path):
     path = npz()
 
     common = (*TINY, "data=npz", f"data.path={path}", f"runs={tmp_path}/runs")
 
     def prepared(*overrides: str):
-        return points.prepare([make_config(*common, *overrides)])
+        return prepare.prepare([make_config(*common, *overrides)])
 
     return prepared
 
@@ -40,9 +40,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("overrides", REFUSED)
-def test_what_cannot_train_is_refused(prepare, overrides):
+def test_what_cannot_train_is_refused(prepare_points, overrides):
     with pytest.raises(UserError, match=REFUSED[overrides]):
-        prepare(*overrides)
+        prepare_points(*overrides)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_what_cannot_train_is_refused(prepare, overrides):
         ("train.epochs=2.5",),
     ],
 )
-def test_what_trains_is_not_and_is_not_warned_of(prepare, capsys, overrides):
-    prepare(*(o.replace("beta=0", "beta.value=0") for o in overrides))
+def test_what_trains_is_not_and_is_not_warned_of(prepare_points, capsys, overrides):
+    prepare_points(*(o.replace("beta=0", "beta.value=0") for o in overrides))
     assert capsys.readouterr().err == ""
 
 
@@ -71,8 +71,10 @@ def test_what_trains_is_not_and_is_not_warned_of(prepare, capsys, overrides):
         (("beta=cyclical", "beta.cycles=30", "train.steps=50"), "less than two steps"),
     ],
 )
-def test_what_trains_without_sense_is_warned_of_in_a_line(prepare, capsys, overrides, said):
-    prepare(*overrides)
+def test_what_trains_without_sense_is_warned_of_in_a_line(
+    prepare_points, capsys, overrides, said
+):
+    prepare_points(*overrides)
     err = capsys.readouterr().err
     assert said in err
     assert err.startswith("warning: ")
@@ -82,7 +84,7 @@ def test_what_trains_without_sense_is_warned_of_in_a_line(prepare, capsys, overr
 def test_a_warning_of_many_points_is_said_once(npz, tmp_path, capsys):
     common = (*TINY, "data=npz", f"data.path={npz()}", f"runs={tmp_path}")
     odd = [make_config(*common, "train.momentum=0.5", f"seed={s}") for s in range(3)]
-    points.prepare([*odd, make_config(*common)])
+    prepare.prepare([*odd, make_config(*common)])
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("(3 of 4 points)")
 
@@ -93,7 +95,7 @@ def test_dead_leaves_beyond_time_or_memory_are_refused(tmp_path, images):
         f"data.images={images}", f"runs={tmp_path}", f"data.cache={tmp_path}"
     )
     with pytest.raises(UserError, match=r"data\.images"):
-        points.prepare([config])
+        prepare.prepare([config])
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from conftest import make_config
 
-from vae_sweep import grid, recorded, report, results
+from vae_sweep import grid, report
 from vae_sweep.config import RunConfig
-from vae_sweep.device import limited_threads
+from vae_sweep.records import reader, results
+from vae_sweep.training.device import limited_threads
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMAS = ("schema1", "schema2")
@@ -66,7 +67,7 @@ def test_they_are_read_and_reported(golden, sweep):
         read = loaded.curves[loaded.curves["run_id"] == run_id]
         assert read["step"].tolist() == rows["step"].tolist()
         assert read["val/kl"].tolist() == rows["val/kl"].tolist()
-        assert recorded.read_config(folder).run_id == run_id
+        assert reader.read_config(folder).run_id == run_id
     assert report.write(golden / sweep).stat().st_size > 10_000
 
 
@@ -101,7 +102,7 @@ def test_an_interrupted_run_goes_on(golden):
     resumed = pd.read_csv(point.run_dir / "metrics.csv")
     pd.testing.assert_frame_equal(resumed, whole, rtol=1e-3, atol=1e-6)
     stated = json.loads((point.run_dir / "summary.json").read_text())
-    assert stated["schema"] == recorded.SCHEMA
+    assert stated["schema"] == reader.SCHEMA
     assert stated["rows"] == 5
 
 

@@ -10,15 +10,18 @@ import torch
 from conftest import TINY, make_config, make_images
 from safetensors.torch import load_file
 
-from vae_sweep import dataset, grid, recorded, results, stop
+from vae_sweep import grid
 from vae_sweep.config import RunConfig
-from vae_sweep.data import Images
-from vae_sweep.device import keep_freed_memory, limited_threads
+from vae_sweep.data import dataset
+from vae_sweep.data.splits import Images
 from vae_sweep.errors import UserError
-from vae_sweep.plan import plans
-from vae_sweep.points import prepare
-from vae_sweep.records import RunFolder
-from vae_sweep.trainer import Trainer
+from vae_sweep.records import reader, results
+from vae_sweep.records.run_folder import RunFolder
+from vae_sweep.system import stop
+from vae_sweep.training.device import keep_freed_memory, limited_threads
+from vae_sweep.training.plan import plans
+from vae_sweep.training.prepare import prepare
+from vae_sweep.training.step import Trainer
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def test_other_images_under_the_same_path_start_over(config_of, npz, capsys):
 
 
 def test_a_run_that_ends_not_finite_in_validation_is_diverged(config_of, monkeypatch):
-    from vae_sweep import metrics
+    from vae_sweep.training import metrics
 
     real = metrics.evaluate
 
@@ -210,7 +213,7 @@ def test_a_full_disk_ends_the_grid_and_keeps_what_was_measured(
 def test_records_that_vanish_meanwhile_are_noticed_and_the_run_repeated(
     one_core, config_of, monkeypatch, capsys, lost, at
 ):
-    from vae_sweep.train import Recorder
+    from vae_sweep.training.loop import Recorder
 
     good, bad = config_of("seed=1"), config_of()
     real = Recorder._evaluate
@@ -299,7 +302,7 @@ def test_a_run_opens_with_everything_that_is_known(config_of, monkeypatch):
     assert (summary["status"], summary["total_steps"], summary["schema"]) == (
         "running",
         20,
-        recorded.SCHEMA,
+        reader.SCHEMA,
     )
     assert summary["psnr_cap"] == summary["predicted"]["psnr_cap"] < 40
     assert summary["device"] == "cpu"
@@ -373,7 +376,7 @@ def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
     assert set(loaded.finals["run_id"]) == {c.run_id for c in configs[:2]}
     assert loaded.waiting == [configs[2].run_id]
     listed = json.loads((folder / "sweep.json").read_text())
-    assert listed["schema"] == recorded.SCHEMA
+    assert listed["schema"] == reader.SCHEMA
     assert list(listed["runs"]) == [c.run_id for c in configs]
     assert all(about.keys() == {"command", "time"} for about in listed["runs"].values())
     grid.run(configs)
@@ -389,7 +392,7 @@ def test_a_damaged_list_of_runs_is_put_aside(config_of, content):
     path.write_text(content)
     grid.run([config])
     assert path.with_name("sweep.json.old-1").read_text() == content
-    assert recorded.read_sweep(config.sweep_dir).keys() == {config.run_id}
+    assert reader.read_sweep(config.sweep_dir).keys() == {config.run_id}
     path.write_text(content)
     assert results.load(config.sweep_dir).waiting == []
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_sweep.heads import BASES, EPS, Heads, affine_of, range_of
-from vae_sweep.normalize import fit, histograms
+from vae_sweep.vae.heads import BASES, EPS, Heads, affine_of, range_of
+from vae_sweep.vae.normalize import fit, histograms
 
 COUNTS = histograms(make_images(20))
 NORMS = ("unit", "minus1_1", "zscore", "zscore_global", "raw255")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from vae_sweep import image_folder
 from vae_sweep.config import ImageFolderConfig
-from vae_sweep.decode import Done, decode
+from vae_sweep.data import image_folder
+from vae_sweep.data.decode import Done, decode
 from vae_sweep.errors import UserError
 
 README = Path(__file__).with_name("README.md")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vae_sweep.errors import UserError
-from vae_sweep.intervals import (
+from vae_sweep.records.comparisons import (
     Interval,
     bootstrap,
     difference,

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from test_golden import GOLDEN, SCHEMAS, TINY
 
-from vae_sweep import recorded, results
+from vae_sweep.records import reader, results
 
 ROOT = Path(__file__).parents[1]
 CHANGES = {  # file -> what stands there, and what the release to come has in its place
-    "vae_sweep/metrics.py": (
+    "vae_sweep/training/metrics.py": (
         ('    "loss",  #', '    "kl_per_unit",\n    "loss",  #'),
         ('        "loss": loss,', '        "kl_per_unit": kl / 4,\n        "loss": loss,'),
     ),
@@ -106,7 +106,7 @@ def test_an_interrupted_run_goes_on_with_the_columns_that_it_has(release, sweeps
     assert "1 point goes on from step 20 of 40" in out
     after = (folder / "metrics.csv").read_text()
     assert after.startswith(before)
-    assert recorded.read_rows(folder).steps == [0, 10, 20, 30, 40]
+    assert reader.read_rows(folder).steps == [0, 10, 20, 30, 40]
     assert "kl_per_unit" not in after
 
 

@@ -16,7 +16,7 @@ import vae_sweep
 from hydra_plugins.vae_sweep_launcher import grid_launcher
 from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
-from vae_sweep.command import CONF
+from vae_sweep.command.entry import CONF
 
 JOBS = [
     ["norm=zscore", "head=tanh"],

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from vae_sweep.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear, _Narrow
+from vae_sweep.vae.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear, _Narrow
 
 RUNS = 3
 

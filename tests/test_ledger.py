@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from study import answers, balance, ledger
+from study.published import NORMS, Published
 
-from vae_sweep import answers, balance, ledger
 from vae_sweep.errors import UserError
-from vae_sweep.published import NORMS, Published
-from vae_sweep.results import Results
+from vae_sweep.records.results import Results
 
 SCALE2 = {"unit": 1.0, "minus1_1": 0.25, "zscore": 1 / 16}  # of the planted KL
 BETAS = ("0.0625", "0.25", "1", "4", "16", "64")

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from torch.distributions import Bernoulli, ContinuousBernoulli, Laplace, Normal
 
-from vae_sweep import likelihoods, metrics
-from vae_sweep.cohort import Cohort
 from vae_sweep.config import UNIT_INTERVAL, Likelihood
 from vae_sweep.errors import UserError
-from vae_sweep.likelihoods import KINDS, LOCATED
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.streams import Streams
+from vae_sweep.training import metrics
+from vae_sweep.vae import likelihoods
+from vae_sweep.vae.cohort import Cohort
+from vae_sweep.vae.likelihoods import KINDS, LOCATED
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
+from vae_sweep.vae.streams import Streams
 
 IMAGES = make_images(21)
 COUNTS = histograms(IMAGES)

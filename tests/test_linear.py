@@ -7,12 +7,12 @@ from conftest import make_config
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from vae_sweep.models import LinearVAE
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.spectrum import Spectra
-from vae_sweep.theory import LinearGaussian
-from vae_sweep.trainer import Trainer
+from vae_sweep.data.spectrum import Spectra
+from vae_sweep.theory.linear import LinearGaussian
+from vae_sweep.training.step import Trainer
+from vae_sweep.vae.networks import LinearVAE
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 LATENT, SIZE, V = 6, 64, 0.03  # V: decoder variance in pixels
 

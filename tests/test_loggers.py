@@ -15,11 +15,18 @@ from conftest import TINY, make_config, make_images
 from PIL import Image
 from survival.wandb_files import key_of, read_records
 
-from vae_sweep import grid, loggers
+from vae_sweep import grid
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
-from vae_sweep.loggers import Logger, drain, open_wandb, wandb_folder, wandb_note
-from vae_sweep.wandb_mode import wandb_mode
+from vae_sweep.records import loggers
+from vae_sweep.records.loggers import (
+    Logger,
+    drain,
+    open_wandb,
+    wandb_folder,
+    wandb_mode,
+    wandb_note,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -486,7 +493,7 @@ import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from conftest import make_config
-from vae_sweep.loggers import drain, open_wandb
+from vae_sweep.records.loggers import drain, open_wandb
 
 config = make_config("runs=" + sys.argv[2], "log.wandb.mode=offline")
 logger = open_wandb(config)
@@ -520,6 +527,7 @@ def test_a_dying_service_process_costs_one_warning(home):
 
 
 def test_importing_the_module_leaves_wandb_and_torch_alone():
-    code = "import sys, vae_sweep.loggers; print({'wandb', 'torch'} & set(sys.modules))"
+    code = "import sys, vae_sweep.records.loggers; "
+    code += "print({'wandb', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr

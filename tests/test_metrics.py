@@ -9,11 +9,11 @@ import torch
 from conftest import TINY, make_config, make_images
 from torch.distributions import Normal, kl_divergence
 
-from vae_sweep import metrics
-from vae_sweep.cohort import Cohort
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.streams import Streams
+from vae_sweep.training import metrics
+from vae_sweep.vae.cohort import Cohort
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
+from vae_sweep.vae.streams import Streams
 
 IMAGES = make_images(21)
 OVERRIDES = (

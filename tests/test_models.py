@@ -4,7 +4,7 @@ from conftest import make_config
 from torch import Generator
 
 from vae_sweep.errors import UserError
-from vae_sweep.models import ConvVAE, check, resolutions
+from vae_sweep.vae.networks import ConvVAE, check, resolutions
 
 
 def vae(*overrides: str, shape=(3, 32, 32), runs: int = 2) -> ConvVAE:

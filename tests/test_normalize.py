@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_sweep.errors import UserError
-from vae_sweep.normalize import fit, histograms
+from vae_sweep.vae.normalize import fit, histograms
 
 NORMS = ("unit", "minus1_1", "zscore", "zscore_global", "raw255")
 

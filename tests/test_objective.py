@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
-from vae_sweep import objective
-from vae_sweep.normalize import fit, histograms
-from vae_sweep.objective import reduction_weights as weights_of
+from vae_sweep.vae import objective
+from vae_sweep.vae.normalize import fit, histograms
+from vae_sweep.vae.objective import reduction_weights as weights_of
 
 REDUCTIONS = ("sum", "gaussian", "mean", "pixel_mean")
 

@@ -2,11 +2,12 @@ import pytest
 import torch
 from conftest import TINY, make_config, make_images
 
-from vae_sweep import plan, system
-from vae_sweep.normalize import histograms
-from vae_sweep.plan import footprint
-from vae_sweep.point import point
-from vae_sweep.points import prepare
+from vae_sweep.system import machine
+from vae_sweep.training import plan
+from vae_sweep.training.plan import footprint
+from vae_sweep.training.prepare import prepare
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_unlike_points_are_not_fused_and_the_longest_goes_first(points):
 def test_memory_limits_a_cohort(points, monkeypatch):
     todo = points(*seeds(8))
     needs = footprint(todo[0].config, todo[0].point, (3, 8, 8)).bytes(8)
-    monkeypatch.setattr(system, "memory", lambda: int(3.5 * needs / plan.SHARE) + 1)
+    monkeypatch.setattr(machine, "memory", lambda: int(3.5 * needs / plan.SHARE) + 1)
     [made] = plan.plans(todo, 8)
     assert max(len(c) for c in made.cohorts) == 3
 

@@ -10,11 +10,12 @@ from matplotlib.text import Text
 from PIL import Image
 from test_results import ROWS, cap, summary, write_run
 
-from vae_sweep import plots, results
+from vae_sweep.records import results
+from vae_sweep.reporting import overview
 
 
 def drawn(folder: Path, ids: list[str] | None = None) -> Figure:
-    figure = plots.overview(results.load(folder, ids), folder)
+    figure = overview.overview(results.load(folder, ids), folder)
     figure.canvas.draw()
     return figure
 
@@ -148,7 +149,7 @@ def test_colours_differ_between_points(tmp_path):
 
 
 def test_a_grid_too_large_names_its_first_points(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "SHOWN", 2)
+    monkeypatch.setattr(overview, "SHOWN", 2)
     for seed in range(4):
         write_run(tmp_path, summary(), seed=seed)
     figure = drawn(tmp_path)
@@ -170,7 +171,7 @@ def test_few_numbers_are_drawn_too(tmp_path, rows):
 def test_the_file_is_replaced_as_a_whole(tmp_path):
     run_id = write_run(tmp_path, summary())
     (tmp_path / "overview.png").write_bytes(b"old")
-    path = plots.save_overview(results.load(tmp_path), tmp_path)
+    path = overview.save_overview(results.load(tmp_path), tmp_path)
     assert path == tmp_path / "overview.png"
     with Image.open(path) as image:
         assert image.size[0] == 14 * 130

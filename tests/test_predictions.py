@@ -17,15 +17,16 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from test_run import Cli
 
-from vae_sweep import prediction_table, results
-from vae_sweep.data import Images
-from vae_sweep.dataset import Dataset
+from vae_sweep.data.dataset import Dataset
+from vae_sweep.data.spectrum import Spectra
+from vae_sweep.data.splits import Images
 from vae_sweep.errors import UserError
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.prediction_table import frame
-from vae_sweep.predictions import Prediction, predict
-from vae_sweep.spectrum import Spectra
+from vae_sweep.records import results
+from vae_sweep.reporting import prediction_table
+from vae_sweep.reporting.prediction_table import frame
+from vae_sweep.theory.prediction import Prediction, predict
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
 
@@ -212,7 +213,7 @@ def test_gaussian_noises_of_their_own_have_an_optimum(small):
 
 
 def test_images_too_large_for_a_covariance_keep_their_floors(small, monkeypatch):
-    monkeypatch.setattr("vae_sweep.spectrum.LARGEST", 10)
+    monkeypatch.setattr("vae_sweep.data.spectrum.LARGEST", 10)
     found = predicted(small, "norm=zscore", "head=tanh")
     assert found.floor_mse > 0
     assert math.isnan(found.kl)

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from vae_sweep.progress import COLUMNS, SHOWN, Display
+from vae_sweep.reporting.progress import COLUMNS, SHOWN, Display
 
 ROW = {"step": 40.0, **dict.fromkeys(COLUMNS, 1.25)}
 

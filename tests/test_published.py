@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from study import published
+from study.published import Study
 
 from tests.test_results import config
-from vae_sweep import published, results
 from vae_sweep.config import validate
 from vae_sweep.errors import UserError
-from vae_sweep.published import Study
+from vae_sweep.records import results
 
 SUMMARY = {
     "status": "finished",

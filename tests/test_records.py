@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from vae_sweep import recorded, records, results
-from vae_sweep.checkpoint import State, StateShape
 from vae_sweep.errors import UserError
-from vae_sweep.metrics import COLUMNS
-from vae_sweep.recorded import Unreadable
-from vae_sweep.records import RecordsChanged, RunFolder, lock
+from vae_sweep.records import reader, results, run_folder
+from vae_sweep.records.checkpoint import State, StateShape
+from vae_sweep.records.reader import Unreadable
+from vae_sweep.records.run_folder import RecordsChanged, RunFolder, lock
+from vae_sweep.training.metrics import COLUMNS
 
 ABOUT = {
     **{"beta": 1.0, "implied_sigma": 36.0, "psnr_cap": math.inf},
@@ -326,7 +326,7 @@ def test_what_is_of_the_wrong_kind_is_kept_aside(folder):
         ".hydra.old-1",
     }
     assert (folder.path / ".hydra.old-1").read_text() == "a file"
-    assert recorded.read_config(folder.path) == folder.config
+    assert reader.read_config(folder.path) == folder.config
     assert later.repair() == []
     assert later.ended()[0] is not None
 
@@ -351,7 +351,7 @@ def test_a_damaged_configuration_is_written_anew(folder, content):
     right = path.read_text()
     path.write_text(content)
     with pytest.raises(Unreadable, match=r"config\.yaml"):
-        recorded.read_config(folder.path)
+        reader.read_config(folder.path)
     [said] = folder.repair()
     assert "written anew, kept as config.yaml.old-1" in said
     assert path.read_text() == right
@@ -363,12 +363,12 @@ def test_another_runs_configuration_is_found_out(folder, tmp_path):
     other.open(ABOUT, COLUMNS)
     path = folder.path / "config.yaml"
     path.write_bytes((other.path / "config.yaml").read_bytes())
-    assert recorded.read_config(folder.path).seed == 7  # it is whole
+    assert reader.read_config(folder.path).seed == 7  # it is whole
     [said] = folder.repair()
     assert "another run's" in said
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(Unreadable, match="altered"):
-        recorded.read_config(folder.path)
+        reader.read_config(folder.path)
 
 
 def test_another_runs_summary_is_said_and_kept(folder, tmp_path):
@@ -380,7 +380,7 @@ def test_another_runs_summary_is_said_and_kept(folder, tmp_path):
     assert later.ended() == (None, "summary.json is another run's")
     later.open(ABOUT, COLUMNS)
     assert (later.path / "summary.json.old-1").read_bytes() == content
-    assert "run_id" not in recorded.read_summary(later.path)
+    assert "run_id" not in reader.read_summary(later.path)
 
 
 def test_a_lock_that_is_a_folder_is_put_aside(tmp_path):
@@ -396,7 +396,7 @@ def test_a_picture_that_the_run_did_not_draw_is_noticed(folder, change):
     path = folder.save_picture(*pixels)
     later = ended(folder)
     assert later.ended()[1] is None
-    assert recorded.read_picture(folder.path) is not None
+    assert reader.read_picture(folder.path) is not None
     pixels[0, 0, 0, 0] = 1 if change == "one pixel" else 200
     folder.save_picture(*pixels)
     if change == "no PNG":
@@ -405,14 +405,14 @@ def test_a_picture_that_the_run_did_not_draw_is_noticed(folder, change):
     assert summary is not None  # its numbers are whole
     assert complaint is not None
     assert "reconstructions.png is not the one that the run drew" in complaint
-    assert recorded.read_picture(folder.path) is None
+    assert reader.read_picture(folder.path) is None
 
 
 def to_schema(path, schema):
     """States another schema in a file of a run."""
     if path.suffix == ".yaml":
         path.write_text(
-            path.read_text().replace(f"schema: {recorded.SCHEMA}", f"schema: {schema}")
+            path.read_text().replace(f"schema: {reader.SCHEMA}", f"schema: {schema}")
         )
     elif path.suffix == ".json":
         path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
@@ -425,7 +425,7 @@ def to_schema(path, schema):
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "state.safetensors"])
 def test_what_a_later_version_wrote_is_refused_and_left_alone(folder, name):
     later = trained(folder, 20) if name == "state.safetensors" else ended(folder)
-    to_schema(folder.path / name, recorded.SCHEMA + 1)
+    to_schema(folder.path / name, reader.SCHEMA + 1)
     before = {path: path.read_bytes() for path in folder.path.iterdir()}
     said = rf"{name} was written by a later version \(schema .*update vae-sweep, or set"
 
@@ -447,7 +447,7 @@ def test_a_schema_that_is_no_number_is_damage(folder, schema):
     ended(folder)
     to_schema(folder.path / "summary.json", schema)
     with pytest.raises(Unreadable, match=r"damaged|altered"):
-        recorded.read_summary(folder.path)
+        reader.read_summary(folder.path)
 
 
 def test_picture_is_originals_above_reconstructions(folder):
@@ -486,9 +486,9 @@ def test_config_is_stated_in_the_folder(folder):
 
 def test_the_environment_has_the_command_as_typed(monkeypatch):
     monkeypatch.setattr("sys.argv", ["run.py", "-m", "norm=unit", "data.path=my images"])
-    records.environment.cache_clear()
-    found = records.environment()
-    records.environment.cache_clear()
+    run_folder.environment.cache_clear()
+    found = run_folder.environment()
+    run_folder.environment.cache_clear()
     expected = "python -m vae_sweep.run -m norm=unit 'data.path=my images'"
     assert found["command"] == expected
 

@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 from test_results import PREDICTED, summary, write_run
 
-from vae_sweep import report, report_figures, report_page, report_tables, results
-from vae_sweep.records import lock
+from vae_sweep import report
+from vae_sweep.records import results
+from vae_sweep.records.run_folder import lock
+from vae_sweep.reporting import figures, html, style, tables
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "link", "br", "img", "input", "path"}
@@ -281,7 +283,7 @@ def test_pictures_are_those_of_the_run(tmp_path, mode, channels):
     if mode == "RGBA":
         tiles[..., 3] = 255
     Image.fromarray(tiles).save(tmp_path / "reconstructions.png")
-    found = report_page.picture(tmp_path)
+    found = html.picture(tmp_path)
     assert found is not None
     url, width, height = found
     assert (width, height) == (64, 32)
@@ -294,38 +296,38 @@ def test_pictures_are_those_of_the_run(tmp_path, mode, channels):
 
 
 def test_large_sweeps_show_one_seed_of_each_point(tmp_path):
-    for seed in range(report_page.MANY // 2 + 1):
+    for seed in range(html.MANY // 2 + 1):
         for head in ("tanh", "linear"):
             write_run(tmp_path, summary(), head=head, seed=seed)
     page = made(tmp_path)
     summaries = [text for _, text in page.find("summary")]
-    assert summaries.count(f"{report_page.MANY // 2} more seeds") == 2
-    assert len(page.find("img", loading="lazy")) == report_page.MANY + 2 + 6
+    assert summaries.count(f"{html.MANY // 2} more seeds") == 2
+    assert len(page.find("img", loading="lazy")) == html.MANY + 2 + 6
 
 
 def test_figures_show_each_run_once_in_one_look_per_point(sweep):
     folder, ids = sweep
     loaded = results.load(folder)
-    looked = report_figures.looks(loaded.finals)
+    looked = style.of_points(loaded.finals)
     assert looked[ids[0]] == looked[ids[1]]
     assert looked[ids[0]].color != looked[ids[3]].color
     assert looked[ids[0]].dashes != looked[ids[3]].dashes  # of their heads
     assert looked[ids[2]].shape == "X"  # diverged
-    assert report_tables.points_of(looked)[looked[ids[2]].point] == looked[ids[3]]
-    drawn = report_figures.draw(loaded, looked)
+    assert tables.points_of(looked)[looked[ids[2]].point] == looked[ids[3]]
+    drawn = figures.draw(loaded, looked)
     assert [picture.alt.rsplit(", ", 1)[1] for picture in drawn] == [
         *["4 runs"] * 4,
         *["3 runs"] * 2,  # one has no prediction yet
     ]
-    again = report_figures.draw(loaded, looked)
+    again = figures.draw(loaded, looked)
     assert [p.url for p in again] == [p.url for p in drawn]
 
 
 def test_numbers_are_printed_with_their_signs():
-    assert report_tables.decimal(-1.234, 2) == "−1.23"
-    assert report_tables.decimal(-0.001, 2, "+") == "+0.00"
-    assert report_tables.decimal(3.3, 1, "+") == "+3.3"
-    assert report_tables.decimal(math.nan, 1) == "–"
+    assert tables.decimal(-1.234, 2) == "−1.23"
+    assert tables.decimal(-0.001, 2, "+") == "+0.00"
+    assert tables.decimal(3.3, 1, "+") == "+3.3"
+    assert tables.decimal(math.nan, 1) == "–"
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

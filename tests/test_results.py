@@ -13,10 +13,11 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from vae_sweep import results
 from vae_sweep.config import validate
 from vae_sweep.errors import UserError
-from vae_sweep.records import lock
+from vae_sweep.records import results
+from vae_sweep.records.run_folder import lock
+from vae_sweep.reporting import tables
 
 COLUMNS = "step,epoch,train/loss,val/loss,val/mse_pixel,val/psnr,val/kl,val/elbo"
 COLUMNS += ",val/active_units,val/bits_per_dim_calibrated,test/psnr"
@@ -209,7 +210,7 @@ def test_a_runs_own_folder_is_no_sweep(tmp_path):
 
 def printed(loaded: results.Results, width: int = 100) -> list[str]:
     file = io.StringIO()
-    results.print_table(loaded, Console(file=file, width=width))
+    tables.print_table(loaded, Console(file=file, width=width))
     return file.getvalue().splitlines()
 
 
@@ -404,7 +405,7 @@ def test_the_widest_table_fits_100_columns(tmp_path):
 
 def test_no_torch_and_no_pyplot():
     code = (
-        "import sys, vae_sweep.results, vae_sweep.plots;"
+        "import sys, vae_sweep.records.results, vae_sweep.reporting.overview;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib.pyplot')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

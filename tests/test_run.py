@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from survival.wandb_files import key_of, read_records
 
 import vae_sweep
-from vae_sweep import command, predict, run
+from vae_sweep import predict, run
+from vae_sweep.command import entry
 
 HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
 SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=30", "train.eval_every=10")
@@ -74,7 +75,7 @@ class Cli:
                 patched.setenv(name, value)
             patched.setenv("HYDRA_FULL_ERROR", "0")  # so that it is put back
             with pytest.raises(SystemExit) as ended:
-                command.main(grids[self.module], "")
+                entry.main(grids[self.module], "")
         assert ended.value.code == 2
         return capsys.readouterr().err
 

@@ -4,7 +4,6 @@ from conftest import make_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_sweep import objective, schedules
 from vae_sweep.config import (
     ConstantBeta,
     CyclicalBeta,
@@ -12,6 +11,7 @@ from vae_sweep.config import (
     NormalizedBeta,
     WarmupBeta,
 )
+from vae_sweep.vae import objective, schedules
 
 
 def test_warmup_rises_linearly_then_stays():

@@ -13,7 +13,7 @@ import pytest
 PROCESS = """
 import subprocess, sys, tempfile
 from pathlib import Path
-from vae_sweep import scratch
+from vae_sweep.system import scratch
 folder = scratch.use_own_folder()
 assert scratch.use_own_folder() == folder
 Path(tempfile.mkdtemp(), "file").write_text("left")

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from conftest import TINY, make_config, make_images
 
-from vae_sweep import command
-from vae_sweep.device import limited_threads
+from vae_sweep.command import entry
+from vae_sweep.training.device import limited_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits and mounts")
 
@@ -69,7 +69,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def ended() -> dict[str, bytes]:
     """The rows after the same points were trained to their end, in this process."""
-    with damage.figures(False):
+    with damage.drawing(False):
         said, error = damage.command_of([make_config(*POINT, f"head={h}") for h in HEADS])
     assert error is None, said
     return rows()
@@ -181,12 +181,12 @@ def test_a_disk_that_is_full_from_some_write_on(monkeypatch, assert_goes_on, num
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
-    with monkeypatch.context() as full, damage.figures(False):
+    with monkeypatch.context() as full, damage.drawing(False):
         full.setattr(os, "fsync", fsync)
         _, error = damage.command_of(configs)
     assert len(calls) > number
     assert isinstance(error, damage.ALLOWED)
-    assert_said(f"error: {command.one_line(error)}\n", "runs/main", "[Nn]o space left|full")
+    assert_said(f"error: {entry.one_line(error)}\n", "runs/main", "[Nn]o space left|full")
     assert_goes_on()
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.decomposition import PCA
 
-from vae_sweep import spectrum
-from vae_sweep.spectrum import Spectra
+from vae_sweep.data import spectrum
+from vae_sweep.data.spectrum import Spectra
 
 IMAGES = make_images(150).numpy()
 EQUAL = np.ones(3)

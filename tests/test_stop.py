@@ -8,14 +8,15 @@ import time
 
 import pytest
 
-from vae_sweep import command, stop
+from vae_sweep.command import entry
+from vae_sweep.system import stop
 
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
 def started(code: str) -> subprocess.Popen[str]:
     """A process that runs `code` after stop.install and has printed `ready`."""
-    head = "import time, sys\nfrom vae_sweep import stop\nstop.install()\n"
+    head = "import time, sys\nfrom vae_sweep.system import stop\nstop.install()\n"
     process = subprocess.Popen(
         [sys.executable, "-c", head + code],
         stdout=subprocess.PIPE,
@@ -125,12 +126,12 @@ def test_an_interrupted_command_does_not_say_what_hydra_makes_of_it(monkeypatch,
 
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(command.hydra, "main", task_function)
+    monkeypatch.setattr(entry.hydra, "main", task_function)
     monkeypatch.setattr(stop, "_received", None)
     before = signal.signal(signal.SIGINT, stop._handle)
     try:
         with pytest.raises(stop.Stopped):
-            command.main(lambda configs: None, "")
+            entry.main(lambda configs: None, "")
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == ""
@@ -154,7 +155,7 @@ def test_a_long_computation_is_ended_by_the_thread():
 def test_a_command_that_is_done_ends_as_it_would_have_ended():
     code = (
         "import atexit, sys, time\n"
-        "from vae_sweep import stop\n"
+        "from vae_sweep.system import stop\n"
         "def last():\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(1)\n"

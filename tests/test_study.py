@@ -1,6 +1,5 @@
 """The notebooks on the smallest sweep, and what is committed of the study."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,17 +7,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-from vae_sweep import answers, published
-from vae_sweep.ledger import ledger
-from vae_sweep.published import Study
+from study import answers, make, published
+from study.ledger import ledger
+from study.published import Study
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
 RESULTS = ROOT / "experiments" / "results"
-spec = importlib.util.spec_from_file_location("study", ROOT / "analysis" / "study.py")
-study = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(study)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +35,7 @@ def test_there_are_five():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_the_smallest_sweep(notebook, smoke, tmp_path):
-    study.render(notebook, tmp_path / notebook.name, smoke)
+    make.render(notebook, tmp_path / notebook.name, smoke)
     made = nbformat.read(tmp_path / notebook.name, as_version=4)
     code = [cell for cell in made.cells if cell.cell_type == "code"]
     kinds = {kind for cell in code for out in cell.outputs for kind in out.get("data", {})}
@@ -53,7 +48,7 @@ def test_a_cell_that_raises_is_an_error(smoke, tmp_path):
     broken.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(broken, tmp_path / "00_broken.ipynb")
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        study.render(tmp_path / "00_broken.ipynb", tmp_path / "made.ipynb")
+        make.render(tmp_path / "00_broken.ipynb", tmp_path / "made.ipynb")
 
 
 def test_the_smallest_sweep_comes_out_as_committed(smoke):
@@ -100,7 +95,7 @@ def test_the_committed_notebooks_say_what_the_tables_say():
 
 def test_every_experiment_is_published():
     committed = Study(RESULTS)
-    for name in study.EXPERIMENTS:
+    for name in make.EXPERIMENTS:
         table = committed.of(name)
         assert (table.results.finals["status"] != "running").all()
         assert f"experiments={name}" in table.about["command"]
@@ -109,7 +104,7 @@ def test_every_experiment_is_published():
 
 def test_the_pages_say_what_the_tables_say():
     committed = Study(RESULTS)
-    page, costs = study.PAGE.read_text(), study.LIST.read_text()
-    assert study.front_page(page, committed) == page
+    page, costs = make.PAGE.read_text(), make.LIST.read_text()
+    assert make.front_page(page, committed) == page
     assert answers.four(committed) in page
-    assert study.cost_list(costs, committed) == costs
+    assert make.cost_list(costs, committed) == costs

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vae_sweep.system import of_system
+from vae_sweep.system.machine import of_system
 
 REMEDIES = {
     errno.ENOSPC: "free space there, or set runs=FOLDER",
@@ -46,8 +46,8 @@ def test_nothing_to_write_to_is_standard_output():
 
 
 PRINTS = """
-from vae_sweep import system
-system.start()
+from vae_sweep.system import machine
+machine.start()
 print("β → σ – − · é ☃")
 """
 
@@ -68,10 +68,10 @@ def test_characters_that_an_encoding_lacks_become_plain_ones(encoding, said):
 
 LIMITS = """
 import resource, sys
-from vae_sweep import system
+from vae_sweep.system import machine
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
-system.start()
-print(*resource.getrlimit(resource.RLIMIT_NOFILE), system.open_files())
+machine.start()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE), machine.open_files())
 """
 
 

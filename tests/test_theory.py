@@ -6,10 +6,11 @@ from conftest import make_images
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
-from vae_sweep.heads import BASES, range_of
-from vae_sweep.normalize import fit, histograms
-from vae_sweep.spectrum import Spectra
-from vae_sweep.theory import LinearGaussian, head_floor
+from vae_sweep.data.spectrum import Spectra
+from vae_sweep.theory.floor import head_floor
+from vae_sweep.theory.linear import LinearGaussian
+from vae_sweep.vae.heads import BASES, range_of
+from vae_sweep.vae.normalize import fit, histograms
 
 NORMS = ("unit", "minus1_1", "zscore", "zscore_global", "raw255")
 IMAGES = make_images(40)

@@ -12,12 +12,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_sweep.config import Head, Norm, Reduction, RunConfig, validate
-from vae_sweep.device import resolve_device
 from vae_sweep.errors import UserError
-from vae_sweep.feed import total_steps
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.trainer import Trainer
+from vae_sweep.training.batches import total_steps
+from vae_sweep.training.device import resolve_device
+from vae_sweep.training.step import Trainer
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 IMAGES = make_images(64)
 COUNTS = histograms(IMAGES)
@@ -65,7 +65,7 @@ def test_k_runs_together_are_k_runs_alone_in_float64(norm_layer):
 
 def test_grouped_layers_train_as_per_run_layers(monkeypatch):
     """CUDA's way through the convolutions, on CPU."""
-    from vae_sweep.layers import Conv
+    from vae_sweep.vae.layers import Conv
 
     configs = [config_of(*o, "train.precision=fp64") for o in FOUR]
     per_run = trainer_of(*configs)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import TINY, make_config, make_images
 
-from vae_sweep.cohort import Cohort
-from vae_sweep.layers import WAYS
-from vae_sweep.normalize import histograms
-from vae_sweep.point import point
-from vae_sweep.tune import Tuner, best_size, convolutions, tune_layers
+from vae_sweep.training.tune import Tuner, best_size, convolutions, tune_layers
+from vae_sweep.vae.cohort import Cohort
+from vae_sweep.vae.layers import WAYS
+from vae_sweep.vae.normalize import histograms
+from vae_sweep.vae.point import point
 
 CPU = torch.device("cpu")
 IMAGES = make_images(16)

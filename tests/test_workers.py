@@ -10,14 +10,16 @@ import pytest
 import torch
 from conftest import TINY, make_config
 
-from vae_sweep import grid, loggers, workers
-from vae_sweep.data import Images
-from vae_sweep.device import limited_threads
-from vae_sweep.metrics import COLUMNS
-from vae_sweep.points import prepare
-from vae_sweep.train import Run
-from vae_sweep.trainer import state_shape
-from vae_sweep.workers import Job, WorkerDied, Workers
+from vae_sweep import grid
+from vae_sweep.data.splits import Images
+from vae_sweep.records import loggers
+from vae_sweep.training import workers
+from vae_sweep.training.device import limited_threads
+from vae_sweep.training.loop import Run
+from vae_sweep.training.metrics import COLUMNS
+from vae_sweep.training.prepare import prepare
+from vae_sweep.training.step import state_shape
+from vae_sweep.training.workers import Job, WorkerDied, Workers
 
 
 @pytest.fixture
@@ -215,13 +217,13 @@ def test_a_run_whose_worker_dies_again_is_marked_failed_and_the_others_finish(
         workers,
         "MAIN",
         "import os, signal\n"
-        "from vae_sweep import records\n"
-        "append = records.RunFolder.append\n"
+        "from vae_sweep.records.run_folder import RunFolder\n"
+        "append = RunFolder.append\n"
         "def deadly(self, row):\n"
         "    if self.config.run_id == os.environ['LETHAL'] and row['step'] == 10:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    append(self, row)\n"
-        "records.RunFolder.append = deadly\n" + workers.MAIN,
+        "RunFolder.append = deadly\n" + workers.MAIN,
     )
     outcomes = grid.run(configs)
     assert isinstance(outcomes[1], grid.Broken)
@@ -277,8 +279,8 @@ def test_busy_workers_write_checkpoints_when_they_are_left(config_of):
 def test_workers_end_with_a_killed_parent_and_leave_no_images(tmp_path):
     code = (
         "import os, signal, sys, torch\n"
-        "from vae_sweep.data import Images\n"
-        "from vae_sweep.workers import Workers\n"
+        "from vae_sweep.data.splits import Images\n"
+        "from vae_sweep.training.workers import Workers\n"
         "workers = Workers(2, 1, None)\n"
         "workers._share(Images(*[torch.zeros(9, 3, 8, 8, dtype=torch.uint8)] * 3))\n"
         "print(*[p.pid for p in workers.processes.values()], flush=True)\n"

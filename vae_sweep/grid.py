@@ -9,21 +9,29 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vae_sweep import loggers, plots, results, stop
-from vae_sweep.checkpoint import StateShape
 from vae_sweep.config import RunConfig
-from vae_sweep.console import Console
-from vae_sweep.device import device_name, keep_freed_memory, limited_threads
 from vae_sweep.errors import Failed, UserError
-from vae_sweep.metrics import COLUMNS
-from vae_sweep.plan import Plan, plans
-from vae_sweep.points import Prepared, prepare
-from vae_sweep.predictions import predict
-from vae_sweep.progress import Display
-from vae_sweep.records import ReadOnly, RecordsChanged, environment, list_runs, lock
-from vae_sweep.train import Paused, Run, train
-from vae_sweep.trainer import state_shape
-from vae_sweep.workers import Job, Outcome, WorkerDied, Workers
+from vae_sweep.records import loggers, results
+from vae_sweep.records.checkpoint import StateShape
+from vae_sweep.records.run_folder import (
+    ReadOnly,
+    RecordsChanged,
+    environment,
+    list_runs,
+    lock,
+)
+from vae_sweep.reporting import overview, tables
+from vae_sweep.reporting.console import Console
+from vae_sweep.reporting.progress import Display
+from vae_sweep.system import stop
+from vae_sweep.theory.prediction import predict
+from vae_sweep.training.device import device_name, keep_freed_memory, limited_threads
+from vae_sweep.training.loop import Paused, Run, train
+from vae_sweep.training.metrics import COLUMNS
+from vae_sweep.training.plan import Plan, plans
+from vae_sweep.training.prepare import Prepared, prepare
+from vae_sweep.training.step import state_shape
+from vae_sweep.training.workers import Job, Outcome, WorkerDied, Workers
 
 ROUNDS = 2  # runs whose files are gone at the end are repeated once
 
@@ -328,11 +336,11 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
         whole = results.read(folder, ids, rest=True)
         alone = set(whole.finals["run_id"]) <= {*ids}
         shown = whole if alone else results.read(folder, ids)
-        results.print_table(shown, console)
+        tables.print_table(shown, console)
         if draw:
             for line in results.left_out(whole):
                 _say(console, line)
-            path = plots.save_overview(whole, folder)
+            path = overview.save_overview(whole, folder)
             _say(console, f"picture: {path}")
     notes = dict.fromkeys(loggers.wandb_note(c) for c in configs)
     _say(console, "\n".join(notes))

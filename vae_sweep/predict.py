@@ -6,7 +6,7 @@ both to <runs>/<sweep>/predicted.csv.
 
 from typing import TYPE_CHECKING
 
-from vae_sweep import stop
+from vae_sweep.system import stop
 
 if TYPE_CHECKING:
     from vae_sweep.config import RunConfig
@@ -22,9 +22,7 @@ and trains the points."""
 
 def predict_grid(configs: "list[RunConfig]") -> None:
     """Prints and writes the predictions of all points."""
-    from vae_sweep import (
-        prediction_table,  # torch takes seconds to import, --help need not wait
-    )
+    from vae_sweep.reporting import prediction_table
 
     prediction_table.run(configs)
 
@@ -32,9 +30,9 @@ def predict_grid(configs: "list[RunConfig]") -> None:
 def main() -> None:
     """The console script `vae-sweep-predict`."""
     with stop.handled():
-        from vae_sweep import command  # Hydra, whose import a signal may end
+        from vae_sweep.command import entry  # Hydra, whose import a signal may end
 
-        command.main(predict_grid, ABOUT)
+        entry.main(predict_grid, ABOUT)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import vae_sweep
-from vae_sweep import stop, system
 from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
+from vae_sweep.system import machine, stop
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,9 +32,9 @@ def write(
     out. Raises UserError where `folder` holds
     no runs or the page cannot be written.
     """
-    from vae_sweep import report_page  # pandas takes a second to import
+    from vae_sweep.reporting import html
 
-    content = report_page.page(folder, tell).encode()
+    content = html.page(folder, tell).encode()
     path = output or folder / "report.html"
     try:
         write_atomically(path, content)
@@ -63,7 +63,7 @@ def _main() -> None:
     version = f"vae-sweep {vae_sweep.__version__}"
     parser.add_argument("--version", action="version", version=version)
     try:
-        system.start()
+        machine.start()
         typed = parser.parse_args()
         path = write(typed.folder, typed.output, print)
         print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
@@ -74,7 +74,7 @@ def _main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {system.of_system(error)}", file=sys.stderr)
+        print(f"error: {machine.of_system(error)}", file=sys.stderr)
         sys.exit(2)
 
 

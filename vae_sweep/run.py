@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vae_sweep import stop
+from vae_sweep.system import stop
 
 if TYPE_CHECKING:
     from vae_sweep.config import RunConfig
@@ -26,9 +26,9 @@ def run_grid(configs: "list[RunConfig]") -> list[Any]:
 def main() -> None:
     """The console script `vae-sweep`."""
     with stop.handled():
-        from vae_sweep import command  # Hydra, whose import a signal may end
+        from vae_sweep.command import entry  # Hydra, whose import a signal may end
 
-        command.main(run_grid, ABOUT)
+        entry.main(run_grid, ABOUT)
 
 
 if __name__ == "__main__":

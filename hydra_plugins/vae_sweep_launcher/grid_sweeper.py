@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
-from vae_sweep import arguments, experiment
+from vae_sweep.command import arguments, experiments
 from vae_sweep.errors import UserError
 
 
@@ -112,8 +112,8 @@ def _grids(overrides: list[Override], parser: OverridesParser) -> list[list[Over
     keys = {o.key_or_group for o in typed}
     grids = []
     for name in names:
-        for lines in experiment.load(name):
-            lines = experiment.overruled([f"experiments={name}", *lines], keys)
+        for lines in experiments.load(name):
+            lines = experiments.overruled([f"experiments={name}", *lines], keys)
             grids.append([*_checked(lines, name, parser), *typed])
     return grids
 
@@ -139,5 +139,5 @@ def _checked(lines: list[str], name: str, parser: OverridesParser) -> list[Overr
             arguments.check(override)
         lines = [arguments.constant_beta(override) for override in overrides]
     except UserError as error:
-        raise UserError(f"in {experiment.available()[name]}: {error}") from None
+        raise UserError(f"in {experiments.available()[name]}: {error}") from None
     return parser.parse_overrides(lines)

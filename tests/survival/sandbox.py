@@ -198,7 +198,7 @@ class Attempt:
     def workers(self) -> list[int]:
         """The processes under the command that train."""
         processes = self.sandbox.processes()
-        return sorted(p.pid for p in processes if "vae_sweep.workers" in p.command)
+        return sorted(p.pid for p in processes if "vae_sweep.training.workers" in p.command)
 
     def wait_until(self, condition: Callable[[], bool]) -> bool:
         """Whether it came true; False where the command ended, or hung, before it did."""

@@ -1,0 +1,1 @@
+"""What serves only this study: its answers, evidence, figures and published tables."""

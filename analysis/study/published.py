@@ -1,0 +1,245 @@
+"""A sweep as a few small files: what notebooks read and a repository can keep.
+
+finals.csv           a row per run: results.Results.finals
+curves.csv           a row per run and evaluation: its columns of val/
+theory.csv           the linear optimum's curves, each once
+histogram.csv        how many training pixels have each of the 256 levels, per channel
+reconstructions.png  validation images, then a row of each picture in about.json
+about.json           command, commit, versions, hardware, data
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from vae_sweep.config import Norm
+from vae_sweep.data.dataset import Dataset, Datasets
+from vae_sweep.errors import UserError
+from vae_sweep.files import write_atomically
+from vae_sweep.records import results
+from vae_sweep.records.reader import read_picture
+from vae_sweep.records.results import Results
+from vae_sweep.records.run_folder import processor
+
+DIGITS = "%.6g"
+TEXTS = (
+    *results.IDENTITY[:-2],
+    "other",
+    "status",
+    "reason",
+    "device",
+)  # columns that are no numbers
+MOST_PICTURES = 48
+NORMS: tuple[Norm, ...] = ("unit", "minus1_1", "zscore")  # that the study compares
+
+
+class Published(NamedTuple):
+    """What the runs of a sweep measured, and what belongs beside it.
+
+    `histogram` has a row per level 0..255 and a column per channel, of the training
+    split. `pictures` maps run ids to uint8 [H, n * W, C] reconstructions of the same
+    validation images `originals`. `about` is about.json.
+    """
+
+    results: Results
+    histogram: pd.DataFrame
+    originals: np.ndarray
+    pictures: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """The histogram as int64 [C, 256]."""
+        return torch.from_numpy(self.histogram.to_numpy().T.copy())
+
+    @property
+    def caption(self) -> str:
+        """One line that says what the numbers rest on."""
+        about, seeds = self.about, self.results.finals["seed"].nunique()
+        return (
+            f"{about['data']}: {about['images']['train']:,} training, "
+            f"{about['images']['test']:,} test images; {about['steps']} steps of batch "
+            f"{about['batch_size']}, {seeds} seeds; {about['hardware']}, "
+            f"torch {about['versions']['torch']}"
+        )
+
+
+def publish(folder: Path, to: Path, data: str | None = None) -> None:
+    """Writes the sweep in `folder`, runs/<sweep>, as small files into `to`.
+
+    `data` is what to call the images, if not by the configuration's name. Their
+    histogram is taken from the images themselves, so that they must be at hand, and the
+    machine is the one that trained. Raises UserError where the sweep has several data
+    sets or none.
+    """
+    loaded = results.load(folder)
+    ids = loaded.finals["run_id"].tolist()
+    configs = [results.read_config(folder / run_id) for run_id in ids]
+    if any(config.data != configs[0].data for config in configs):
+        raise UserError(
+            f"a published sweep has one data set, {folder} has several; set sweep=NAME "
+            f"for each"
+        )
+    dataset = Datasets().of(configs[0].data)
+    summaries = [results.read_summary(folder / run_id) for run_id in ids]
+    named = data or configs[0].data.name
+    about = _about(named, dataset, summaries) | {
+        "steps": _range(s["steps"] for s in summaries if s.get("status") == "finished"),
+        "batch_size": _range(config.train.batch_size for config in configs),
+    }
+    to.mkdir(parents=True, exist_ok=True)
+    shown = _pictured(loaded.finals, folder)
+    if shown:
+        _save_pictures(folder, shown, to / "reconstructions.png")
+    _save(loaded.finals, to / "finals.csv")
+    curves = loaded.curves.filter(regex=r"^(run_id|step|epoch|val/.*)$")
+    _save(curves, to / "curves.csv")
+    _save(_distinct(loaded.theory), to / "theory.csv")
+    names = [f"channel{c}" for c in range(len(dataset.counts))]
+    histogram = pd.DataFrame(dataset.counts.T.numpy(), columns=names)
+    _save(histogram, to / "histogram.csv")
+    about["pictures"] = shown
+    write_atomically(to / "about.json", (json.dumps(about, indent=2) + "\n").encode())
+
+
+def load(sweep: Path | str) -> Published:
+    """Reads a published sweep, or runs/<sweep> as if it had been published.
+
+    Raises UserError where `sweep` is neither.
+    """
+    folder = Path(sweep)
+    if (folder / "about.json").exists():
+        return _read(folder)
+    with tempfile.TemporaryDirectory() as made:
+        publish(folder, Path(made))
+        return _read(Path(made))
+
+
+class Study:
+    """Published sweeps by the name of their experiment."""
+
+    def __init__(self, sweep: Path | str):
+        """`sweep` is a folder of published sweeps, or one sweep, which then stands for
+        every experiment."""
+        folder = Path(sweep)
+        parts = sorted(path.parent for path in folder.glob("*/about.json"))
+        self.by_name = {part.name: _read(part) for part in parts}
+        self.single = None if parts else load(folder)
+
+    def of(self, experiment: str) -> Published:
+        """Raises UserError where the study lacks it."""
+        if self.single is not None:
+            return self.single
+        if experiment not in self.by_name:
+            there = ", ".join(self.by_name)
+            raise UserError(f"the study needs {experiment}, published; there are {there}")
+        return self.by_name[experiment]
+
+
+def _about(
+    data: str, dataset: Dataset, summaries: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    ended = [s for s in summaries if s.get("status") in ("finished", "diverged")]
+    if not ended:
+        raise UserError("a published sweep has ended runs, this one has none; let it end")
+    images, shape = dataset.images, dataset.images.train.shape
+    sizes = {name: len(split) for name, split in images._asdict().items()}
+    return {
+        "data": data,
+        "images": {**sizes, "shape": list(shape[1:])},
+        "command": _one(s["command"] for s in ended),
+        "commit": _one(s["commit"] or "" for s in ended),
+        "versions": ended[0]["versions"],
+        "hardware": _hardware(ended[0]),
+        "run_seconds": round(sum(s["seconds"] / s["cohort_size"] for s in ended)),
+    }
+
+
+def _one(values: Any) -> str:
+    """What all agree on, or each of them."""
+    return " | ".join(dict.fromkeys(values))
+
+
+def _range(values: Any) -> str:
+    """`1000`, or `600 to 1000`."""
+    found = sorted(set(values))
+    return " to ".join(str(value) for value in dict.fromkeys(found[:1] + found[-1:]))
+
+
+def _hardware(summary: dict[str, Any]) -> str:
+    if summary["device"] != "cpu":
+        return summary["device"]
+    return summary.get("processor") or processor()
+
+
+def _save(frame: pd.DataFrame, path: Path) -> None:
+    text = frame.to_csv(index=False, float_format=DIGITS, lineterminator="\n")
+    write_atomically(path, text.encode())
+
+
+def _distinct(theory: pd.DataFrame) -> pd.DataFrame:
+    """Each curve once, under the first run that has it."""
+    kept: list[pd.DataFrame] = []
+    for _, curve in theory.groupby("run_id", sort=False):
+        points = curve[["kl", "psnr"]].to_numpy()
+        same = (k[["kl", "psnr"]].to_numpy() for k in kept)
+        if not any(s.shape == points.shape and np.allclose(s, points) for s in same):
+            kept.append(curve)
+    return pd.concat(kept) if kept else theory
+
+
+def _pictured(finals: pd.DataFrame, folder: Path) -> list[str]:
+    """The runs of the lowest seed that have pictures, at most MOST_PICTURES of them."""
+    ids = finals[finals["seed"] == finals["seed"].min()]["run_id"]
+    have = [i for i in ids if read_picture(folder / i) is not None]
+    step = -(-len(have) // MOST_PICTURES)
+    return have[:: step or 1]
+
+
+def _save_pictures(folder: Path, ids: list[str], path: Path) -> None:
+    """The originals, then the lower half of each picture."""
+    pictures = [np.asarray(read_picture(folder / i)) for i in ids]
+    halves = [np.array_split(picture, 2) for picture in pictures]
+    stacked = np.concatenate([halves[0][0], *(lower for _, lower in halves)])
+    content = io.BytesIO()
+    Image.fromarray(stacked).save(content, "png", optimize=True)
+    write_atomically(path, content.getvalue())
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def _read(folder: Path) -> Published:
+    texts: Any = dict.fromkeys(TEXTS, str)
+    about = json.loads((folder / "about.json").read_text())
+    finals, curves = (
+        _numbers(pd.read_csv(folder / name, dtype=texts, keep_default_na=False))
+        for name in ("finals.csv", "curves.csv")
+    )
+    first = [name for name in results.IDENTITY if name in finals]
+    curves = finals[first].merge(curves, on="run_id")
+    theory = pd.read_csv(folder / "theory.csv", dtype=texts)
+    histogram = pd.read_csv(folder / "histogram.csv")
+    rows = [np.zeros((0, 0, 3), np.uint8)]
+    if about["pictures"]:
+        stacked = _pixels(folder / "reconstructions.png")
+        rows = np.split(stacked, len(about["pictures"]) + 1)
+    pictures = dict(zip(about["pictures"], rows[1:], strict=True))
+    loaded = Results(curves, finals, theory)
+    return Published(loaded, histogram, rows[0], pictures, about)
+
+
+def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """All columns but TEXTS as numbers, an empty cell as nan."""
+    others = [str(column) for column in frame if column not in TEXTS]
+    return frame.assign(**{c: pd.to_numeric(frame[c]) for c in others})

@@ -1,0 +1,427 @@
+"""What a user types after a command, held against the options and keys that there are.
+
+Hydra reads one line at a time and knows nothing of what was probably meant. Here all
+lines are read first: flags may stand anywhere, `beta=4` sets beta.value, a wrong name is
+answered with the nearest right one, and a grid is counted before it is made.
+"""
+
+import itertools
+import math
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+    ValueType,
+)
+from hydra.errors import HydraException
+
+from vae_sweep.config import keys, options, unknown
+from vae_sweep.errors import UserError, nearest, shown
+
+PACKAGE = Path(__file__).parents[1]
+# conf/ lies inside the package in a wheel, beside it in a checkout
+CONF = next(p / "conf" for p in (PACKAGE, PACKAGE.parent) if (p / "conf").is_dir())
+
+LONGEST = 20_000  # characters of an option; Hydra's parser reads 10,000 in a second
+LARGEST_GRID = 100_000  # points
+ONCE = ("rerun", "experiments")  # keys of a command, which are no axes of a grid's points
+
+# flags that Hydra knows -> the values that each takes, or None for any
+SHOWN = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+FLAGS: dict[str, tuple[str, ...] | None] = {
+    **dict.fromkeys(("--help", "-h", "--hydra-help", "--version"), ()),
+    **dict.fromkeys(("--multirun", "-m", "--run", "-r"), ()),
+    **dict.fromkeys(("--resolve", "--shell-completion", "-sc"), ()),
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(("--info", "-i"), SHOWN),
+    **dict.fromkeys(("--package", "-p", "--config-path", "-cp"), None),
+    **dict.fromkeys(("--config-name", "-cn", "--config-dir", "-cd"), None),
+    "--experimental-rerun": None,
+}
+NO_COMMAND = ("--multirun", "-m", "--run", "-r")  # as Hydra spells what we do unasked
+# flags that do something else than to call the command, and those that need one of them
+INSTEAD = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
+INSTEAD += ("--shell-completion", "-sc", "--experimental-rerun")
+ONE_POINT = "hydra.mode=RUN"
+FOREIGN = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+
+
+class Typed(NamedTuple):
+    """A command line: `flags` with their values, and `lines` like seed=0,1."""
+
+    flags: list[str]
+    lines: list[str]
+
+    @property
+    def instead(self) -> bool:
+        """Whether something is shown instead of calling the command."""
+        return any(flag.partition("=")[0] in INSTEAD for flag in self.flags)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether options may come from folders that are not ours."""
+        flags = {flag.partition("=")[0] for flag in self.flags}
+        return bool(flags & set(FOREIGN)) or any(
+            "hydra.searchpath" in x for x in self.lines
+        )
+
+    def argv(self) -> list[str]:
+        """The command line as Hydra reads it."""
+        alone = self.instead or ONE_POINT in self.lines
+        return [*([] if alone else ["--multirun"]), *self.flags, *self.lines]
+
+
+def read(typed: list[str]) -> Typed:
+    """Sorts and checks a command line; `beta=4` becomes beta.value=4.
+
+    Raises UserError where Hydra would not understand it, names what there is not, or
+    would ask for --multirun.
+    """
+    flags, lines = _sorted(typed)
+    found = Typed(flags, lines)
+    if "-sc" in flags or "--shell-completion" in flags:
+        return found
+    parser = OverridesParser.create()
+    overrides = [parse(line, parser) for line in lines]
+    alone = found.instead or ONE_POINT in lines
+    for override in overrides:
+        if not found.foreign:
+            check(override)
+        if alone and override.is_sweep_override():
+            raise UserError(
+                f"one point is shown or run here, got {shown(override.input_line)[1:-1]}; "
+                f"type one value, or leave out {' '.join(flags) or ONE_POINT}"
+            )
+    _warn_of_repeated(overrides)
+    several = {
+        o.key_or_group
+        for o in overrides
+        if o.key_or_group in options() and o.is_sweep_override()
+    }
+    if any(o.key_or_group == "experiments" for o in overrides):  # may choose any
+        several |= options().keys()
+    return Typed(flags, [_conditional(o, several) for o in overrides])
+
+
+def _warn_of_repeated(overrides: list[Override]) -> None:
+    """Says on stderr which choices do not count, since a later one is of the same axis.
+
+    Of other keys, such as train.steps, a later line often overrules one in a script.
+    """
+    last = {o.key_or_group: o for o in overrides}
+    for override in overrides:
+        counted = last[override.key_or_group]
+        if counted is not override and "." not in override.key_or_group:
+            ignored, used = (shown(o.input_line)[1:-1] for o in (override, counted))
+            print(f"warning: {ignored} is ignored: {used} follows", file=sys.stderr)
+
+
+def _conditional(override: Override, several: set[str]) -> str:
+    """`beta.sigma=12` as a sweep over 12 where `several` options of beta may be chosen:
+    Hydra applies sweeps to points alone, the rest to the default option as well."""
+    line = constant_beta(override)
+    key, _, value = line.partition("=")
+    group = key.partition(".")[0]
+    if group in several and key != group and not override.is_sweep_override():
+        return f"{key}=choice({value})"
+    return line
+
+
+def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
+    """Flags, with the values they take, and lines."""
+    flags: list[str] = []
+    lines: list[str] = []
+    rest = iter(typed)
+    for argument in rest:
+        if not argument.startswith("-"):
+            lines.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        if name not in FLAGS:
+            meant = nearest(name, FLAGS)
+            remedy = f"did you mean {meant}?" if meant else "--help lists what there is"
+            raise UserError(f"unknown flag {shown(argument)[1:-1]}; {remedy}")
+        values = FLAGS[name]
+        if values == () and equals:
+            raise UserError(f"{name} takes no value, got {shown(argument)[1:-1]}")
+        if name in NO_COMMAND:
+            continue
+        if values == ():
+            flags.append(argument)
+            continue
+        value = value if equals else next(rest, None)
+        if value is None and name in ("--info", "-i"):
+            value = "all"
+        if value is None or (values is not None and value not in values):
+            wanted = " or ".join(values) if values else "a value"
+            raise UserError(f"{name} takes {wanted}, got {shown(value or '')}")
+        flags.append(f"{name}={value}" if name.startswith("--") else name)
+        if not name.startswith("--"):
+            flags.append(value)
+    names = [flag.partition("=")[0] for flag in flags]
+    if sum(name in INSTEAD for name in set(names)) > 1:
+        raise UserError(f"one thing is shown at a time, got {' '.join(names)}; type one")
+    needs = {"--resolve": ("--cfg", "-c", "--help", "-h"), "--package": ("--cfg", "-c")}
+    for name, others in (*needs.items(), ("-p", needs["--package"])):
+        if name in names and not set(others) & set(names):
+            raise UserError(f"{name} says how --cfg shows a config; type --cfg job {name}")
+    return flags, lines
+
+
+def parse(line: str, parser: OverridesParser) -> Override:
+    """One option, as Hydra reads it; UserError where it cannot."""
+    text = shown(line)[1:-1]
+    if len(line) > LONGEST:
+        raise UserError(f"an option has at most {LONGEST:,} characters, got {text}")
+    if line.startswith("=") or ("=" not in line.removeprefix("~") and line[:1] != "~"):
+        meant = nearest(line.lstrip("+"), [*keys(), *choices()]) or "KEY"
+        raise UserError(f"an option is key=value, got {text!r}; type {meant}=...")
+    try:
+        line.encode()
+        override = parser.parse_override(line)
+    except UnicodeEncodeError:
+        raise UserError(f"an option is UTF-8 text, got {text}; type it anew") from None
+    except (HydraException, ValueError, RecursionError):
+        key, _, value = text.partition("=")
+        if key == "sweep":
+            remedy = "name it with letters a-z, A-Z, digits and . _ = , -"
+        elif line.rstrip().endswith(","):
+            remedy = "remove the comma at its end"
+        elif set(value) & set("\"'"):
+            remedy = "check its quotes"
+        else:
+            remedy = f"quote what is no plain word: '{key}=\"{value}\"'"
+        raise UserError(f"cannot read the option {text}; {remedy}") from None
+    return override
+
+
+@cache
+def choices() -> dict[str, tuple[str, ...]]:
+    """Group -> its options, from the files of conf/."""
+    folders = sorted(p for p in CONF.iterdir() if p.is_dir())
+    return {p.name: tuple(sorted(f.stem for f in p.glob("*.yaml"))) for p in folders}
+
+
+@cache
+def defaults() -> dict[str, str]:
+    """Group -> the option that it has unless another is chosen."""
+    listed = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    pairs = [item for line in listed if isinstance(line, dict) for item in line.items()]
+    return {str(group): str(option) for group, option in pairs}
+
+
+@cache
+def name_of(group: str, option: str) -> str | None:
+    """The `name` that an option's file sets, conv for model=small; None without a file."""
+    if option not in choices().get(group, ()):
+        return None
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    if "name" in content:
+        return content["name"]
+    return name_of(group, content["defaults"][0]) if "defaults" in content else None
+
+
+def check(override: Override) -> None:
+    """Raises UserError where an option names what there is not."""
+    key, text = override.key_or_group, shown(override.input_line)[1:-1]
+    if override.is_hydra_override() or key == "hydra":
+        return
+    if override.package is not None:
+        raise UserError(f"an option has one place, got {text}; type {key}=...")
+    if key not in keys():
+        raise UserError(_unknown(key, text))
+    if override.is_delete():
+        raise UserError(f"every point has a {key}, got {text}; remove it")
+    if override.is_add():
+        raise UserError(f"{key} is there already, got {text}; type {text[1:]}")
+    if key in ONCE and override.is_sweep_override() and key != "experiments":
+        raise UserError(f"{key} takes one value for all points, got {text}; set {key}=all")
+    if key in choices():
+        _check_choice(override, text)
+
+
+def _unknown(key: str, text: str) -> str:
+    said = unknown(key)
+    if "did you mean" not in said and "/" in key:
+        meant = nearest(key.replace("/", "."), keys())
+        said = f"unknown key {key}; " + (
+            f"did you mean {meant}?" if meant else "see --help"
+        )
+    return said.replace("unknown key", "unknown option", 1)
+
+
+def _check_choice(override: Override, text: str) -> None:
+    """A group's option must be one of its files; a number under beta is one as well."""
+    group = override.key_or_group
+    known = choices()[group]
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return
+    for value in values_of(override, 10_000):
+        if value in known or (group == "beta" and _number(value) is not None):
+            continue
+        also = "a number, or one of " if group == "beta" else ""
+        if isinstance(value, list):
+            raise UserError(
+                f"{group} takes {also or 'one of '}{', '.join(known)}, got {text}; commas "
+                f"without brackets make a grid"
+            )
+        meant = nearest(value, known) if isinstance(value, str) else None
+        if (meant is None and group == "beta") or not isinstance(value, str):
+            remedy = f"{group} takes {also or 'one of '}{', '.join(known)}"
+        elif meant is None:
+            remedy = f"there are {', '.join(known)}"
+        else:
+            remedy = f"did you mean {meant}?"
+        words: dict[Any, str] = {None: "null", True: "true", False: "false"}
+        said = words[value] if value is None or isinstance(value, bool) else str(value)
+        raise UserError(f"unknown option {group}={shown(said)[1:-1]}; {remedy}")
+
+
+def values_of(override: Override, most: int | None = None) -> list[Any]:
+    """What an option stands for, quotes removed; of a sweep each value, up to `most`."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    count(override)
+    values = itertools.islice(override.sweep_iterator(), most)
+    return [value.text if isinstance(value, QuotedString) else value for value in values]
+
+
+def count(override: Override) -> int:
+    """How many values an option names; UserError where none or too many."""
+    if not override.is_sweep_override():
+        return 1
+    if override.is_interval_sweep():
+        raise UserError(
+            f"an interval names no values, got {override.input_line}; "
+            f"type {override.key_or_group}=range(START,STOP,STEP)"
+        )
+    value: Any = override.value()
+    if isinstance(value, RangeSweep):
+        ends = (value.start, value.stop, value.step)
+        finite = all(isinstance(x, int) or math.isfinite(x or 0) for x in ends)
+        if not finite or not value.step:
+            raise UserError(
+                f"a range takes finite numbers and a step other than 0, got "
+                f"{override.input_line}; type {override.key_or_group}=range(0,5)"
+            )
+        start, stop, step = (value.start or 0, value.stop or 0, value.step)
+        try:
+            number = max(0, math.ceil((stop - start) / step))
+        except OverflowError:
+            number = LARGEST_GRID + 1
+    elif isinstance(value, ChoiceSweep):
+        number = len(value.list)
+    else:
+        number = len(list(override.sweep_iterator()))
+    if not number:
+        raise UserError(f"a grid has at least one point, got {override.input_line}")
+    _check_count(number)
+    return number
+
+
+def _check_count(number: int) -> None:
+    if number > LARGEST_GRID:
+        raise UserError(
+            f"a grid has at most {LARGEST_GRID:,} points, got more; split it into sweeps"
+        )
+
+
+def check_size(overrides: Iterable[Override]) -> None:
+    """Raises UserError where a grid has more than LARGEST_GRID points."""
+    number = 1
+    for override in {o.get_key_element(): o for o in overrides}.values():
+        number *= count(override)
+        _check_count(number)
+
+
+def _number(value: Any) -> float | None:
+    """The number that a value is, in quotes or not; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+
+
+def constant_beta(override: Override) -> str:
+    """`beta=0.5,1,4` as `beta.value=0.5,1,4`; any other line as it is."""
+    line = str(override.input_line)
+    prefix = "beta="
+    if not line.startswith(prefix) or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return line
+    values = values_of(override)
+    numbers = [_number(value) for value in values]
+    if not numbers or None in numbers:
+        return line
+    if any(isinstance(value, str) for value in values):  # '"0.5"'
+        return "beta.value=" + ",".join(map(str, numbers))
+    return "beta.value=" + line.removeprefix(prefix)
+
+
+def fitted(
+    jobs: Iterable[list[str]], overrides: list[Override], parser: OverridesParser
+) -> list[list[str]]:
+    """The lines of each point, a key only where the point's option has it.
+
+    `beta=matched,constant beta.sigma=12` sets the noise of the matched points alone. In
+    each point a number under beta sets beta.value. Raises UserError where no option that
+    was chosen has a key.
+    """
+    chosen: dict[str, set[str]] = {}
+    for override in overrides:
+        group = override.key_or_group
+        if group in options() and not override.is_hydra_override():
+            chosen[group] = set(map(str, values_of(override)))
+    if not any(len(names) > 1 for names in chosen.values()):
+        for override in overrides:
+            key = override.key_or_group
+            group = key.partition(".")[0]
+            if key != group and group in options():
+                _check_owner(key, group, chosen.get(group) or {defaults()[group]})
+        return list(jobs)
+    found = []
+    betas: dict[str, str] = {}
+    for job in jobs:
+        for line in job:
+            if line.startswith("beta=") and line not in betas:
+                betas[line] = constant_beta(parse(line, parser))
+        lines = [betas.get(line, line) for line in job]
+        option = {g: v for g, _, v in (x.partition("=") for x in lines) if g in options()}
+        if sum(line.startswith("beta.value=") for line in lines) > 1:
+            raise UserError("beta=NUMBER sets beta.value, got both; leave one of them out")
+        kept = []
+        for line in lines:
+            key = line.partition("=")[0]
+            group = key.partition(".")[0]
+            if key == group or group not in options():
+                kept.append(line)
+                continue
+            names = chosen.get(group) or {defaults()[group]}
+            if _check_owner(key, group, names, option.get(group, defaults()[group])):
+                kept.append(line)
+        found.append(kept)
+    return found
+
+
+def _check_owner(key: str, group: str, chosen: set[str], option: str | None = None) -> bool:
+    """Whether `option` has `key`; UserError where none of the options `chosen` has it."""
+    owners = keys().get(key.lstrip("+"), ())
+    names = {
+        name_of(group, defaults()[group] if _number(c) is not None else c) for c in chosen
+    }
+    if not owners or None in names:  # of another's folder: Hydra's to judge
+        return True
+    if not names & set(owners):
+        got = ", ".join(f"{group}={c}" for c in sorted(chosen))
+        raise UserError(unknown(key.lstrip("+")).replace(";", f", got {got};", 1))
+    return option is None or name_of(group, option) in owners

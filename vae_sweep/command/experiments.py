@@ -1,0 +1,84 @@
+"""Named grids: what `experiments=NAME` stands for."""
+
+import itertools
+import shlex
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vae_sweep.errors import UserError, nearest, shown
+
+PACKAGE = Path(__file__).parents[1]
+# experiments/ lies inside the package in a wheel, beside it in a checkout
+OURS = next(
+    p / "experiments" for p in (PACKAGE, PACKAGE.parent) if (p / "experiments").is_dir()
+)
+
+
+class Experiment(BaseModel):
+    """experiments/NAME.yaml: a union of grids, each as one would type it.
+
+    The points of every grid have what `common` says; what is typed beside
+    `experiments=NAME` overrules both.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    common: str = ""
+    grids: list[str] = Field(min_length=1)
+
+
+def available() -> dict[str, Path]:
+    """Names and files: those of ./experiments hide ours of the same name."""
+    folders = (OURS, Path("experiments"))
+    files = [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    ours = [path for path in files if path.is_file() and path.stem != "wandb_sweep"]
+    return {path.stem: path for path in ours}
+
+
+def load(name: str) -> list[list[str]]:
+    """The overrides of each grid; UserError where there is no such experiment."""
+    files = available()
+    if name not in files:
+        meant = nearest(name, files)
+        raise UserError(
+            f"experiments=NAME needs a file experiments/NAME.yaml, got "
+            f"{shown(name)[1:-1]}; "
+            + (f"did you mean {meant}, of " if meant else "there are ")
+            + ", ".join(files)
+        )
+    path = files[name]
+    try:
+        content = Experiment.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        common = shlex.split(content.common)
+        grids = [[*common, *shlex.split(grid)] for grid in content.grids]
+    except (OSError, ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
+        invalid = isinstance(error, ValidationError)
+        said = str(error).splitlines()[0]
+        if invalid:
+            first = error.errors()[0]
+            said = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise UserError(
+            f"{path} must have `grids`, a list of lines as typed after vae_sweep.run -m, "
+            f"and may have `common`; {said}"
+        ) from None
+    for line in itertools.chain(*(shlex.split(grid) for grid in content.grids), common):
+        if line.startswith("experiments=") or (
+            line.startswith("sweep=") and line not in common
+        ):
+            raise UserError(
+                f"a line of {path} says what a point is, and `common` may name its sweep; "
+                f"got {line}; remove it"
+            )
+    sweep = "" if any(line.startswith("sweep=") for line in common) else f"sweep={name}"
+    return [[sweep, *grid] if sweep else grid for grid in grids]
+
+
+def overruled(lines: list[str], typed: set[str]) -> list[str]:
+    """The lines whose key, or a part of it (`beta` of `beta.value`), was not `typed`."""
+
+    def parts(key: str) -> set[str]:
+        names = key.split(".")
+        return {".".join(names[:n]) for n in range(1, len(names) + 1)}
+
+    return [line for line in lines if not parts(line.partition("=")[0]) & typed]

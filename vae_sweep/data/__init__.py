@@ -1,0 +1,1 @@
+"""Images in: sources, splits, statistics of the training split."""

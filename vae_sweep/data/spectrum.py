@@ -1,0 +1,126 @@
+"""The principal components of a training split: what theory needs to know of the images."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_sweep.data.cache import cached, say
+
+VERSION = 1  # of the cache: raise it when the same images give other numbers
+LARGEST = 64 * 64 * 3  # pixels N; a covariance [N, N] above is beyond a laptop's memory
+LEAST = 512  # components kept, where there are so many
+CHUNK = 1024  # images; see _products
+SLOW = 2e12  # multiplications that take seconds, so a line says what goes on
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues of the covariance of u_c / ratio_c over a training split, float64.
+
+    `ratio` [C] is a normalization's scale_c over its root mean square `unit`, so that
+    normalizations of one shape share a spectrum: those of t are `values` / unit^2.
+    `values` [K] descend; `shares` [K, C] say how much of each unit eigenvector lies in
+    each channel (rows sum to 1); `total` [C] is the variance of the pixels u, summed.
+    """
+
+    values: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    total: NDArray[np.float64]
+
+
+class Spectra:
+    """The spectra of one training split: computed once, kept in `cache` for later."""
+
+    def __init__(self, images: NDArray[np.uint8], digest: str, cache: Path):
+        """`images` [n, C, H, W]; `digest` tells them from others."""
+        self.images, self.digest, self.cache = images, digest, cache
+        self.known: dict[tuple[float, ...], Spectrum] = {}
+        self._covariance: NDArray[np.float64] | None = None
+
+    @property
+    def pixels(self) -> int:
+        """N = C*H*W."""
+        return int(np.prod(self.images.shape[1:]))
+
+    def of(self, scale: NDArray[np.float64], latent: int) -> Spectrum | None:
+        """The spectrum for targets of `scale` [C], of at least `latent` components or all.
+
+        None where the images are larger than LARGEST.
+        """
+        if self.pixels > LARGEST:
+            return None
+        ratio = scale / np.sqrt(np.mean(scale**2))
+        ratio = np.round(ratio, 12)  # scales that differ by a factor agree up to rounding
+        count = min(self.pixels, max(LEAST, latent))
+        key = (count, *ratio.tolist())
+        if key not in self.known:
+            self.known[key] = self._read(ratio, count)
+        return self.known[key]
+
+    def _read(self, ratio: NDArray[np.float64], count: int) -> Spectrum:
+        named = hashlib.sha256(ratio.tobytes()).hexdigest()[:8]
+        name = f"spectrum-v{VERSION}-{self.digest}-{named}-k{count}.npz"
+
+        def make() -> dict[str, NDArray]:
+            return decompose(self.covariance(), ratio, count)._asdict()
+
+        def fits(arrays: dict[str, NDArray]) -> bool:
+            spectrum = Spectrum(**arrays)
+            return spectrum.shares.shape == (count, len(ratio))
+
+        return Spectrum(**cached(self.cache / name, make, fits))
+
+    def covariance(self) -> NDArray[np.float64]:
+        if self._covariance is None:
+            if len(self.images) * self.pixels**2 > SLOW:
+                say(
+                    f"principal components of {len(self.images)} images of "
+                    f"{self.pixels} values (kept for next time)"
+                )
+            self._covariance = covariance(self.images)
+        return self._covariance
+
+
+def covariance(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Covariance (population) of the pixels u in [0, 1] of uint8 [n, ...]: [N, N].
+
+    The sums are exact: see _products.
+    """
+    n, pixels = len(images), images[0].size
+    sums = np.zeros(pixels)
+    products = np.zeros((pixels, pixels))
+    for start in range(0, n, CHUNK):
+        levels = images[start : start + CHUNK].reshape(-1, pixels).astype(np.float32) - 128
+        sums += levels.sum(0, dtype=np.float64)
+        products += _products(levels)
+    mean = sums / n
+    products /= n
+    products -= np.multiply.outer(mean, mean)
+    products /= 255**2
+    return products
+
+
+def _products(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """levels^T levels.
+
+    Exact in float32: products of levels in -128..127 are integers of at most 2^14, and
+    CHUNK = 2^10 of them sum to at most 2^24, up to which float32 has every integer.
+    """
+    return levels.T @ levels
+
+
+def decompose(
+    covariance: NDArray[np.float64], ratio: NDArray[np.float64], count: int
+) -> Spectrum:
+    """The `count` largest components of `covariance` [N, N]."""
+    pixels, channels = len(covariance), len(ratio)
+    per_pixel = np.repeat(ratio, pixels // channels)
+    scaled = covariance / per_pixel / per_pixel[:, None]
+    # scipy's can compute `count` of them alone, but no signal is heard meanwhile
+    values, vectors = np.linalg.eigh(scaled)
+    values, vectors = values[-count:], vectors[:, -count:]
+    energy = (vectors**2).reshape(channels, -1, count).sum(1).T  # [K, C]
+    total = np.diag(covariance).reshape(channels, -1).sum(1)
+    return Spectrum(np.maximum(values[::-1], 0), energy[::-1], total)

@@ -1,0 +1,141 @@
+"""Data sets as uint8 tensors in memory: made, downloaded, or read from the user's files.
+
+Whatever the set, the splits are the same for every run: they do not depend on its seed.
+What is slow to make is kept in `config.cache_dir`; without that a run goes on as well.
+Of a user's own images, one line says what was read, and warnings follow what is odd.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae_sweep.config import (
+    DataConfig,
+    DeadLeavesConfig,
+    ImageFolderConfig,
+    NpzConfig,
+    TorchvisionConfig,
+)
+from vae_sweep.data import dead_leaves, image_folder, npz, torchvision_sets
+from vae_sweep.data.cache import Pixels, say
+from vae_sweep.data.source import Source
+from vae_sweep.errors import UserError
+
+DARK = 32  # levels: images that are nowhere brighter are mostly meant to be
+
+
+class Images(NamedTuple):
+    """The three splits, each uint8 [n, C, H, W], contiguous, on the CPU."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+def load(config: DataConfig, tell: Callable[[str], None] = say) -> Images:
+    """The images of `config`, split; `tell` is given the lines about a user's own.
+
+    Where the set has no test or validation split of its own, random images (always the
+    same ones) are split off its training images, test first. Raises UserError where the
+    set cannot be had, is malformed, or is too small for its splits.
+    """
+    if isinstance(config, DeadLeavesConfig):
+        source = dead_leaves.read(config)
+    elif isinstance(config, ImageFolderConfig):
+        source = image_folder.read(config)
+    elif isinstance(config, NpzConfig):
+        source = npz.read(config)
+    else:
+        source = torchvision_sets.read(config)
+    wanted = None if isinstance(config, TorchvisionConfig) else config.test_images
+    train, test = _hold_out(source.train, source.test, wanted, "test")
+    train, val = _hold_out(train, source.val, config.val_images, "val")
+    splits = (_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
+    images = Images(*map(torch.from_numpy, splits))
+    if isinstance(config, ImageFolderConfig | NpzConfig):
+        tell(f"{config.path}: {_summary(source, images)}")
+        for warning in [*_dark(source), *_shared(images)]:
+            tell(f"warning: {warning}")
+    return images
+
+
+def _summary(source: Source, images: Images) -> str:
+    """`train 40 (train/), val 10 (val/), test: 4 split off train; ignored: 20 .gif`."""
+    own = {"train": source.train, "val": source.val, "test": source.test}
+    splits = []
+    for split, pixels in own.items():
+        where = (source.where or {}).get(split)
+        if pixels is None:
+            count = len(images._asdict()[split])
+            splits.append(f"{split}: {count} split off train")
+        else:
+            splits.append(f"{split} {len(pixels)}" + (f" ({where})" if where else ""))
+    return "; ".join([", ".join(splits), *source.notes])
+
+
+def _dark(source: Source) -> list[str]:
+    """Of each split that the set comes with, a warning if its images are almost black."""
+    own = {"train": source.train, "val": source.val, "test": source.test}
+    tops = {split: int(pixels.max()) for split, pixels in own.items() if pixels is not None}
+    return [
+        f"no pixel of the {split} images is above {top} of 255: they are almost black; if "
+        f"white is meant to be {max(top, 1)}, save them as 0..255"
+        for split, top in tops.items()
+        if top < DARK
+    ]
+
+
+def _shared(images: Images) -> list[str]:
+    """Warnings of images that two splits share."""
+    said = []
+    digests = {split: _digests(pixels) for split, pixels in images._asdict().items()}
+    for split, others in (("test", ("train", "val")), ("val", ("train",))):
+        for other in others:
+            there = set(digests[other])
+            count = sum(digest in there for digest in digests[split])
+            if count:
+                said.append(
+                    f"{count} of {len(digests[split])} {split} images are in {other} too, "
+                    f"pixel by pixel: the {split} numbers are not of unseen images"
+                )
+    return said
+
+
+def _digests(pixels: Tensor) -> list[bytes]:
+    """One of each image."""
+    each = pixels.flatten(1).numpy()
+    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in each]
+
+
+def _shuffled(images: Pixels) -> Pixels:
+    """In one fixed random order: folders are sorted by class, and a split's first images
+    must stand for all of it."""
+    return np.ascontiguousarray(images[np.random.default_rng(1).permutation(len(images))])
+
+
+def _hold_out(
+    train: Pixels, own: Pixels | None, wanted: int | None, split: str
+) -> tuple[Pixels, Pixels]:
+    """(train, split): the set's own split, or random images taken off `train`."""
+    key = f"data.{split}_images"
+    if own is not None:
+        if wanted is not None:
+            raise UserError(
+                f"{key} must be null where the set has its own {split} split "
+                f"(here of {len(own)} images), got {wanted}; set {key}=null"
+            )
+        return train, own
+    n = len(train)
+    count = max(1, min(1000, n // 10)) if wanted is None else wanted
+    if count >= n:
+        raise UserError(
+            f"{key} are split off and must leave at least one image to train on, "
+            f"got {count} of {n}; give more images or a smaller {key}"
+        )
+    held = np.zeros(n, bool)
+    held[np.random.default_rng(0).permutation(n)[:count]] = True
+    return train[~held], train[held]

@@ -1,0 +1,379 @@
+"""Run folders as tidy tables: every evaluation, every run's end, and the final table."""
+
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vae_sweep.config import RunConfig
+from vae_sweep.errors import UserError
+from vae_sweep.files import is_locked
+from vae_sweep.records import reader
+from vae_sweep.records.reader import Unreadable
+
+# what tells the runs of a sweep apart: the first columns of every frame
+IDENTITY = (
+    *("run_id", "norm", "target", "head", "likelihood", "reduction", "beta", "seed"),
+    "other",
+)
+
+# column of `finals` -> column of `table`, and the digits printed
+NUMBERS = {
+    "implied_sigma": ("sigma (8-bit)", 0),
+    "psnr_cap_val": ("PSNR cap (dB)", 2),
+    "val/psnr": ("val PSNR (dB)", 2),
+    "predicted_psnr": ("pred. PSNR", 2),
+    "val/kl": ("KL (nats)", 1),
+    "predicted_kl": ("pred. KL", 1),
+    "val/active_units": ("active units", 0),
+    "predicted_active_units": ("pred. units", 0),
+    "val/bits_per_dim_calibrated": ("calibrated bits/dim", 3),
+}
+PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<name>
+    *("floor_mse", "floor_mse_pixel", "sigma", "beta_pixel", "active_units", "kl"),
+    *("mse_pixel", "psnr", "bits_per_dim", "bits_per_dim_calibrated"),
+)
+DRAWN = (
+    *("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr"),
+    *("val/elbo_discrete", "val/sigma"),
+)
+REASONS = 5  # that are named of runs which cannot be read
+
+
+class Results(NamedTuple):
+    """What the runs of a sweep measured.
+
+    `curves` has a row per run and evaluation: IDENTITY, then the columns of metrics.csv.
+    `finals` has a row per run: IDENTITY, status (reader.Status), diverged_at (step),
+    total_steps, reason (of a failure), implied_sigma (8-bit levels), beta_value,
+    psnr_cap (dB, inf without a floor) of the training split, psnr_cap_val and
+    psnr_cap_test of the others, predicted_<name> of PREDICTED, seconds, device, then the
+    columns of metrics.csv at the last finite row. `target` is resolved, `beta` is the
+    schedule's label, and `other` states whatever else differs within the sweep. nan is
+    not known. `theory` has a row per run and point of the curve of linear VAEs at their
+    optimum, the noise falling: run_id, kl (nats per image), psnr (dB).
+    """
+
+    curves: pd.DataFrame
+    finals: pd.DataFrame
+    theory: pd.DataFrame
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Folders of runs that could not be read -> the reason."""
+        return self.finals.attrs.get("skipped", {})
+
+    @property
+    def waiting(self) -> list[str]:
+        """Runs that the sweep is to hold and that have not begun."""
+        return self.finals.attrs.get("waiting", [])
+
+
+class _Run(NamedTuple):
+    run_id: str
+    config: RunConfig
+    rows: reader.Rows
+    summary: dict[str, Any]
+
+
+def load(
+    folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
+) -> Results:
+    """Reads the run folders in `folder`, runs/<sweep>; whole rows of unfinished ones too.
+
+    Runs come in the order of `run_ids`, which also restricts them unless `rest` is to
+    follow, by name. Runs that cannot be read are left out, with a warning;
+    `Results.skipped` has them.
+
+    Raises:
+        UserError: There is no such folder or run, or no run that can be read.
+    """
+    found = read(folder, run_ids, rest)
+    for line in left_out(found):
+        warnings.warn(line, stacklevel=2)
+    return found
+
+
+def read(
+    folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
+) -> Results:
+    """As `load`, without a word of runs that are left out."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
+    found = sorted(path.name for path in folder.iterdir() if _is_run(path))
+    if not found:
+        raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
+    chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
+    missing = [run_id for run_id in chosen if run_id not in found]
+    if missing or not chosen:
+        raise UserError(
+            f"asked for run {', '.join(missing) or 'none'}; {folder} holds {len(found)} "
+            f"runs, the first of which is {found[0]}"
+        )
+    chosen += [run_id for run_id in found if rest and run_id not in chosen]
+    runs, skipped = [], {}
+    trains = is_locked(folder / ".lock")
+    for run_id in chosen:
+        try:
+            runs.append(_read(folder / run_id, trains))
+        except Unreadable as error:
+            skipped[run_id] = str(error)
+    if not runs:
+        run_id, reason = next(iter(skipped.items()))
+        raise UserError(f"no run of {folder} can be read: {run_id}/{reason}")
+    identities = _identities(runs)
+    finals = [i | _final(r.summary, r.rows) for r, i in zip(runs, identities, strict=True)]
+    ends = _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS))
+    ends.attrs["skipped"] = skipped  # not a fourth field: callers unpack three
+    with suppress(Unreadable):
+        listed = reader.read_sweep(folder)
+        ends.attrs["waiting"] = [run_id for run_id in listed if run_id not in found]
+    return Results(_with_columns(_curves(runs, identities), DRAWN), ends, _theory(runs))
+
+
+def left_out(results: Results) -> list[str]:
+    """A line that counts the runs that could not be read, and the first few reasons."""
+    if not results.skipped:
+        return []
+    runs = "1 run" if len(results.skipped) == 1 else f"{len(results.skipped)} runs"
+    shown = [f"{run_id} ({why})" for run_id, why in results.skipped.items()][:REASONS]
+    return [f"left out {runs} that cannot be read: {'; '.join(shown)}"]
+
+
+def _is_run(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_dir():
+        return False
+    names = ("config.yaml", "summary.json", "metrics.csv", "state.safetensors")
+    return any((path / name).exists() for name in names)
+
+
+def _read(folder: Path, trains: bool) -> _Run:
+    """A run as it is; `trains` says whether a process trains the sweep now.
+
+    Raises:
+        Unreadable: A file of it is damaged.
+    """
+    if not folder.is_dir():
+        raise Unreadable("there is no such folder")
+    (config, run_id), rows = reader.read_stated(folder), reader.read_rows(folder)
+    summary = reader.read_summary(folder) or {"status": "running"}
+    if summary.get("run_id", run_id) != run_id:
+        raise Unreadable("summary.json is another run's")
+    if summary["status"] == "running":
+        summary = summary | {"status": "running" if trains else "interrupted"}
+    elif "steps" in summary and not reader.fit(summary, rows):
+        raise Unreadable("metrics.csv has other rows than summary.json states")
+    return _Run(folder.name, config, rows, summary)
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run; UserError where it cannot be read."""
+    try:
+        return reader.read_config(folder)
+    except Unreadable as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What a run's summary.json says; empty where there is none that can be read."""
+    with suppress(Unreadable):
+        return reader.read_summary(folder) or {}
+    return {}
+
+
+def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
+    """A row of IDENTITY per config."""
+    none = reader.Rows([])
+    runs = [_Run(config.run_id, config, none, {}) for config in configs]
+    return pd.DataFrame(_identities(runs))
+
+
+def _identities(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    """IDENTITY -> value per run; folders may have been renamed, so they name the runs."""
+    others = _others([run.config for run in runs])
+    return [
+        {
+            "run_id": run_id,
+            "norm": config.norm,
+            "target": config.target_norm,
+            "head": config.head,
+            "likelihood": config.likelihood,
+            "reduction": config.reduction,
+            "beta": config.beta.label,
+            "seed": config.seed,
+            "other": other,
+        }
+        for (run_id, config, _, _), other in zip(runs, others, strict=True)
+    ]
+
+
+def _others(configs: Sequence[RunConfig]) -> list[str]:
+    """Per run the settings that differ between runs and have no column of their own."""
+    own = {*IDENTITY, "beta.name", "beta.value", "beta.sigma", "beta.beta_norm"}
+    runs = [flattened(config.settings) for config in configs]
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in run.items():
+            values.setdefault(key, set()).add(value)
+    differing = [key for key, seen in values.items() if len(seen) > 1 and key not in own]
+    return [
+        " ".join(
+            run[key] if key.endswith(".name") else f"{_short(key)}={run[key]}"
+            for key in differing
+            if key in run
+        )
+        for run in runs
+    ]
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("model.").removeprefix("train.")
+
+
+def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"model": {"latent": 16}} as {"model.latent": "16"}."""
+    flat: dict[str, str] = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        elif isinstance(value, str):
+            flat[prefix + key] = value
+        else:
+            flat[prefix + key] = json.dumps(value, separators=(",", ":"))
+    return flat
+
+
+def _curves(runs: Sequence[_Run], identities: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows of all runs, one run after the other; nan where a run lacks a column."""
+    columns = list(dict.fromkeys(c for run in runs for c in run.rows.columns)) or ["step"]
+    place = {name: k for k, name in enumerate(columns)}
+    cells = np.full((sum(len(run.rows) for run in runs), len(columns)), math.nan)
+    start = 0
+    for run in runs:
+        if len(run.rows):
+            places = [place[name] for name in run.rows.columns]
+            cells[start : start + len(run.rows), places] = run.rows.cells
+        start += len(run.rows)
+    lengths = [len(run.rows) for run in runs]
+    of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(runs)), lengths)]
+    numbers = pd.DataFrame(cells, columns=columns).astype({"step": "int64"})
+    return pd.concat([of_runs.reset_index(drop=True), numbers], axis=1)
+
+
+def _theory(runs: Sequence[_Run]) -> pd.DataFrame:
+    """The curves of linear optima, of the runs that state one."""
+    stated = [(run.summary.get("predicted") or {}).get("curve") for run in runs]
+    curves = [(r.run_id, c) for r, c in zip(runs, stated, strict=True) if c is not None]
+    return pd.DataFrame(
+        {
+            "run_id": [run_id for run_id, curve in curves for _ in curve[0]],
+            "kl": np.array([kl for _, curve in curves for kl in curve[0]], float),
+            "psnr": np.array([psnr for _, curve in curves for psnr in curve[1]], float),
+        }
+    )
+
+
+def _final(summary: dict[str, Any], rows: reader.Rows) -> dict[str, Any]:
+    predicted = summary.get("predicted") or {}
+    last = rows[-1] if len(rows) else {}
+    cap = summary.get("psnr_cap", math.nan)
+    values = {
+        "diverged_at": summary.get("diverged_at"),
+        "total_steps": summary.get("total_steps", summary.get("steps")),
+        "implied_sigma": summary.get("implied_sigma"),
+        "beta_value": summary.get("beta"),
+        "psnr_cap": math.inf if cap is None else cap,
+        **{name: _cap(predicted, name) for name in ("psnr_cap_val", "psnr_cap_test")},
+        **{f"predicted_{name}": predicted.get(name) for name in PREDICTED},
+        "seconds": summary.get("seconds"),
+        **(summary.get("final") or last),
+    }
+    return {
+        "status": summary["status"],
+        "device": summary.get("device") or "",
+        "reason": summary.get("reason") or "",
+        **{key: math.nan if v is None else float(v) for key, v in values.items()},
+    }
+
+
+def _cap(predicted: dict[str, Any], name: str) -> float:
+    """A split's cap; nan where it is not known, as in runs of earlier versions."""
+    cap = predicted.get(name, math.nan)
+    return math.inf if cap is None else cap
+
+
+def _with_columns(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """`frame` with columns of nan for those that no run has yet."""
+    missing = [column for column in columns if column not in frame]
+    return frame.assign(**dict.fromkeys(missing, math.nan))
+
+
+def labels(finals: pd.DataFrame) -> dict[str, str]:
+    """run_id -> what tells the run from the others: `zscore→unit · tanh · β 0.5`."""
+    arrow = finals["norm"] + "→" + finals["target"]
+    parts = {
+        "norm": arrow.where(finals["norm"] != finals["target"], finals["norm"]),
+        "head": finals["head"],
+        "likelihood": finals["likelihood"],
+        "reduction": finals["reduction"],
+        "beta": "β " + finals["beta"],
+        "seed": "seed " + finals["seed"].astype(str),
+        "other": finals["other"],
+    }
+    shown = [part for part in parts.values() if len(set(part)) > 1]
+    shown = shown or [parts[name] for name in ("norm", "head", "beta")]
+    texts = [" · ".join(filter(None, row)) for row in zip(*shown, strict=True)]
+    return dict(zip(finals["run_id"], texts, strict=True))
+
+
+def table(results: Results) -> pd.DataFrame:
+    """One line per run: what tells it from the others, then its last numbers.
+
+    sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
+    nats per image; pred. is what a linear VAE reaches at its optimum.
+    """
+    finals = results.finals
+    shown = distinguishing(finals).join(finals.filter(items=list(NUMBERS)))
+    own = finals["implied_sigma"].fillna(finals["val/sigma"])  # else learned
+    shown["implied_sigma"] = own
+    if bool((finals["status"] != "finished").any()):
+        shown["status"] = finals["status"]
+    shown.columns = [NUMBERS[c][0] if c in NUMBERS else c for c in shown.columns]
+    return shown
+
+
+def distinguishing(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of the columns IDENTITY norm, head and beta, and those others that differ."""
+    keep = {
+        "norm": True,
+        "target": bool((frame["target"] != frame["norm"]).any()),
+        "head": True,
+        "likelihood": len(set(frame["likelihood"])) > 1,
+        "reduction": len(set(frame["reduction"])) > 1,
+        "beta": True,
+        "seed": len(set(frame["seed"])) > 1,
+        "other": bool((frame["other"] != "").any()),
+    }
+    return frame.filter(items=[column for column, kept in keep.items() if kept])
+
+
+def progress(run: dict[Any, Any]) -> str:
+    """A line of finals in words: `running, step 20 of 40`, `diverged at step 7`."""
+    status = run["status"]
+    if status == "finished":
+        return status
+    if status == "diverged":
+        at = run["diverged_at"]
+        return f"{status} at step {at:.0f}" if math.isfinite(at) else status
+    step = run.get("step", math.nan)
+    where = f"step {step:.0f}" if math.isfinite(step) else "before its first row"
+    total = f" of {run['total_steps']:.0f}" if math.isfinite(run["total_steps"]) else ""
+    reason = f": {run['reason']}" if run["reason"] else ""
+    return f"{status}, {where}{total if math.isfinite(step) else ''}{reason}"

@@ -1,0 +1,510 @@
+"""A run's folder as training writes it: configuration, rows, checkpoint, picture, summary.
+
+Rows are appended and flushed to disk; everything else is replaced as a whole, so that a
+kill at any moment leaves whole files. What does not fit is put aside as NAME.old-K, never
+overwritten.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig
+from vae_sweep.errors import UserError
+from vae_sweep.files import put_aside, remove_leftovers, write_atomically
+from vae_sweep.records import checkpoint, reader
+from vae_sweep.records.checkpoint import State, StateShape
+from vae_sweep.records.reader import SCHEMA, Later, Rows, Unreadable, check_schema
+
+FILES = (
+    *("config.yaml", "metrics.csv", "summary.json", "state.safetensors"),
+    "reconstructions.png",
+)
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times faster
+DISTRIBUTIONS = ("vae-sweep", "torch", "torchvision", "numpy", "hydra-core")
+LOCK_WAIT_S = 1.0  # who looks whether a sweep runs holds its lock for a moment
+
+Row = Mapping[str, float]
+
+
+class RecordsChanged(Exception):
+    """Somebody removed or altered a run's files while it trained."""
+
+
+class ReadOnly(UserError):
+    """A sweep folder cannot be written."""
+
+
+class Resumed(NamedTuple):
+    """Where a run goes on: its checkpoint, None at the start, and what was put aside."""
+
+    state: State | None
+    complaint: str | None = None
+    evaluated: bool = False  # whether the row of the checkpoint's step is there
+
+
+class Kept:
+    """The runs that sweeps hold already, found by what they are, wherever their images
+    lay when they were trained."""
+
+    def __init__(self) -> None:
+        self._configs: dict[Path, dict[str, list[RunConfig]]] = {}
+
+    def config_of(self, config: RunConfig, fingerprint: str, steps: int) -> RunConfig:
+        """`config`, or where its run is kept under another path of the same images, that
+        run's: then its id, and its folder, are that run's as well."""
+        if not isinstance(config.data, ImageFolderConfig | NpzConfig):
+            return config
+        if config.run_dir.exists():
+            return config
+        for kept in self._of(config.sweep_dir).get(_without_path(config), ()):
+            found = config.model_copy(update={"data": kept.data})
+            folder = RunFolder(found, fingerprint, steps)
+            if folder.stated_identity() == folder.identity:
+                return found
+        return config
+
+    def _of(self, folder: Path) -> dict[str, list[RunConfig]]:
+        if folder not in self._configs:
+            found: dict[str, list[RunConfig]] = {}
+            for path in sorted(folder.glob("*/config.yaml")):
+                with suppress(Unreadable):
+                    config = reader.read_config(path.parent)
+                    if config.run_id == path.parent.name:
+                        found.setdefault(_without_path(config), []).append(config)
+            self._configs[folder] = found
+        return self._configs[folder]
+
+
+def _without_path(config: RunConfig) -> str:
+    settings = config.settings
+    return json.dumps({**settings, "data": {**settings["data"], "path": ""}})
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds the sweep folder for this process; UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / ".lock").is_dir():
+            put_aside(folder / ".lock")
+        held = FileLock(folder / ".lock")
+        held.acquire(timeout=LOCK_WAIT_S)
+    except Timeout:
+        raise UserError(
+            f"another sweep is running in {folder}; wait for it, or set sweep=NAME"
+        ) from None
+    except OSError as error:
+        raise ReadOnly(
+            f"the sweep folder {folder} must be writable: {error.strerror}; "
+            f"set runs=FOLDER or sweep=NAME"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def list_runs(folder: Path, run_ids: list[str]) -> None:
+    """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
+    then known before they have folders. A damaged list is put aside.
+
+    Raises UserError where a later version of vae-sweep wrote the list.
+    """
+    try:
+        listed = reader.read_sweep(folder)
+    except Later as error:
+        raise _refusal(folder, error) from None
+    except Unreadable:
+        put_aside(folder / "sweep.json")
+        listed = {}
+    new = [run_id for run_id in run_ids if run_id not in listed]
+    if new:
+        about = {
+            "command": environment()["command"],
+            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        listed |= dict.fromkeys(new, about)
+        content = {"schema": SCHEMA, "runs": listed}
+        write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
+
+
+class RunFolder:
+    """`runs/<sweep>/<run_id>/` of one config, trained on data with `fingerprint`.
+
+    `steps` are those of the run where `train.epochs` sets them: what then follows from
+    the images is part of the identity, though not of the run_id.
+    """
+
+    def __init__(self, config: RunConfig, fingerprint: str, steps: int | None = None):
+        self.config = config
+        self.path = config.run_dir
+        decisive = {**config.decisive, "images": fingerprint}
+        if steps is not None:
+            warmup = config.train.warmup(steps)
+            if warmup != decisive["train"]["lr_warmup"]:
+                decisive["lr_warmup"] = warmup
+        content = json.dumps(decisive, sort_keys=True)
+        self.identity = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.columns: tuple[str, ...] = ()  # of a metrics.csv that begins; see open
+        self._kept: Rows | None = None  # what metrics.csv holds, once this process writes
+
+    # --- what is there ---
+
+    def stated_identity(self) -> str | None:
+        """What the folder says that it is of, in its summary or else in its checkpoint."""
+        with suppress(Unreadable):
+            summary = reader.read_summary(self.path)
+            if summary is not None:
+                return summary.get("identity")
+        with suppress(Unreadable):
+            return checkpoint.read_about(self.path / "state.safetensors").get("identity")
+        return None
+
+    def ended(self) -> tuple[dict[str, Any] | None, str | None]:
+        """(summary or None, complaint or None): of a run that ended and has its rows.
+
+        The complaint says what is wrong with the files of a run that seems to have ended.
+        Raises UserError where a later version of vae-sweep wrote them.
+        """
+        try:
+            summary = reader.read_summary(self.path)
+            if summary is None:
+                return None, None
+            if summary.get("identity") != self.identity:
+                other = summary.get("run_id") not in (None, self.config.run_id)
+                return None, "summary.json is another run's" if other else None
+            if summary["status"] == "running":
+                return None, None
+            if reader.fit(summary, reader.read_rows(self.path)):
+                return summary, self._picture_complaint(summary)
+        except Later as error:
+            raise _refusal(self.path, error) from None
+        except Unreadable as error:
+            return None, str(error)
+        return None, "metrics.csv has other rows than its summary states"
+
+    def _picture_complaint(self, summary: dict[str, Any]) -> str | None:
+        with suppress(OSError):
+            if not reader.is_picture_of(summary, self.picture.read_bytes()):
+                return (
+                    f"{self.picture.name} is not the one that the run drew, and is left "
+                    f"out of pictures; rerun=all repeats the run"
+                )
+        return None
+
+    def repair(self) -> list[str]:
+        """Makes the files of an existing folder such that they can be read and replaced.
+
+        Puts aside what is a folder in place of a file, or a file in place of a folder, and
+        writes config.yaml anew where it is not this run's. Returns what was done.
+        Raises UserError as `ended`.
+        """
+        done = []
+        hydra = self.path / ".hydra"
+        odd = [self.path] if self.path.exists() and not self.path.is_dir() else []
+        files = [self.path / name for name in FILES]
+        odd += [path for path in files if path.exists() and not path.is_file()]
+        if hydra.exists() and (
+            not hydra.is_dir() or any(not path.is_file() for path in hydra.iterdir())
+        ):
+            odd.append(hydra)
+        for path in odd:
+            done.append(f"{path} is of the wrong kind: kept as {put_aside(path).name}")
+        if not any((self.path / name).exists() for name in FILES):
+            return done  # nothing yet
+        remove_leftovers(self.path)
+        try:
+            right = reader.read_config(self.path).decisive == self.config.decisive
+            complaint = "config.yaml is another run's"
+        except Later as error:
+            raise _refusal(self.path, error) from None
+        except Unreadable as error:
+            right, complaint = False, str(error)
+        if not right:
+            path = self.path / "config.yaml"
+            kept = f", kept as {put_aside(path).name}" if path.exists() else ""
+            self._write_config()
+            done.append(f"{self.path}: {complaint}; written anew{kept}")
+        return done
+
+    def resume(self, shape: StateShape, steps: int) -> Resumed:
+        """Where the run goes on of `steps`; metrics.csv then has the rows up to there.
+
+        A checkpoint that does not fit `shape`, or whose rows are not there, is put aside
+        with the rows, and so are rows without a checkpoint: the run starts over.
+        """
+        self._kept = None
+        try:
+            state, kept = self._checkpoint(shape, steps)
+        except _Unfit as error:
+            return Resumed(None, self._set_aside(str(error)))
+        if state is None:
+            return Resumed(None, self._forget_rows())
+        if kept.content != (self._content() or b""):
+            write_atomically(self.path / "metrics.csv", kept.content)
+        return Resumed(state, evaluated=state.step in kept.steps)
+
+    def _checkpoint(self, shape: StateShape, steps: int) -> tuple[State | None, Rows]:
+        path = self.path / "state.safetensors"
+        if not path.exists():
+            return None, Rows([])
+        try:
+            about = checkpoint.read_about(path)
+            if (schema := about.get("schema", "1")).isdecimal():
+                check_schema(path.name, int(schema))
+            if about.get("identity") != self.identity:
+                raise _Unfit("is of another configuration or data")
+            state = checkpoint.read(path)
+            stated = int(about["rows"]) if "rows" in about else None
+        except Later as error:
+            raise _refusal(self.path, error) from None
+        except (Unreadable, ValueError) as error:
+            raise _Unfit(str(error)) from error
+        misfit = shape.misfit(state, steps)
+        if misfit:
+            raise _Unfit(f"does not fit this run: {misfit}")
+        return state, self._rows_of(state.step, stated, about.get("rows_sha256"))
+
+    def _rows_of(self, step: int, stated: int | None, sha256: str | None) -> Rows:
+        """The rows that belong to a checkpoint of `step`."""
+        try:
+            rows = reader.read_rows(self.path)
+            if stated is None:  # schema 1: checkpoints were written after their row
+                stated = sum(s <= step for s in rows.steps)
+            kept = rows.first(stated)
+        except Unreadable as error:
+            raise _Unfit(f"has no rows: {error}") from None
+        every = self.config.train.eval_every
+        due = [s for s in range(0, step + 1, every) if s < step]
+        same = kept.steps[-1:] == [step] if sha256 is None else kept.sha256 == sha256
+        if not (same and kept.steps in (due, [*due, step])):
+            raise _Unfit("has not its rows in metrics.csv")
+        return kept
+
+    def _content(self) -> bytes | None:
+        path = self.path / "metrics.csv"
+        with suppress(OSError):
+            return path.read_bytes() if path.is_file() else None
+        return None
+
+    def _forget_rows(self) -> str | None:
+        """Puts aside what has no checkpoint. A run that was killed at its first one leaves
+        nothing: its row of step 0 is made again as it was."""
+        rows = self.path / "metrics.csv"
+        try:
+            summary = reader.read_summary(self.path)
+            own = summary is None or summary.get("identity") == self.identity
+            running = summary is not None and summary["status"] == "running"
+            if own and running and reader.read_rows(self.path).steps in ([], [0]):
+                rows.unlink(missing_ok=True)
+                return None
+        except Unreadable as error:
+            return self._set_aside(f"cannot be used ({error})", "summary.json")
+        if rows.exists():
+            return self._set_aside("has rows but no checkpoint", "metrics.csv")
+        why = "has no rows" if own else "is of another configuration or data"
+        return self._set_aside(why, "summary.json")
+
+    def _set_aside(self, why: str, first: str = "state.safetensors") -> str | None:
+        """Renames checkpoint, rows and summary to NAME.old-K; None if nothing is there."""
+        moved = [
+            put_aside(self.path / name).name
+            for name in dict.fromkeys((first, "metrics.csv", "summary.json"))
+            if (self.path / name).exists()
+        ]
+        if not moved:
+            return None
+        return f"{self.path / first} {why}: starting over, kept {', '.join(moved)}"
+
+    def start_over(self) -> None:
+        """Puts aside what the run left, so that it is repeated from its first step."""
+        self._set_aside("is repeated")
+
+    # --- what training writes ---
+
+    def open(self, summary: dict[str, Any], columns: Sequence[str]) -> None:
+        """Makes the folder, and states configuration and `summary`, which says running.
+
+        `columns` are those of a metrics.csv that begins here.
+        """
+        self.columns = tuple(columns)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        try:
+            there = reader.read_summary(self.path)
+            own = there is None or there.get("identity") == self.identity
+        except Unreadable:
+            own = False
+        if not own:
+            put_aside(self.path / "summary.json")
+        self._write_summary({**summary, "status": "running"})
+
+    def _write_config(self) -> None:
+        head = {"schema": SCHEMA, "run_id": self.config.run_id}
+        values = {**head, **self.config.model_dump(mode="json")}
+        text = yaml.dump(values, Dumper=DUMPER, sort_keys=False)
+        write_atomically(self.path / "config.yaml", text.encode())
+
+    def rows(self) -> Rows:
+        """The rows that this run has written.
+
+        Raises:
+            RecordsChanged: metrics.csv does not hold what this process wrote.
+        """
+        try:
+            if self._kept is None:
+                self._kept = reader.read_rows(self.path)
+            elif (self._content() or b"") != self._kept.content:
+                raise RecordsChanged("metrics.csv was removed or altered")
+        except Unreadable as error:
+            raise RecordsChanged(str(error)) from None
+        if not self.path.is_dir():
+            raise RecordsChanged("the folder was removed")
+        return self._kept
+
+    def append(self, row: Row) -> None:
+        """Adds a row of a later step than those that are there.
+
+        A file keeps the columns that it began with: a metric that came since is not in it,
+        one that this version lacks is empty.
+
+        Raises:
+            RecordsChanged: As `rows`.
+        """
+        kept = self.rows()
+        path = self.path / "metrics.csv"
+        columns = kept.columns or self.columns
+        cells = (_cell(row.get(key, math.nan)) for key in columns)
+        line = (",".join(cells) + "\n").encode()
+        if not kept.lines:
+            header = (",".join(columns) + "\n").encode()
+            write_atomically(path, header + line)
+            self._kept = Rows([header, line])
+            return
+        size = len(kept.content)
+        with path.open("r+b") as file:
+            try:
+                file.seek(size)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                with suppress(OSError):
+                    os.ftruncate(file.fileno(), size)
+                error.filename = str(path)
+                raise
+        self._kept = kept.followed_by(line)
+
+    def save_state(self, state: State) -> None:
+        """Writes the checkpoint, which states the rows that belong to it."""
+        rows = self.rows()
+        about = {
+            "schema": str(SCHEMA),
+            "identity": self.identity,
+            "rows": str(len(rows)),
+            "rows_sha256": rows.sha256,
+        }
+        content = checkpoint.encoded(state, about)
+        write_atomically(self.path / "state.safetensors", content)
+
+    def save_picture(self, originals: np.ndarray, reconstructions: np.ndarray) -> Path:
+        """reconstructions.png: originals above reconstructions, uint8 [n, H, W, C]."""
+        self.rows()
+        rows = [np.concatenate(list(row), axis=1) for row in (originals, reconstructions)]
+        picture = np.concatenate(rows)
+        if picture.shape[2] not in (3, 4):
+            picture = picture[:, :, 0]  # gray, or the first of two channels
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "png")
+        write_atomically(self.picture, buffer.getvalue())
+        return self.picture
+
+    @property
+    def picture(self) -> Path:
+        return self.path / "reconstructions.png"
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json, which makes the run an ended one. nan becomes null."""
+        rows = self.rows()
+        about: dict[str, Any] = {"rows": len(rows), "metrics_sha256": rows.sha256}
+        with suppress(OSError):  # of a run without rows there is none
+            digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
+            about["picture_sha256"] = digest
+        self._write_summary({**summary, **about})
+
+    def _write_summary(self, summary: dict[str, Any]) -> None:
+        content = _plain({"schema": SCHEMA, **summary, "identity": self.identity})
+        content["checksum"] = reader.checksum(content)
+        text = json.dumps(content, indent=2, allow_nan=False)
+        write_atomically(self.path / "summary.json", text.encode())
+
+
+def _refusal(folder: Path, error: Later) -> UserError:
+    return UserError(f"{folder}/{error}; update vae-sweep, or set sweep=NAME")
+
+
+class _Unfit(Exception):
+    """Why a checkpoint cannot be gone on from."""
+
+
+def _cell(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else repr(float(value))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: tuples are lists, and numbers that are not finite are null."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """The command, versions of what computes, this checkout's commit, and the machine."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        commit = ""
+    return {
+        "command": shlex.join(["python", "-m", "vae_sweep.run", *sys.argv[1:]]),
+        "versions": {name: version(name) for name in DISTRIBUTIONS},
+        "commit": commit or None,
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    """Cores and model of this machine's CPU."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    model = models[0] if models else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} CPU cores ({model})"

@@ -1,0 +1,1 @@
+"""The operating system: signals, memory, open files, temporary folders."""

@@ -1,0 +1,1 @@
+"""R runs, from points to rows."""

@@ -1,0 +1,209 @@
+"""Trains a cohort of R runs together and writes down what happens; one run is R = 1."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from vae_sweep.config import RunConfig
+from vae_sweep.data.splits import Images
+from vae_sweep.records.checkpoint import State, weights
+from vae_sweep.records.loggers import Logger, tell
+from vae_sweep.records.run_folder import RecordsChanged, RunFolder
+from vae_sweep.training.step import Trainer
+from vae_sweep.vae.point import Point
+
+TRAIN_IMAGES = 256  # on which train/ is measured: the first ones, in evaluation mode
+LOOK_EVERY = 25  # steps: to look whether runs diverged, the host waits for the device
+
+
+class Run(NamedTuple):
+    """One run of a cohort: what it is, where it is kept, and where it goes on from.
+
+    `about` is what its summary says from the start; `evaluated`, whether the row of the
+    step that it goes on from is there.
+    """
+
+    config: RunConfig
+    point: Point
+    about: dict[str, Any]
+    folder: RunFolder
+    logger: Logger | None
+    state: State | None
+    evaluated: bool = False
+
+
+class Progress(Protocol):
+    """What a display shows of a cohort while it trains."""
+
+    def advance(self, run_steps: int) -> None:
+        """So many steps of one run have passed."""
+        ...
+
+    def row(self, run_id: str, row: Mapping[str, float]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def stopping(self) -> bool:
+        """Whether training is to write checkpoints and end, now."""
+        ...
+
+
+class Paused(Exception):
+    """Training ended early, as `Progress.stopping` asked; checkpoints are written."""
+
+
+def train(
+    runs: list[Run], images: Images, device: torch.device, progress: Progress
+) -> list[dict[str, Any] | None]:
+    """Trains `runs` (equal in model, data and train settings, at one step) to the end.
+
+    Rows, checkpoints, pictures and summaries go to each run's folder. Returns the
+    summaries, in order; None of a run whose files were removed or altered meanwhile.
+
+    Raises:
+        Paused: `progress` asked to stop.
+    """
+    configs, points = [r.config for r in runs], [r.point for r in runs]
+    images = Images(*(split.to(device) for split in images))
+    trainer = Trainer(configs, points, images.train, device)
+    states = [r.state for r in runs if r.state is not None]
+    assert len(states) in (0, len(runs)), "runs with and without a checkpoint in a cohort"
+    if states:
+        trainer.restore(states)
+    return Recorder(runs, trainer, images, progress).train()
+
+
+class Recorder:
+    """Drives a trainer and writes down what it does."""
+
+    def __init__(
+        self, runs: list[Run], trainer: Trainer, images: Images, progress: Progress
+    ):
+        self.runs, self.trainer, self.images = runs, trainer, images
+        self.progress = progress
+        self.open = dict(enumerate(runs))  # not yet ended
+        self.summaries: dict[int, dict[str, Any] | None] = {}
+        self.evaluated = trainer.step if runs[0].evaluated else -1  # the last such step
+        self.started = time.perf_counter()
+
+    def train(self) -> list[dict[str, Any] | None]:
+        trainer, every = self.trainer, self.trainer.config.eval_every
+        for r, run in list(self.open.items()):
+            self._guarded(r, self._tell_again, run)
+        while trainer.step < trainer.steps and self.open:
+            if trainer.step % every == 0 and trainer.step != self.evaluated:
+                self._evaluate()
+            self._pause()
+            trainer.update()
+            if trainer.step % LOOK_EVERY == 0:
+                self._close_diverged()
+            self.progress.advance(len(self.runs))
+        self._close_diverged()
+        if self.open and trainer.step != self.evaluated:
+            self._evaluate(last=True)
+        for r in list(self.open):
+            self._close(r)
+        return [self.summaries[r] for r in range(len(self.runs))]
+
+    def _tell_again(self, run: Run) -> None:
+        """A logger that is opened anew hears of all rows; it skips those that it has."""
+        if run.logger is not None:
+            tell(run.logger, run.folder.rows(), run.folder.picture)
+
+    def _pause(self) -> None:
+        """Writes checkpoints and raises Paused where training is to end early."""
+        if self.progress.stopping():
+            self._close_diverged()
+            for r, run in list(self.open.items()):
+                self._guarded(r, run.folder.save_state, self.trainer.state(r))
+            raise Paused
+
+    def _guarded(self, r: int, write: Any, *arguments: Any) -> None:
+        """Calls `write`. A run whose files somebody changed meanwhile is given up here."""
+        path = self.open[r].folder.path
+        try:
+            write(*arguments)
+            return
+        except RecordsChanged as error:
+            what = str(error)
+        except FileNotFoundError:
+            if path.is_dir():
+                raise
+            what = "removed"
+        del self.open[r]
+        self.summaries[r] = None
+        self.progress.say(f"{path}: {what} while the run trained")
+
+    def _evaluate(self, last: bool = False) -> None:
+        """One row per open run, pictures and, unless it diverged, a checkpoint."""
+        trainer = self.trainer
+        self._close_diverged()
+        splits = {"train": self.images.train[:TRAIN_IMAGES]}
+        splits |= {"val": self.images.val} | ({"test": self.images.test} if last else {})
+        values = {
+            f"{split}/{name}": value.tolist()
+            for split, images in splits.items()
+            for name, value in trainer.evaluate(images, self._pause).items()
+        }
+        epoch = trainer.step * trainer.config.batch_size / len(self.images.train)
+        pictures = self._pictures()
+        for r, run in list(self.open.items()):
+            row = {"step": trainer.step, "epoch": epoch}
+            row |= {key: value[r] for key, value in values.items()}
+            if not math.isfinite(row["train/loss"] + row["val/loss"]):
+                self._close(r, diverged_at=trainer.step)
+                continue
+            self._guarded(r, self._record, r, run, row, pictures[r])
+        self.evaluated = trainer.step
+
+    def _record(self, r: int, run: Run, row: dict[str, float], picture: Any) -> None:
+        path = run.folder.save_picture(*picture)
+        run.folder.append(row)
+        run.folder.save_state(self.trainer.state(r))
+        self.progress.row(run.config.run_id, row)
+        if run.logger is not None:
+            run.logger.row(row)
+            run.logger.images(self.trainer.step, path)
+
+    def _pictures(self) -> list[Any]:
+        """(originals, reconstructions) uint8 [n, H, W, C] per run."""
+        originals = self.images.val[: self.runs[0].config.log.reconstructions]
+        made = self.trainer.reconstruct(originals)
+        shown = originals.permute(0, 2, 3, 1).cpu().numpy()
+        return [(shown, r.permute(0, 2, 3, 1).cpu().numpy()) for r in made]
+
+    def _close_diverged(self) -> None:
+        for r, step in enumerate(self.trainer.died.tolist()):
+            if step >= 0 and r in self.open:  # its loss before that update
+                self._close(r, diverged_at=step)
+
+    def _close(self, r: int, diverged_at: int | None = None) -> None:
+        self._guarded(r, self._finish, r, diverged_at)
+
+    def _finish(self, r: int, diverged_at: int | None) -> None:
+        run = self.open[r]
+        rows = run.folder.rows()
+        summary: dict[str, Any] = {
+            **run.about,
+            "status": "finished" if diverged_at is None else "diverged",
+            "final": rows[-1] if rows else {},
+            "diverged_at": diverged_at,
+            "steps": self.trainer.step,
+            "cohort_size": len(self.runs),
+            "kernels": self.trainer.kernels,
+            "threads": torch.get_num_threads(),
+            "seconds": time.perf_counter() - self.started,
+        }
+        run.folder.finish(summary)
+        if diverged_at is None and not run.config.log.optimizer_state:
+            run.folder.save_state(weights(self.trainer.state(r)))
+        del self.open[r]
+        self.summaries[r] = summary
+        if diverged_at is not None:
+            said = f"diverged at step {diverged_at}: its loss is not finite"
+            self.progress.say(f"{run.config.run_id} {said}")
+        if run.logger is not None:
+            run.logger.finish(summary, exit_code=int(diverged_at is not None))

@@ -1,0 +1,277 @@
+"""The training step of R runs: one forward, one backward, one optimizer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae_sweep.config import RunConfig
+from vae_sweep.records.checkpoint import State, StateShape, is_whole
+from vae_sweep.training import metrics
+from vae_sweep.training.batches import Block, Feed, total_steps
+from vae_sweep.training.device import Captured, set_precision
+from vae_sweep.training.tune import Tuner, convolutions, tune_layers
+from vae_sweep.vae.cohort import Cohort
+from vae_sweep.vae.point import Point
+from vae_sweep.vae.streams import Streams
+
+AHEAD = 32  # steps that the host prepares for CUDA while it works on those before
+
+
+def state_shape(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> StateShape:
+    """Of a run on images (C, H, W)."""
+    cohort = Cohort([config], [point], shape)
+    tensors = {n: (t.shape[1:], t.dtype) for n, t in cohort.state_dict().items()}
+    generator = torch.Generator().get_state()
+    tensors["generator.noise"] = generator.shape, generator.dtype
+    [row] = as_rows(list(cohort.parameters())).runs
+    slots = ("exp_avg", "exp_avg_sq")
+    if config.train.optimizer == "sgd":
+        slots = ("momentum_buffer",) if config.train.momentum else ()
+    return StateShape(
+        tensors, {f"optimizer.{slot}": (row.shape, row.dtype) for slot in slots}
+    )
+
+
+class Rows(NamedTuple):
+    """The parameters of R runs as rows: one per run, all of its weights.
+
+    `runs` [P] each, with `grad`; `values` and `gradients` are the same as matrices
+    [R, P], and `places` the gradient again, shaped as the cohort's parameters.
+    """
+
+    runs: list[nn.Parameter]
+    values: Tensor
+    gradients: Tensor
+    places: list[Tensor]
+
+
+def as_rows(parameters: list[nn.Parameter]) -> Rows:
+    """Moves parameters [R, ...] into the rows of one matrix, as views into it.
+
+    Rows are padded to whole cache lines: an optimizer's vector kernels then treat every
+    run alike, to the last bit, wherever it stands.
+    """
+    sizes = [p[0].numel() for p in parameters]
+    width = -(-sum(sizes) // 16) * 16
+    values = parameters[0].data.new_zeros(len(parameters[0]), width)
+    gradients = torch.zeros_like(values)
+    places, start = [], 0
+    for p, size in zip(parameters, sizes, strict=True):
+        part = values[:, start : start + size].view(p.shape)
+        part.copy_(p.data)
+        p.data = part
+        places.append(gradients[:, start : start + size].view(p.shape))
+        start += size
+    runs = [nn.Parameter(row) for row in values]
+    for run, gradient in zip(runs, gradients, strict=True):
+        run.grad = gradient
+    return Rows(runs, values, gradients, places)
+
+
+def optimizer_of(configs: Sequence[RunConfig], rows: list[nn.Parameter]):
+    """One optimizer for all runs, with a group of rows for each learning rate.
+
+    A rate is a tensor on CUDA, where the captured step reads it.
+    """
+    config, device = configs[0].train, rows[0].device
+    groups: dict[float, list[nn.Parameter]] = {}
+    for each, row in zip(configs, rows, strict=True):
+        groups.setdefault(each.train.lr, []).append(row)
+    cuda = device.type == "cuda"
+    parameters: list[dict[str, Any]] = [
+        {
+            "params": of_rate,
+            "lr": torch.tensor(lr, device=device) if cuda else lr,
+            "base": lr,
+        }
+        for lr, of_rate in groups.items()
+    ]
+    common: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **common)
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return classes[config.optimizer](parameters, capturable=cuda, **common)
+
+
+class Trainer:
+    """Networks, optimizer, generators and schedules of a cohort, at update `step`."""
+
+    def __init__(
+        self,
+        configs: list[RunConfig],
+        points: list[Point],
+        train: Tensor,
+        device: Any,
+        ahead: int | None = None,
+    ):
+        """`train` is the uint8 training split [n, C, H, W], on `device`; `ahead` the
+        steps that the host prepares at once."""
+        self.config = configs[0].train
+        self.images, self.device = train, torch.device(device)
+        cuda = self.device.type == "cuda"
+        self.seeds = [config.seed for config in configs]
+        channels, height, width = train.shape[1:]
+        self.cohort = Cohort(configs, points, (channels, height, width)).to(device)
+        set_precision(self.config)
+        self._choose_kernels(configs[0].data.cache_dir)
+        self.parameters = list(self.cohort.parameters())
+        self.rows = as_rows(self.parameters)
+        self.optimizer = optimizer_of(configs, self.rows.runs)
+        self.steps = total_steps(self.config, len(train))
+        self.feed = Feed(configs, points, len(train), self.steps)
+        self.ahead = ahead or (AHEAD if cuda else 1)
+        self._seed_of = self.feed.seed_of.to(device)
+        self._block: Block | None = None  # what the host prepared, in place
+        self._length = self._used = 0  # steps of it, and how many are past
+        self._place = torch.zeros(1, dtype=torch.int64, device=device)  # the latter
+        self.losses = torch.zeros(len(configs), dtype=self.cohort.dtype, device=device)
+        self.died = torch.full((len(configs),), -1, device=device)
+        self._clock = torch.zeros((), dtype=torch.int64, device=device)
+        self._run_step = Captured(self._step) if cuda else self._step
+        self.step = 0
+
+    def _choose_kernels(self, cache: Path) -> None:
+        asked = self.config.kernels
+        if asked != "auto":
+            for conv in convolutions(self.cohort):
+                conv.way = asked
+        elif self.device.type == "cuda":
+            images = self.images[: self.config.batch_size]
+            tune_layers(self.cohort, images, Tuner(cache, self.device))
+
+    @property
+    def kernels(self) -> list[str]:
+        """How each convolution is computed, in the order of the layers."""
+        return [conv.chosen(self.device) for conv in convolutions(self.cohort)]
+
+    @property
+    def beta(self) -> Tensor:
+        """[R], of this step."""
+        return self.feed.betas[self.step].to(self.device, self.cohort.dtype)
+
+    def update(self) -> None:
+        """One step of every run; `losses` [R] are then those before it.
+
+        A run whose loss is not finite is masked: it no longer gets gradients, and
+        `died` [R] holds the step (-1 for the others).
+        """
+        if self._used == self._length:
+            self._load(self.feed.block(self.step, min(self.ahead, self.steps - self.step)))
+        self._run_step()
+        self.step += 1
+        self._used += 1
+
+    def _load(self, block: Block) -> None:
+        """Puts a block where the step finds it, always the same place."""
+        cast = Block(block.images, *(t.to(self.cohort.dtype) for t in block[1:]))
+        if self.device.type == "cuda":
+            cast = Block(*(t.pin_memory() for t in cast))  # else the copy waits
+        if self._block is None:
+            shapes = ((self.ahead, *t.shape[1:]) for t in cast)
+            empty = zip(cast, shapes, strict=True)
+            self._block = Block(*(t.new_empty(s, device=self.device) for t, s in empty))
+        for place, t in zip(self._block, cast, strict=True):
+            place[: len(t)].copy_(t, non_blocking=True)
+        self._length, self._used = len(cast.rate), 0
+        self._place.zero_()
+        self._clock.fill_(self.step)
+
+    def _now(self) -> Block:
+        """What of the block is for this step: images [S, B], noise [S, B, D], ..."""
+        assert self._block is not None
+        if self.ahead == 1:
+            return Block(*(t[0] for t in self._block))
+        return Block(*(t.index_select(0, self._place)[0] for t in self._block))
+
+    def _step(self) -> None:
+        """The step on the device alone: it reads nothing back, so that it can be captured.
+
+        Images, noise and schedules come out of the block, everything else is in place.
+        """
+        cohort, now = self.cohort, self._now()
+        one_seed = len(self.feed.seeds) == 1
+        index = now.images[0] if one_seed else now.images[self._seed_of]
+        u = cohort.pixels_of(self.images[index])
+        recon, kl = cohort.terms(cohort(u, now.noise[self._seed_of]), now.beta)
+        loss = recon + kl
+        # not every likelihood learns a noise
+        gradients = torch.autograd.grad(loss.sum(), self.parameters, materialize_grads=True)
+        for place, gradient in zip(self.rows.places, gradients, strict=True):
+            place.copy_(gradient)
+        self.losses.copy_(loss.detach())
+        alive = (self.died < 0) & self.losses.isfinite()
+        dies = (self.died < 0) & ~alive
+        self.died.copy_(torch.where(dies, self._clock, self.died))
+        self._condition_gradients(alive)
+        for group in self.optimizer.param_groups:
+            rate = now.rate * group["base"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rate)
+            else:
+                group["lr"] = rate.item()
+        self.optimizer.step()
+        self._place += 1
+        self._clock += 1
+
+    def _condition_gradients(self, alive: Tensor) -> None:
+        """Masks dead runs and clips each run's gradient to the norm `clip`."""
+        gradients = self.rows.gradients
+        gradients.masked_fill_(~alive[:, None], 0)
+        if self.config.clip is not None:
+            if self.device.type == "cuda":
+                norm = gradients.norm(dim=1)  # [R]
+            else:  # row by row: a sum over [R, P] may round by R
+                norm = torch.stack([row.norm() for row in gradients])
+            gradients.mul_((self.config.clip / norm).clamp(max=1)[:, None])
+
+    def evaluate(
+        self, images: Tensor, pause: Callable[[], None] = lambda: None
+    ) -> dict[str, Tensor]:
+        """metrics.NAMES -> float64 [R] on a split; `pause` is called again and again."""
+        return metrics.evaluate(self.cohort, images, self.beta, self.seeds, pause=pause)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Clipped reconstructions of sampled z, uint8 [R, n, C, H, W], in eval mode."""
+        self.cohort.eval()
+        with torch.no_grad():
+            u = self.cohort.pixels_of(images)
+            noise = Streams(self.seeds, "pictures").normal(len(images), self.cohort.latent)
+            u_hat = self.cohort.target.inverse(self.cohort(u, noise.to(u)).t_hat)
+        self.cohort.train()
+        return (u_hat.clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def _moments(self, r: int) -> dict[str, Tensor]:
+        """The optimizer's tensors [P] of run r, live ones."""
+        slots = self.optimizer.state[self.rows.runs[r]].items()
+        return {k: v for k, v in slots if isinstance(v, Tensor) and v.ndim == 1}
+
+    def state(self, r: int) -> State:
+        """Everything that run `r` needs to go on."""
+        live = {name: value[r] for name, value in self.cohort.state_dict().items()}
+        live |= {f"optimizer.{name}": value for name, value in self._moments(r).items()}
+        tensors = {name: value.cpu().clone() for name, value in live.items()}
+        noise = self.feed.state(r, self._used)
+        return State(self.step, {**tensors, "generator.noise": noise})
+
+    def restore(self, states: list[State]) -> None:
+        """Goes on from one state per run, all of one step."""
+        self.step = states[0].step
+        names = self.cohort.state_dict().keys()
+        self.cohort.load_state_dict(
+            {n: torch.stack([s.tensors[n] for s in states]).to(self.device) for n in names}
+        )
+        if all(map(is_whole, states)):
+            self.feed.restore([state.tensors["generator.noise"] for state in states])
+        self._length = self._used = 0
+        for row, state in zip(self.rows.runs, states, strict=True):
+            moments: dict[str, Tensor] = {
+                name.removeprefix("optimizer."): value.to(self.device)
+                for name, value in state.tensors.items()
+                if name.startswith("optimizer.")
+            }
+            if moments and self.config.optimizer != "sgd":
+                moments["step"] = torch.tensor(float(self.step), device=self.device)
+            self.optimizer.state[row] = moments

@@ -1,0 +1,1 @@
+"""What a point is made of: normalizations, heads, likelihoods, networks, R runs as one."""

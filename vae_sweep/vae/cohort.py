@@ -1,0 +1,146 @@
+"""R runs as one module: what differs between them, as tensors over R."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae_sweep.config import Head, RunConfig
+from vae_sweep.vae import objective
+from vae_sweep.vae.heads import Heads, range_of
+from vae_sweep.vae.likelihoods import Likelihoods, Noise
+from vae_sweep.vae.networks import build
+from vae_sweep.vae.normalize import Affine
+from vae_sweep.vae.point import Point
+from vae_sweep.vae.streams import Streams
+
+DTYPES = {  # of weights and what is accumulated
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.float32,
+    "fp64": torch.float64,
+}
+
+
+class Forward(NamedTuple):
+    """A pass over a batch: t, t_hat, a [R, B, C, H, W]; mu, logvar [R, B, D].
+
+    `u` [R or 1, B, C, H, W] are the pixels; `t_hat` is the decoder's mean.
+    """
+
+    u: Tensor
+    t: Tensor
+    t_hat: Tensor
+    a: Tensor
+    mu: Tensor
+    logvar: Tensor
+
+    def sse(self) -> Tensor:
+        """Squared error in target space per image, [R, B]."""
+        return objective.squared_error(self.t, self.t_hat).sum((2, 3, 4))
+
+    def kl(self) -> Tensor:
+        """KL per image in nats, [R, B]."""
+        return objective.kl_divergence(self.mu, self.logvar)
+
+
+class Cohort(nn.Module):
+    """The networks of R runs with their normalizations, heads and loss weights.
+
+    Configs must agree in model, precision and data; `shape` is the images' (C, H, W).
+    """
+
+    shift: Tensor
+    scale: Tensor
+    target_shift: Tensor
+    target_scale: Tensor
+    low: Tensor
+    high: Tensor
+    recon_weight: Tensor
+    kl_weight: Tensor
+
+    def __init__(
+        self, configs: list[RunConfig], points: list[Point], shape: tuple[int, int, int]
+    ):
+        super().__init__()
+        self.points = points
+        self.pixels = shape[0] * shape[1] * shape[2]
+        self.bf16 = configs[0].train.precision == "bf16"
+        self.dtype = DTYPES[configs[0].train.precision]
+        seeds = [config.seed for config in configs]
+        self.model = build(configs[0].model, shape, Streams(seeds, "init").of_runs())
+        heads: list[Head] = [config.head for config in configs]
+        targets = [p.target for p in points]
+        self.heads = Heads(heads, targets, [p.zscore for p in points])
+        noises = [Noise(p.variance.sqrt(), p.spread) for p in points]
+        self.likelihoods = Likelihoods(
+            [config.likelihood for config in configs], heads, targets, noises
+        )
+        ranges = [range_of(*each) for each in zip(heads, targets, strict=True)]
+        self._per_run("shift", [p.norm.shift for p in points])
+        self._per_run("scale", [p.norm.scale for p in points])
+        self._per_run("target_shift", [t.shift for t in targets])
+        self._per_run("target_scale", [t.scale for t in targets])
+        self._per_run("low", [low[:, None, None] for low, _ in ranges])
+        self._per_run("high", [high[:, None, None] for _, high in ranges])
+        w_r, w_k = torch.tensor([p.weights for p in points], dtype=torch.float64).T
+        self.register_buffer("recon_weight", w_r, persistent=False)
+        self.register_buffer("kl_weight", w_k, persistent=False)
+        self.to(self.dtype)
+
+    def _per_run(self, name: str, values: list[Tensor]) -> None:
+        """A buffer [R, 1, ...] of `values` [...], the 1 for the batch."""
+        self.register_buffer(name, torch.stack(values)[:, None], persistent=False)
+
+    @property
+    def norm(self) -> Affine:
+        """Of what the encoders see, [R, 1, C]."""
+        return Affine(self.shift, self.scale)
+
+    @property
+    def target(self) -> Affine:
+        """Of what the decoders are compared with, [R, 1, C]."""
+        return Affine(self.target_shift, self.target_scale)
+
+    @property
+    def latent(self) -> int:
+        return self.model.latent
+
+    def pixels_of(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] (shared) or [R, B, C, H, W] -> u in [0, 1], [R or 1, ...]."""
+        u = images.to(self.shift.dtype) / 255
+        return u if u.ndim == 5 else u[None]
+
+    def forward(self, u: Tensor, noise: Tensor) -> Forward:
+        """u from `pixels_of`, noise [R, B, D] -> Forward."""
+        x = self.norm.forward(u)
+        with torch.autocast(u.device.type, torch.bfloat16, self.bf16, cache_enabled=False):
+            a, mu, logvar = self.model(x, noise)
+        a, mu, logvar = (v.to(self.dtype) for v in (a, mu, logvar))
+        t = self.target.forward(u)
+        t_hat = self.heads(a)
+        if "continuous_bernoulli" in self.likelihoods.names:
+            runs = enumerate(zip(t_hat, a, strict=True))
+            t_hat = torch.stack([self.likelihoods.mean(r, *each) for r, each in runs])
+        return Forward(u, t, t_hat, a, mu, logvar)
+
+    def errors(self, forward: Forward) -> Tensor:
+        """What the loss weighs with w_r, per image, [R, B]: a squared or absolute error
+        in target space, or a negative log likelihood of the pixels in nats."""
+        sse, names = forward.sse(), self.likelihoods.names
+        if set(names) == {"mse"}:
+            return sse
+        u_hat = self.target.inverse(forward.t_hat)
+        u = forward.u.expand_as(u_hat)
+        rows = [
+            sse[r]
+            if name == "mse"
+            else self.likelihoods.error(r, u[r], u_hat[r], forward.a[r])
+            for r, name in enumerate(names)
+        ]
+        return torch.stack(rows)
+
+    def terms(self, forward: Forward, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss's two terms, batch means, each [R]; beta is [R]."""
+        recon = self.recon_weight * self.errors(forward).mean(1)
+        return recon, beta * self.kl_weight * forward.kl().mean(1)

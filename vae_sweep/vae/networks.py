@@ -1,0 +1,199 @@
+"""The networks, R runs at once."""
+
+import torch
+from torch import Generator, Tensor, nn
+
+from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, RunConfig
+from vae_sweep.errors import UserError
+from vae_sweep.vae.heads import STANDARDIZED
+from vae_sweep.vae.layers import BatchNorm, Conv, GroupNorm, Linear
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+
+
+def resolutions(config: ConvConfig, height: int, width: int) -> list[tuple[int, int]]:
+    """(H, W) at the input and after each stride-2 convolution.
+
+    Raises UserError where the image cannot be halved that often.
+    """
+    reach = 2 * ((config.kernel - 1) // 2) - config.kernel
+    sizes = [(height, width)]
+    for _ in config.widths:
+        h, w = sizes[-1]
+        if min(h, w) < 2:
+            levels = len(config.widths)
+            raise UserError(
+                f"model.widths has {levels} levels, each halves the image: "
+                f"{height}x{width} is too small; use larger images or at most "
+                f"{len(sizes) - 1} widths"
+            )
+        sizes.append(((h + reach) // 2 + 1, (w + reach) // 2 + 1))
+    return sizes
+
+
+class ConvVAE(nn.Module):
+    """Strided convolutions, a linear layer to (mu, logvar), and the mirror image.
+
+    `generators` holds one per run (runs with the same seed share one object);
+    `shape` is the image's (C, H, W).
+    """
+
+    def __init__(
+        self,
+        config: ConvConfig,
+        shape: tuple[int, int, int],
+        generators: list[Generator],
+    ):
+        super().__init__()
+        sizes = resolutions(config, *shape[1:])
+        features = config.widths[-1] * sizes[-1][0] * sizes[-1][1]
+        self.latent = config.latent
+        self.bottom = (config.widths[-1], *sizes[-1])
+        self.encoder = self._encoder(config, shape[0], generators)
+        self.to_posterior = Linear(generators, features, 2 * config.latent)
+        self.from_latent = Linear(generators, config.latent, features)
+        self.decoder = self._decoder(config, shape[0], sizes, generators)
+
+    def _encoder(self, config: ConvConfig, channels: int, generators: list[Generator]):
+        layers: list[nn.Module] = []
+        for width in config.widths:
+            layers.append(Conv(generators, channels, width, config.kernel, stride=2))
+            layers += self._after(config, len(generators), width)
+            layers += self._refine(config, width, generators)
+            channels = width
+        return nn.Sequential(*layers)
+
+    def _decoder(
+        self,
+        config: ConvConfig,
+        channels: int,
+        sizes: list[tuple[int, int]],
+        generators: list[Generator],
+    ):
+        layers: list[nn.Module] = self._after(config, len(generators), config.widths[-1])
+        padding = (config.kernel - 1) // 2
+        for level in reversed(range(len(config.widths))):
+            inputs = config.widths[level]
+            outputs = config.widths[level - 1] if level else channels
+            extra = [
+                big - ((small - 1) * 2 - 2 * padding + config.kernel)
+                for big, small in zip(sizes[level], sizes[level + 1], strict=True)
+            ]
+            layers += self._refine(config, inputs, generators)
+            layers.append(
+                Conv(
+                    generators,
+                    inputs,
+                    outputs,
+                    config.kernel,
+                    stride=2,
+                    transposed=True,
+                    output_padding=(extra[0], extra[1]),
+                )
+            )
+            if level:
+                layers += self._after(config, len(generators), outputs)
+        return nn.Sequential(*layers)
+
+    def _refine(self, config: ConvConfig, width: int, generators: list[Generator]):
+        layers: list[nn.Module] = []
+        for _ in range(config.depth - 1):
+            layers.append(Conv(generators, width, width, 3))
+            layers += self._after(config, len(generators), width)
+        return layers
+
+    def _after(self, config: ConvConfig, runs: int, width: int) -> list[nn.Module]:
+        norms = {"none": [], "batch": [BatchNorm], "group": [GroupNorm]}
+        layers: list[nn.Module] = [n(runs, width) for n in norms[config.norm_layer]]
+        return [*layers, ACTIVATIONS[config.activation]()]
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
+        # channels-last in memory, so that the order of features must be fixed here
+        h = self.encoder(x).flatten(2)
+        mu, logvar = self.to_posterior(h).chunk(2, dim=-1)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
+        return self.decoder(self.from_latent(z).unflatten(2, self.bottom))
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
+        mu, logvar = self.encode(x)
+        return self.decode(mu + torch.exp(0.5 * logvar) * noise), mu, logvar
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return [*self.encoder.parameters(), *self.to_posterior.parameters()]
+
+
+class LinearVAE(nn.Module):
+    """mu = V x + c, one posterior variance per latent whatever x is, a = W z + b.
+
+    With a linear head and a Gaussian's squared error its optimum is probabilistic PCA's
+    (Lucas et al. 2019), which theory.linear_optimum has in closed form.
+    """
+
+    def __init__(
+        self,
+        config: LinearConfig,
+        shape: tuple[int, int, int],
+        generators: list[Generator],
+    ):
+        super().__init__()
+        pixels = shape[0] * shape[1] * shape[2]
+        self.latent, self.shape = config.latent, shape
+        self.to_mu = Linear(generators, pixels, config.latent)
+        self.logvar = nn.Parameter(torch.zeros(len(generators), config.latent))
+        self.from_latent = Linear(generators, config.latent, pixels)
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
+        mu = self.to_mu(x.flatten(2))
+        logvar = self.logvar[:, None].expand_as(mu)
+        z = mu + torch.exp(0.5 * logvar) * noise
+        return self.from_latent(z).unflatten(2, self.shape), mu, logvar
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return [*self.to_mu.parameters(), self.logvar]
+
+
+def build(
+    config: ModelConfig, shape: tuple[int, int, int], generators: list[Generator]
+) -> ConvVAE | LinearVAE:
+    """The network of `config` for images (C, H, W); one generator per run.
+
+    Raises UserError where the image is too small for it.
+    """
+    if isinstance(config, LinearConfig):
+        return LinearVAE(config, shape, generators)
+    return ConvVAE(config, shape, generators)
+
+
+def check(config: RunConfig, height: int, width: int) -> None:
+    """Raises UserError where images of this size, or batches, do not fit the network."""
+    model, batch = config.model, config.train.batch_size
+    if isinstance(model, ConvConfig):
+        tall, wide = resolutions(model, height, width)[-1]
+        small = f"{height}x{width} images are 1x1 after {len(model.widths)} widths"
+        if model.norm_layer == "batch" and batch * tall * wide == 1:
+            raise UserError(
+                f"model.norm_layer=batch needs at least two values per channel, got one: "
+                f"train.batch_size=1, and {small}; set train.batch_size=2 or fewer widths"
+            )
+        if model.norm_layer == "group" and model.widths[-1] * tall * wide == 1:
+            raise UserError(
+                f"model.norm_layer=group needs at least two values per image, got one: the "
+                f"last width is 1, and {small}; set a larger width or fewer widths"
+            )
+    if config.head == STANDARDIZED and batch * height * width == 1:
+        raise UserError(
+            f"head={STANDARDIZED} needs at least two values per channel, got one: "
+            f"train.batch_size=1 of 1x1 images; set train.batch_size=2"
+        )
