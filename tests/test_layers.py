@@ -5,7 +5,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from vae_sweep.vae.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear, _Narrow
+from vae_sweep.vae.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear
+from vae_sweep.vae.transposed import Doubling
 
 RUNS = 3
 
@@ -104,10 +105,10 @@ def test_a_narrow_transposed_convolution_is_one(bias):
         for shape in ((2, 5, 4, 3), (5, 3, 4, 4), (3,))
     )
     offset.requires_grad_(bias)
-    ours = _Narrow.apply(x, weight, offset)
+    ours = Doubling.apply(x, weight, offset)
     theirs = F.conv_transpose2d(x, weight, offset, stride=2, padding=1)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(_Narrow.apply, (x, weight, offset))
+    assert torch.autograd.gradcheck(Doubling.apply, (x, weight, offset))
 
 
 def test_only_few_channels_on_cpu_go_the_narrow_way(monkeypatch):
@@ -117,7 +118,7 @@ def test_only_few_channels_on_cpu_go_the_narrow_way(monkeypatch):
         went.append(weight.shape[1])
         return F.conv_transpose2d(x, weight, bias, 2, 1)
 
-    monkeypatch.setattr(_Narrow, "apply", narrow)
+    monkeypatch.setattr(Doubling, "apply", narrow)
     x = torch.zeros(2, 1, 5, 4, 4)
     for outputs, kernel, extra in (
         (3, 4, (0, 0)),

@@ -7,14 +7,15 @@ cannot depend on which runs stand beside it. On CUDA the fastest is found by tim
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from vae_sweep.vae import transposed as narrow
+
 Way = Literal["loop", "grouped", "products"]
-NARROW = 8  # channels that are fewer than a vector has
 WAYS: tuple[Way, ...] = get_args(Way)
 
 
@@ -58,41 +59,6 @@ def _split(y: Tensor, runs: int) -> Tensor:
     return y.unflatten(1, (runs, -1)).transpose(0, 1)
 
 
-class _Narrow(torch.autograd.Function):
-    """Transposed convolution of stride 2, kernel 4 into few channels, on CPU.
-
-    oneDNN runs its forward at a tenth of the usual speed. As an ordinary convolution into
-    the four pixels of each output block (Shi et al. 2016) it takes half the time, zeros
-    included; the backward is best left to oneDNN.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """[B, in, H, W], [in, out, 4, 4], [out] -> [B, out, 2H, 2W], channels-last."""
-        ctx.save_for_backward(x, weight)
-        taps = weight.flip(2, 3).transpose(0, 1)
-        kernels = torch.stack(
-            [
-                F.pad(taps[:, :, i::2, j::2], (j, 1 - j, i, 1 - i))
-                for i in (0, 1)
-                for j in (0, 1)
-            ]
-        )  # [4, out, in, 3, 3]
-        kernels = kernels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        blocks = F.conv2d(x, kernels, bias.repeat(4), padding=1).permute(0, 2, 3, 1)
-        pixels = blocks.unflatten(3, (2, 2, -1)).transpose(2, 3)  # [B, H, 2, W, 2, out]
-        return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        x, weight = ctx.saved_tensors
-        two, one, none = (2, 2), (1, 1), (0, 0)
-        return torch.ops.aten.convolution_backward(
-            *(gradients[0], x, weight, (weight.shape[1],), two, one, one, True, none, 1),
-            ctx.needs_input_grad,
-        )
-
-
 class Conv(nn.Module):
     """Conv2d or ConvTranspose2d per run: [R, B, in, H, W] -> [R, B, out, H', W'].
 
@@ -117,6 +83,7 @@ class Conv(nn.Module):
             (kernel - 1) // 2,
         )
         self.kernel, self.output_padding = kernel, output_padding
+        self._is_doubling = (kernel, stride, output_padding) == (4, 2, (0, 0))
         self.way: Way | None = None  # None: the device's usual one
         shape = (inputs, outputs) if transposed else (outputs, inputs)
         # PyTorch takes fan_in from dimension 1 of the weight, transposed or not.
@@ -171,16 +138,11 @@ class Conv(nn.Module):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1):
         if not self.transposed:
             return F.conv2d(x, weight, bias, self.stride, self.padding, 1, groups)
-        if self._is_narrow(x, groups):
-            return _Narrow.apply(x, weight, bias)
+        if self._is_doubling and groups == 1 and narrow.pays(x, weight):
+            return narrow.Doubling.apply(x, weight, bias)
         return F.conv_transpose2d(
             x, weight, bias, self.stride, self.padding, self.output_padding, groups
         )
-
-    def _is_narrow(self, x: Tensor, groups: int) -> bool:
-        shape = (self.kernel, self.stride, self.output_padding) == (4, 2, (0, 0))
-        few = shape and groups == 1 and self.weight.shape[2] < NARROW
-        return few and not x.is_cuda and not torch.is_autocast_enabled("cpu")
 
 
 class Linear(nn.Module):
