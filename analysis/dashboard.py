@@ -168,7 +168,7 @@ def save(made: "Workspace") -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Exit code 2, with one line, for what the user can mend."""
+    """The command line. Exit code 2, with one line, for what the user can correct."""
     parser = argparse.ArgumentParser(
         description="Builds and saves the W&B workspace of a project with vae-sweep's runs."
     )

@@ -41,9 +41,9 @@ def make_images(n: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tens
     small = rng.normal(size=(n, channels, size // 2, size // 2))
     fields = small.repeat(2, axis=2).repeat(2, axis=3)
     fields += 0.2 * rng.normal(size=fields.shape)
-    centre = np.linspace(100, 150, channels)[:, None, None]
+    center = np.linspace(100, 150, channels)[:, None, None]
     spread = np.linspace(40, 60, channels)[:, None, None]
-    return torch.from_numpy((centre + spread * fields).clip(0, 255).astype(np.uint8))
+    return torch.from_numpy((center + spread * fields).clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture

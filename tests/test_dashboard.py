@@ -190,7 +190,7 @@ def test_what_the_server_refuses_is_said_in_one_line(server, monkeypatch, capsys
     [
         ({}, "run `wandb login`"),
         ({"WANDB_API_KEY": "a" * 40, "WANDB_MODE": "offline"}, "unset WANDB_MODE"),
-        ({"WANDB_MODE": "ofline"}, "got 'ofline'; mend it"),
+        ({"WANDB_MODE": "ofline"}, "got 'ofline'; correct it"),
     ],
 )
 def test_without_a_key_or_offline_it_is_one_line(variables, said):

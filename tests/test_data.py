@@ -247,7 +247,7 @@ def test_a_full_disk_stops_no_run_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_many_dead_leaves_are_announced(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(splits, "MANY_PIXELS", 100)
+    monkeypatch.setattr(dead_leaves, "MANY_PIXELS", 100)
     splits.load(leaves(tmp_path))
     assert capsys.readouterr().err.count("\n") == 1
     splits.load(leaves(tmp_path))

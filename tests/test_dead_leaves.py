@@ -86,22 +86,22 @@ def test_a_disc_covers_the_pixels_whose_centres_it_holds(discs):
     side, n = 12, len(discs)
     r, x, y = np.array(discs).T
     canvas = np.zeros(n * side * side, np.uint32)
-    colours = np.arange(1, n + 1, dtype=np.uint32)
-    dead_leaves._paint_discs(canvas, side, r, x, y, colours)
+    colors = np.arange(1, n + 1, dtype=np.uint32)
+    dead_leaves._paint_discs(canvas, side, r, x, y, colors)
     rows, columns = np.mgrid[:side, :side] + 0.5
     distance = np.hypot(
         columns - x[:, None, None], rows - y[:, None, None]
     )  # [n, side, side]
     painted = canvas.reshape(n, side, side)
     clear = np.abs(distance - r[:, None, None]) > 1e-6  # rounding may decide the others
-    expected = (distance < r[:, None, None]) * colours[:, None, None]
+    expected = (distance < r[:, None, None]) * colors[:, None, None]
     np.testing.assert_array_equal(painted[clear], expected[clear])
 
 
 def test_pixels_are_means_of_two_by_two_painted_ones():
     canvas = dead_leaves._paint(np.random.default_rng(3), 5, 16)
-    colours = canvas.view(np.uint8).reshape(5, 8, 2, 8, 2, 4)[..., :3]
-    expected = colours.mean((2, 4)).transpose(0, 3, 1, 2)
+    colors = canvas.view(np.uint8).reshape(5, 8, 2, 8, 2, 4)[..., :3]
+    expected = colors.mean((2, 4)).transpose(0, 3, 1, 2)
     assert np.abs(generate(5, 8, seed=3) - expected).max() <= 0.5
 
 
@@ -112,7 +112,7 @@ def test_later_leaves_lie_over_earlier_ones(monkeypatch):
     monkeypatch.undo()
     rows, columns = np.mgrid[:16, :16] + 0.5
     expected = canvas.copy().reshape(16, 16)
-    for _, _, r, x, y, colour in painted:
-        expected[np.hypot(columns - x, rows - y) <= r] = colour
+    for _, _, r, x, y, color in painted:
+        expected[np.hypot(columns - x, rows - y) <= r] = color
     actual = dead_leaves._paint(np.random.default_rng(0), 1, 16)
     np.testing.assert_array_equal(actual.reshape(16, 16), expected)

@@ -94,7 +94,7 @@ def test_an_interrupted_run_goes_on(golden):
     assert kept.count("\n") == 1 + 3
     with limited_threads(1):
         [summary] = grid.run([point])
-    assert summary["status"] == "finished"
+    assert summary.status == "finished"
     rows = (point.run_dir / "metrics.csv").read_text()
     assert rows.startswith(kept)
     assert not list(point.run_dir.glob("*.old-*"))
@@ -114,7 +114,7 @@ def test_old_runs_of_tanh_standardized_are_what_they_were(golden):
     point = config("finished", *NPZ, "norm=zscore", "head=tanh_standardized")
     assert point.run_id != old.name
     [summary] = grid.run([point])
-    assert summary["status"] == "finished"
+    assert summary.status == "finished"
     assert {f: f.read_bytes() for f in before} == before
     loaded = results.load(golden / "finished")
     both = loaded.finals[loaded.finals["head"] == "tanh_standardized"]
@@ -131,6 +131,6 @@ def test_a_finished_run_without_its_rows_is_repeated(golden, lost):
     path.write_text("".join(lines[:-1] if lost == "last row" else lines[:1]))
     with limited_threads(1):
         [summary] = grid.run([point])
-    assert summary["status"] == "finished"
+    assert summary.status == "finished"
     assert path.read_text().count("\n") == len(lines)
     assert (point.run_dir / "metrics.csv.old-1").exists()

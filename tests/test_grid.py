@@ -77,8 +77,8 @@ def test_a_grid_over_networks_and_data_trains_every_point(config_of, tmp_path):
         config_of("norm=raw255", "head=hardtanh", "beta=cyclical"),
     ]
     summaries = grid.run(configs)
-    assert [s["status"] for s in summaries] == ["finished"] * 4
-    assert [s["run_id"] for s in summaries] == [c.run_id for c in configs]
+    assert [s.status for s in summaries] == ["finished"] * 4
+    assert [s.run_id for s in summaries] == [c.run_id for c in configs]
 
 
 def test_a_point_given_twice_trains_once(config_of, capsys):
@@ -138,7 +138,7 @@ def test_a_run_that_ends_not_finite_in_validation_is_diverged(config_of, monkeyp
     monkeypatch.setattr(metrics, "evaluate", poisoned)
     good, bad = config_of(), config_of("head=tanh")
     summary, outcome = grid.run([good, bad])
-    assert summary["status"] == "finished"
+    assert summary.status == "finished"
     assert isinstance(outcome, grid.Diverged)
     assert pd.read_csv(bad.run_dir / "metrics.csv")["step"].tolist() == [0]
     stored = json.loads((bad.run_dir / "summary.json").read_text())
@@ -168,7 +168,7 @@ def test_a_cohort_that_does_not_fit_into_memory_is_halved(
     assert 1 in sizes
     assert isinstance(outcomes[1], grid.Broken)
     assert "can't allocate memory" in str(outcomes[1])
-    assert [o["status"] for i, o in enumerate(outcomes) if i != 1] == ["finished"] * 4
+    assert [o.status for i, o in enumerate(outcomes) if i != 1] == ["finished"] * 4
     assert "tried again, fewer at once" in capsys.readouterr().out
     monkeypatch.undo()
     whole = [config_of(b, "train.cohort=5", "sweep=whole") for b in betas]
@@ -176,7 +176,7 @@ def test_a_cohort_that_does_not_fit_into_memory_is_halved(
     for i, (a, b) in enumerate(zip(configs, whole, strict=True)):
         assert i == 1 or rows_of(a) == rows_of(b)
     rerun = [c.model_copy(update={"rerun": "failed"}) for c in configs]
-    assert [o["status"] for o in grid.run(rerun)] == ["finished"] * 5
+    assert [o.status for o in grid.run(rerun)] == ["finished"] * 5
 
 
 def test_a_full_disk_ends_the_grid_and_keeps_what_was_measured(
@@ -232,7 +232,7 @@ def test_records_that_vanish_meanwhile_are_noticed_and_the_run_repeated(
 
     monkeypatch.setattr(Recorder, "_evaluate", vanish)
     outcomes = grid.run([good, bad])
-    assert [o["status"] for o in outcomes] == ["finished"] * 2
+    assert [o.status for o in outcomes] == ["finished"] * 2
     assert "while the run trained" in capsys.readouterr().out
     whole = config_of("sweep=whole")
     grid.run([whole])
@@ -251,7 +251,7 @@ def test_a_folder_removed_after_its_run_ended_is_repeated(config_of, monkeypatch
 
     monkeypatch.setattr(grid, "train", remove)
     outcomes = grid.run([first, second])
-    assert [o["status"] for o in outcomes] == ["finished"] * 2
+    assert [o.status for o in outcomes] == ["finished"] * 2
     assert rows_of(first).count("\n") == 4
 
 
@@ -262,7 +262,7 @@ def test_rerun_repeats_and_keeps_what_was_there(config_of, wanted):
     before = rows_of(bad)
     rerun = [c.model_copy(update={"rerun": wanted}) for c in (good, bad)]
     summary, outcome = grid.run(rerun)
-    assert summary["status"] == "finished"
+    assert summary.status == "finished"
     assert isinstance(outcome, grid.Diverged)
     assert "train.clip=1" in str(outcome)
     assert (bad.run_dir / "metrics.csv.old-1").read_text() == before == rows_of(bad)
@@ -274,7 +274,7 @@ def test_the_picture_shows_the_sweep_and_the_table_this_commands_points(
 ):
     grid.run([config_of()])
     shown = []
-    monkeypatch.setattr(grid.plots, "save_overview", lambda loaded, folder: shown.append(
+    monkeypatch.setattr(grid.overview, "save_overview", lambda loaded, folder: shown.append(
         loaded.finals["run_id"].tolist()) or folder)  # fmt: skip
     capsys.readouterr()
     grid.run([config_of("seed=7")])
@@ -346,8 +346,8 @@ def test_weights_and_rows_are_enough_to_be_finished(config_of, monkeypatch, lost
     (config.run_dir / lost).unlink()
     monkeypatch.setattr(Trainer, "update", lambda self: pytest.fail("an update"))
     [again] = grid.run([config])
-    assert again["status"] == "finished"
-    assert again["final"] == first["final"]
+    assert again.status == "finished"
+    assert again.final == first.final
     assert rows_of(config) == rows
     if lost == "config.yaml":
         assert (config.run_dir / "summary.json").read_bytes() == before

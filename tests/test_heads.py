@@ -149,7 +149,7 @@ def test_affine_needs_no_zscore_where_it_is_not_used():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_neighbours_of_one_head_in_one_go_are_as_each_alone(training, monkeypatch):
+def test_neighbors_of_one_head_in_one_go_are_as_each_alone(training, monkeypatch):
     """CUDA's way, on CPU."""
     names = ["tanh", "tanh", "tanh_standardized", "tanh_standardized", "linear", "tanh"]
     target = fit("minus1_1", COUNTS)
@@ -157,8 +157,8 @@ def test_neighbours_of_one_head_in_one_go_are_as_each_alone(training, monkeypatc
     pair = [Heads(names, [target] * 6, [zscore] * 6).double() for _ in range(2)]
     for heads in pair:
         heads.train(training)
-    monkeypatch.setattr(pair[1], "_parts", lambda a: pair[1].neighbours())
-    assert [part for _, part in pair[1].neighbours()] == [
+    monkeypatch.setattr(pair[1], "_parts", lambda a: pair[1].neighbors())
+    assert [part for _, part in pair[1].neighbors()] == [
         *(slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 6)),
     ]
     for _ in range(3):

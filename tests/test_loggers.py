@@ -340,9 +340,9 @@ def test_mode(home, monkeypatch, mode, variables, files, resolved):
     assert wandb_mode(config_of(home, mode=mode).log.wandb) == resolved
 
 
-def test_a_wrong_mode_in_the_environment_is_the_users_to_mend(home, monkeypatch):
+def test_a_wrong_mode_in_the_environment_is_the_users_to_correct(home, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "ofline")
-    with pytest.raises(UserError, match="got 'ofline'; mend it"):
+    with pytest.raises(UserError, match="got 'ofline'; correct it"):
         open_wandb(config_of(home, mode="auto"))
 
 

@@ -19,13 +19,17 @@ from vae_sweep.records import reader, results, run_folder
 from vae_sweep.records.checkpoint import State, StateShape
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder, lock
+from vae_sweep.records.summary import Summary
 from vae_sweep.training.metrics import COLUMNS
 
-ABOUT = {
-    **{"beta": 1.0, "implied_sigma": 36.0, "psnr_cap": math.inf},
-    **{"predicted": {}, "steps": 0, "total_steps": 100, "device": "cpu", "threads": 1},
-    **{"command": "python -m vae_sweep.run", "versions": {"torch": "2"}, "commit": None},
-}
+ABOUT = Summary.of(
+    {
+        **{"status": "running", "beta": 1.0, "implied_sigma": 36.0, "psnr_cap": math.inf},
+        **{"predicted": {}, "steps": 0, "total_steps": 100, "device": "cpu", "threads": 1},
+        **{"command": "python -m vae_sweep.run", "versions": {"torch": "2"}},
+        "commit": None,
+    }
+)
 SHAPE = StateShape(  # of a run that has one tensor, and moments of it from step 1 on
     {"w": (torch.Size([3]), torch.float32)}, {"m": (torch.Size([3]), torch.float32)}
 )
@@ -59,7 +63,7 @@ def trained(folder: RunFolder, step: int) -> RunFolder:
 
 def ended(folder: RunFolder, step: int = 20, **values: object) -> RunFolder:
     trained(folder, step)
-    folder.finish({**ABOUT, "status": "finished", "steps": step, **values})
+    folder.finish(ABOUT.but(status="finished", steps=step, **values))
     return again(folder)
 
 
@@ -225,7 +229,7 @@ def test_damaged_rows_are_kept_aside_with_their_checkpoint(folder, case):
 @pytest.mark.parametrize("case", DAMAGES)
 def test_an_ended_run_with_other_rows_has_not_ended(folder, case):
     later = ended(folder)
-    assert later.ended()[0]["status"] == "finished"
+    assert later.ended()[0].status == "finished"
     path = folder.path / "metrics.csv"
     path.write_text(DAMAGES[case](path.read_text()))
     summary, complaint = later.ended()
@@ -254,11 +258,11 @@ def test_a_summary_says_running_until_the_run_ends(folder):
     later = ended(folder, final={"a": math.nan})
     summary, complaint = later.ended()
     assert complaint is None
-    assert summary["rows"] == 3
+    assert summary.rows == 3
     rows = (folder.path / "metrics.csv").read_bytes()
-    assert summary["metrics_sha256"] == hashlib.sha256(rows).hexdigest()
-    assert summary["psnr_cap"] is None
-    assert summary["final"] == {"a": None}
+    assert summary.metrics_sha256 == hashlib.sha256(rows).hexdigest()
+    assert summary.psnr_cap is None
+    assert summary.final == {"a": None}
     assert RunFolder(folder.config, "other images").ended() == (None, None)
 
 
@@ -289,7 +293,7 @@ def test_a_damaged_summary_is_kept_aside_and_the_run_ends_again(folder, case):
     assert later.resume(SHAPE, 20).state.step == 20  # with all of its rows
     later.open(ABOUT, COLUMNS)
     assert (folder.path / "summary.json.old-1").read_bytes() == damaged
-    later.finish({**ABOUT, "status": "finished", "steps": 20})
+    later.finish(ABOUT.but(status="finished", steps=20))
     assert again(folder).ended()[0] is not None
 
 
@@ -374,13 +378,13 @@ def test_another_runs_configuration_is_found_out(folder, tmp_path):
 def test_another_runs_summary_is_said_and_kept(folder, tmp_path):
     later = ended(folder)
     other = RunFolder(make_config(*TINY, f"runs={tmp_path}", "seed=1"), "abc")
-    other.open({**ABOUT, "run_id": other.config.run_id}, COLUMNS)
+    other.open(ABOUT.but(run_id=other.config.run_id), COLUMNS)
     content = (other.path / "summary.json").read_bytes()
     (later.path / "summary.json").write_bytes(content)
     assert later.ended() == (None, "summary.json is another run's")
     later.open(ABOUT, COLUMNS)
     assert (later.path / "summary.json.old-1").read_bytes() == content
-    assert "run_id" not in reader.read_summary(later.path)
+    assert not reader.read_summary(later.path).states("run_id")
 
 
 def test_a_lock_that_is_a_folder_is_put_aside(tmp_path):
@@ -396,7 +400,7 @@ def test_a_picture_that_the_run_did_not_draw_is_noticed(folder, change):
     path = folder.save_picture(*pixels)
     later = ended(folder)
     assert later.ended()[1] is None
-    assert reader.read_picture(folder.path) is not None
+    assert reader.read_picture(folder.path, later.ended()[0]) is not None
     pixels[0, 0, 0, 0] = 1 if change == "one pixel" else 200
     folder.save_picture(*pixels)
     if change == "no PNG":
@@ -405,7 +409,7 @@ def test_a_picture_that_the_run_did_not_draw_is_noticed(folder, change):
     assert summary is not None  # its numbers are whole
     assert complaint is not None
     assert "reconstructions.png is not the one that the run drew" in complaint
-    assert reader.read_picture(folder.path) is None
+    assert reader.read_picture(folder.path, summary) is None
 
 
 def to_schema(path, schema):

@@ -283,7 +283,7 @@ def test_pictures_are_those_of_the_run(tmp_path, mode, channels):
     if mode == "RGBA":
         tiles[..., 3] = 255
     Image.fromarray(tiles).save(tmp_path / "reconstructions.png")
-    found = html.picture(tmp_path)
+    found = html.picture(tmp_path, None)
     assert found is not None
     url, width, height = found
     assert (width, height) == (64, 32)
@@ -312,8 +312,8 @@ def test_figures_show_each_run_once_in_one_look_per_point(sweep):
     assert looked[ids[0]] == looked[ids[1]]
     assert looked[ids[0]].color != looked[ids[3]].color
     assert looked[ids[0]].dashes != looked[ids[3]].dashes  # of their heads
-    assert looked[ids[2]].shape == "X"  # diverged
-    assert tables.points_of(looked)[looked[ids[2]].point] == looked[ids[3]]
+    assert looked[ids[2]].marker == style.DIVERGED  # diverged
+    assert tables.points_of(looked)[looked[ids[2]].label] == looked[ids[3]]
     drawn = figures.draw(loaded, looked)
     assert [picture.alt.rsplit(", ", 1)[1] for picture in drawn] == [
         *["4 runs"] * 4,

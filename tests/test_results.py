@@ -189,7 +189,8 @@ def test_a_run_is_running_while_a_process_holds_the_sweep(tmp_path):
 
 def test_the_frames_unpack_as_the_readme_has_it(tmp_path):
     write_run(tmp_path, summary())
-    curves, finals, theory = results.load(tmp_path)
+    found = results.load(tmp_path)
+    curves, finals, theory = found.curves, found.finals, found.theory
     assert (len(curves), len(finals), len(theory)) == (2, 1, 3)
 
 

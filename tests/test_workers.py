@@ -13,6 +13,7 @@ from conftest import TINY, make_config
 from vae_sweep import grid
 from vae_sweep.data.splits import Images
 from vae_sweep.records import loggers
+from vae_sweep.records.summary import Summary
 from vae_sweep.training import workers
 from vae_sweep.training.device import limited_threads
 from vae_sweep.training.loop import Run
@@ -83,10 +84,9 @@ def job_of(*configs, logger=None) -> Job:
     prepared = prepare(list(configs))
     runs = []
     for p in prepared:
-        about = {
-            **{"run_id": p.config.run_id, "steps": 0, "total_steps": p.steps},
-            **{"command": "", "versions": {}},
-        }
+        about = Summary(
+            status="running", run_id=p.config.run_id, steps=0, total_steps=p.steps
+        )
         p.folder.open(about, COLUMNS)
         runs.append(Run(p.config, p.point, about, p.folder, logger, None))
     return Job(runs, prepared[0].dataset.images)
@@ -110,7 +110,7 @@ def test_workers_give_the_numbers_of_this_process_to_the_last_bit(config_of):
     here = [config_of(*o, "train.workers=1", "sweep=here") for o in overrides]
     summaries = grid.run(apart)
     grid.run(here)
-    assert [s["run_id"] for s in summaries] == [c.run_id for c in apart]
+    assert [s.run_id for s in summaries] == [c.run_id for c in apart]
     for a, b in zip(apart, here, strict=True):
         rows = (a.run_dir / "metrics.csv").read_text()
         assert rows == (b.run_dir / "metrics.csv").read_text()
@@ -124,7 +124,7 @@ def test_the_parent_hears_of_every_step_row_and_end(config_of):
         [summaries] = carried_out(workers, job_of(good, bad, logger=kept))
         pids = [process.pid for process in workers.processes.values()]
     assert heard.steps == 2 * 20
-    assert [s["status"] for s in summaries] == ["finished", "diverged"]
+    assert [s.status for s in summaries] == ["finished", "diverged"]
     assert (good.run_id, 20) in heard.ids
     assert len(heard.said) == 1
     assert "diverged" in heard.said[0]
@@ -146,7 +146,7 @@ def test_a_killed_worker_is_replaced_for_the_next_job(config_of):
         [summaries] = carried_out(workers, job_of(second))
     assert isinstance(death, WorkerDied)
     assert "ended by SIGKILL" in str(death)
-    assert summaries[0]["status"] == "finished"
+    assert summaries[0].status == "finished"
 
 
 class Killer(Heard):
@@ -193,7 +193,7 @@ def test_what_a_killed_worker_trained_is_tried_again(config_of, monkeypatch, coh
     if cohort == 4:
         more = ("train.workers=2", "sweep=killed", "norm=unit", "model.latent=5")
         killed.append(config_of(*more))
-    assert {s["status"] for s in grid.run(killed)} == {"finished"}
+    assert {s.status for s in grid.run(killed)} == {"finished"}
     assert any("tried again" in text for text in killer.said)
     monkeypatch.undo()
     whole = grid_of("whole")
@@ -228,7 +228,7 @@ def test_a_run_whose_worker_dies_again_is_marked_failed_and_the_others_finish(
     outcomes = grid.run(configs)
     assert isinstance(outcomes[1], grid.Broken)
     assert "rerun=failed" in str(outcomes[1])
-    assert [o["status"] for o in outcomes[::2]] == ["finished"] * 2
+    assert [o.status for o in outcomes[::2]] == ["finished"] * 2
     summary = json.loads((configs[1].run_dir / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert "SIGKILL" in summary["reason"]
@@ -236,7 +236,7 @@ def test_a_run_whose_worker_dies_again_is_marked_failed_and_the_others_finish(
     again = grid.run(configs)  # is not repeated unasked
     assert isinstance(again[1], grid.Broken)
     rerun = [c.model_copy(update={"rerun": "failed"}) for c in configs]
-    assert [o["status"] for o in grid.run(rerun)] == ["finished"] * 4
+    assert [o.status for o in grid.run(rerun)] == ["finished"] * 4
     assert (configs[1].run_dir / "metrics.csv").read_text().count("\n") == 4
 
 

@@ -1,3 +1,24 @@
 """vae-sweep: what normalization, output head and beta do to a VAE, on one scale."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_sweep.records import results
+    from vae_sweep.records.results import load
+
 __version__ = "0.1.0"
+__all__ = ["load", "results"]
+
+_API = {  # name -> module, and what of it; imported when first asked for
+    "load": ("vae_sweep.records.results", "load"),
+    "results": ("vae_sweep.records.results", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, member = _API[name]
+    found = import_module(module)
+    return found if member is None else getattr(found, member)

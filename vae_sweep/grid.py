@@ -20,6 +20,7 @@ from vae_sweep.records.run_folder import (
     list_runs,
     lock,
 )
+from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import overview, tables
 from vae_sweep.reporting.console import Console
 from vae_sweep.reporting.progress import Display
@@ -34,8 +35,6 @@ from vae_sweep.training.step import state_shape
 from vae_sweep.training.workers import Job, Outcome, WorkerDied, Workers
 
 ROUNDS = 2  # runs whose files are gone at the end are repeated once
-
-Summary = dict[str, Any]
 
 
 class Diverged(Failed):
@@ -69,7 +68,7 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
             _report(console, [p.config for p in prepared], draw=True)
     kept = {p.asked.run_dir: p for p in points}
     return [
-        _outcome(p.config.run_id, ended[p.folder.path] or {})
+        _outcome(p.config.run_id, ended[p.folder.path])
         for p in (kept[c.run_dir] for c in configs)
     ]
 
@@ -106,7 +105,7 @@ def _settle(prepared: list[Prepared], ended: dict[Path, Summary | None]) -> None
             summary, logger = ended[p.folder.path], loggers.open_wandb(p.config)
             if summary is not None and logger is not None:
                 loggers.tell(logger, p.folder.rows(), p.folder.picture)
-                logger.finish(summary, exit_code=int(summary["status"] != "finished"))
+                logger.finish(summary.stated(), exit_code=int(summary.status != "finished"))
 
 
 def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:
@@ -119,23 +118,23 @@ def _ended(console: Console, p: Prepared, again: bool = True) -> Summary | None:
     wanted = p.config.rerun
     if summary is None or not again or wanted is None:
         return summary
-    status = summary["status"]
+    status = summary.status
     if wanted == "all" or (wanted == "diverged" and status == "diverged"):
         p.folder.start_over()
         return None
     return None if wanted == status == "failed" else summary
 
 
-def _outcome(run_id: str, summary: Summary) -> Summary | Failed:
-    status = summary.get("status", "failed")
-    if status == "diverged":
+def _outcome(run_id: str, summary: Summary | None) -> Summary | Failed:
+    if summary is None or summary.status == "failed":
+        removed = "its files were removed again and again"
+        reason = removed if summary is None else summary.reason
+        return Broken(f"{run_id} failed: {reason}; rerun=failed goes on with it")
+    if summary.status == "diverged":
         return Diverged(
-            f"{run_id} diverged at step {summary['diverged_at']}: its loss is not finite; "
+            f"{run_id} diverged at step {summary.diverged_at}: its loss is not finite; "
             f"lower train.lr or set train.clip=1 (rerun=diverged repeats it as it is)"
         )
-    if status == "failed":
-        reason = summary.get("reason") or "its files were removed again and again"
-        return Broken(f"{run_id} failed: {reason}; rerun=failed goes on with it")
     return summary
 
 
@@ -147,7 +146,7 @@ def _say_skipped(console: Console, ended: list[Summary]) -> None:
     if not ended:
         return
     points = "1 point has" if len(ended) == 1 else f"{len(ended)} points have"
-    counted = Counter(summary["status"] for summary in ended)
+    counted = Counter(summary.status for summary in ended)
     odd = [f"{counted[name]} {name}" for name in ("diverged", "failed") if counted[name]]
     of_them = f" ({', '.join(odd)})" if odd else ""
     them = "it" if len(ended) == 1 else "them"
@@ -264,18 +263,21 @@ class _Training:
 
     def _open(self, p: Prepared, threads: int) -> Run:
         predicted = predict(p.config, p.point, p.dataset)
-        about: Summary = {
-            "run_id": p.config.run_id,
-            "beta": p.point.beta,
-            "implied_sigma": p.point.sigma,
-            "psnr_cap": predicted.psnr_cap,
-            "predicted": predicted._asdict(),
-            "steps": p.step,
-            "total_steps": p.steps,
-            "device": device_name(p.device),
-            "threads": threads,
-            **environment(),
-        }
+        about = Summary.of(
+            {
+                "status": "running",
+                "run_id": p.config.run_id,
+                "beta": p.point.beta,
+                "implied_sigma": p.point.sigma,
+                "psnr_cap": predicted.psnr_cap,
+                "predicted": predicted._asdict(),
+                "steps": p.step,
+                "total_steps": p.steps,
+                "device": device_name(p.device),
+                "threads": threads,
+                **environment(),
+            }
+        )
         p.folder.open(about, COLUMNS)
         path = p.folder.path
         if path not in self.loggers:
@@ -315,17 +317,16 @@ class _Training:
         """Marks a run as failed; the others go on."""
         self.display.say(f"{p.config.run_id} failed: {reason}")
         run = self._open(p, self.plan.threads)
-        ending = {"status": "failed", "reason": reason}
         try:
             rows = p.folder.rows()
             final = rows[-1] if rows else {}
-            summary: Summary = {**run.about, **ending, "final": final}
+            summary = run.about.but(status="failed", reason=reason, final=final)
             p.folder.finish(summary)
         except RecordsChanged:
             return
         self.summaries[p.folder.path] = summary
         if run.logger is not None:
-            run.logger.finish(summary, exit_code=1)
+            run.logger.finish(summary.stated(), exit_code=1)
 
 
 def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:

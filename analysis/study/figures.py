@@ -1,6 +1,6 @@
 """The figures of the study: published sweeps as pictures that answer one question each.
 
-A colour is a normalization, or a point where several of one are compared; bands and
+A color is a normalization, or a point where several of one are compared; bands and
 whiskers span what is said beside them.
 """
 

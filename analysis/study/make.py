@@ -85,7 +85,7 @@ def check(data: list[str]) -> None:
     names = f"experiments={','.join(EXPERIMENTS)}"
     command = [sys.executable, "-m", "vae_sweep.predict", "-m", names, *data]
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise UserError("the study's options are those of vae_sweep.run; mend the above")
+        raise UserError("the study's options are those of vae_sweep.run; correct the above")
 
 
 def run(experiment: str, data: list[str], data_name: str | None) -> None:
@@ -96,7 +96,7 @@ def run(experiment: str, data: list[str], data_name: str | None) -> None:
     command = [sys.executable, "-m", "vae_sweep.run", f"experiments={experiment}", *data]
     code = subprocess.run(command, env={"WANDB_MODE": "disabled", **os.environ}).returncode
     if code not in (0, 1):
-        raise UserError(f"{experiment} ended with exit code {code}; mend what it says")
+        raise UserError(f"{experiment} ended with exit code {code}; correct what it says")
     folder = Path("runs", experiment)
     published.publish(folder, RESULTS / experiment, data_name)
     subprocess.run([sys.executable, "-m", "vae_sweep.report", folder], check=True)

@@ -26,8 +26,9 @@ from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
 from vae_sweep.records import results
 from vae_sweep.records.reader import read_picture
-from vae_sweep.records.results import Results
+from vae_sweep.records.results import Results, Run
 from vae_sweep.records.run_folder import processor
+from vae_sweep.records.summary import Summary
 
 DIGITS = "%.6g"
 TEXTS = (
@@ -81,24 +82,21 @@ def publish(folder: Path, to: Path, data: str | None = None) -> None:
     sets or none.
     """
     loaded = results.load(folder)
-    ids = loaded.finals["run_id"].tolist()
-    configs = [results.read_config(folder / run_id) for run_id in ids]
+    configs = [run.config for run in loaded.runs]
     if any(config.data != configs[0].data for config in configs):
         raise UserError(
             f"a published sweep has one data set, {folder} has several; set sweep=NAME "
             f"for each"
         )
     dataset = Datasets().of(configs[0].data)
-    summaries = [results.read_summary(folder / run_id) for run_id in ids]
     named = data or configs[0].data.name
-    about = _about(named, dataset, summaries) | {
-        "steps": _range(s["steps"] for s in summaries if s.get("status") == "finished"),
+    about = _about(named, dataset, loaded.runs) | {
         "batch_size": _range(config.train.batch_size for config in configs),
     }
     to.mkdir(parents=True, exist_ok=True)
-    shown = _pictured(loaded.finals, folder)
-    if shown:
-        _save_pictures(folder, shown, to / "reconstructions.png")
+    pictures = _pictures(loaded, folder)
+    if pictures:
+        _save_pictures([*pictures.values()], to / "reconstructions.png")
     _save(loaded.finals, to / "finals.csv")
     curves = loaded.curves.filter(regex=r"^(run_id|step|epoch|val/.*)$")
     _save(curves, to / "curves.csv")
@@ -106,7 +104,7 @@ def publish(folder: Path, to: Path, data: str | None = None) -> None:
     names = [f"channel{c}" for c in range(len(dataset.counts))]
     histogram = pd.DataFrame(dataset.counts.T.numpy(), columns=names)
     _save(histogram, to / "histogram.csv")
-    about["pictures"] = shown
+    about["pictures"] = [*pictures]
     write_atomically(to / "about.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
@@ -144,10 +142,12 @@ class Study:
         return self.by_name[experiment]
 
 
-def _about(
-    data: str, dataset: Dataset, summaries: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    ended = [s for s in summaries if s.get("status") in ("finished", "diverged")]
+def _about(data: str, dataset: Dataset, runs: Sequence[Run]) -> dict[str, Any]:
+    ended = [
+        run.summary
+        for run in runs
+        if run.summary is not None and run.status in ("finished", "diverged")
+    ]
     if not ended:
         raise UserError("a published sweep has ended runs, this one has none; let it end")
     images, shape = dataset.images, dataset.images.train.shape
@@ -155,11 +155,12 @@ def _about(
     return {
         "data": data,
         "images": {**sizes, "shape": list(shape[1:])},
-        "command": _one(s["command"] for s in ended),
-        "commit": _one(s["commit"] or "" for s in ended),
-        "versions": ended[0]["versions"],
+        "command": _one(s.command or "" for s in ended),
+        "commit": _one(s.commit or "" for s in ended),
+        "versions": ended[0].versions,
         "hardware": _hardware(ended[0]),
-        "run_seconds": round(sum(s["seconds"] / s["cohort_size"] for s in ended)),
+        "run_seconds": round(sum((s.seconds or 0) / (s.cohort_size or 1) for s in ended)),
+        "steps": _range(s.steps for s in ended if s.status == "finished"),
     }
 
 
@@ -174,10 +175,10 @@ def _range(values: Any) -> str:
     return " to ".join(str(value) for value in dict.fromkeys(found[:1] + found[-1:]))
 
 
-def _hardware(summary: dict[str, Any]) -> str:
-    if summary["device"] != "cpu":
-        return summary["device"]
-    return summary.get("processor") or processor()
+def _hardware(summary: Summary) -> str:
+    if summary.device != "cpu":
+        return summary.device or "unknown"
+    return summary.processor or processor()
 
 
 def _save(frame: pd.DataFrame, path: Path) -> None:
@@ -196,17 +197,21 @@ def _distinct(theory: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept) if kept else theory
 
 
-def _pictured(finals: pd.DataFrame, folder: Path) -> list[str]:
-    """The runs of the lowest seed that have pictures, at most MOST_PICTURES of them."""
-    ids = finals[finals["seed"] == finals["seed"].min()]["run_id"]
-    have = [i for i in ids if read_picture(folder / i) is not None]
+def _pictures(loaded: Results, folder: Path) -> dict[str, np.ndarray]:
+    """Those of the runs of the lowest seed that have one, at most MOST_PICTURES of them."""
+    lowest = min(run.config.seed for run in loaded.runs)
+    found = {
+        run.run_id: read_picture(folder / run.run_id, run.summary)
+        for run in loaded.runs
+        if run.config.seed == lowest
+    }
+    have = [(run_id, image) for run_id, image in found.items() if image is not None]
     step = -(-len(have) // MOST_PICTURES)
-    return have[:: step or 1]
+    return {run_id: np.asarray(image) for run_id, image in have[:: step or 1]}
 
 
-def _save_pictures(folder: Path, ids: list[str], path: Path) -> None:
+def _save_pictures(pictures: Sequence[np.ndarray], path: Path) -> None:
     """The originals, then the lower half of each picture."""
-    pictures = [np.asarray(read_picture(folder / i)) for i in ids]
     halves = [np.array_split(picture, 2) for picture in pictures]
     stacked = np.concatenate([halves[0][0], *(lower for _, lower in halves)])
     content = io.BytesIO()

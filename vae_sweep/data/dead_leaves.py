@@ -78,21 +78,21 @@ def generate(images: int, size: int, seed: int) -> NDArray[np.uint8]:
 
 
 def _paint(rng: np.random.Generator, n: int, side: int) -> NDArray[np.uint32]:
-    """n canvases of packed colours, [n * side * side]."""
+    """n canvases of packed colors, [n * side * side]."""
     radii = _radii(rng, n, side)  # [discs, n]
-    centres = rng.uniform(-1, 1, (2, *radii.shape)) * (side / 2 + radii) + side / 2
-    colours = _colours(rng, (len(radii) + 1, n))
-    canvas = np.repeat(colours[-1], side * side)  # the hindmost leaf covers all
+    centers = rng.uniform(-1, 1, (2, *radii.shape)) * (side / 2 + radii) + side / 2
+    colors = _colors(rng, (len(radii) + 1, n))
+    canvas = np.repeat(colors[-1], side * side)  # the hindmost leaf covers all
     # One disc of every image at a time: within a round no pixel is written twice.
-    for r, x, y, colour in zip(radii, *centres, colours[:-1], strict=True):
-        _paint_discs(canvas, side, r, x, y, colour)
+    for r, x, y, color in zip(radii, *centers, colors[:-1], strict=True):
+        _paint_discs(canvas, side, r, x, y, color)
     return canvas
 
 
 def _radii(rng: np.random.Generator, n: int, side: int) -> NDArray:
     """Radii of the discs that may touch an image, [discs, n].
 
-    A disc of radius r may touch the image if its centre lies in a square of side + 2r:
+    A disc of radius r may touch the image if its center lies in a square of side + 2r:
     the density among these discs is r^-3 (side + 2r)^2, drawn by its inverse CDF.
     """
     r = np.geomspace(SMALLEST * SUPERSAMPLING, LARGEST * side, 1000)
@@ -103,8 +103,8 @@ def _radii(rng: np.random.Generator, n: int, side: int) -> NDArray:
     return np.interp(rng.random((discs, n)), cdf / cdf[-1], r)
 
 
-def _colours(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint32]:
-    """Colours with CIFAR-10's first two moments, one uint32 (r, g, b, 0) each."""
+def _colors(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint32]:
+    """Colors with CIFAR-10's first two moments, one uint32 (r, g, b, 0) each."""
     mixing = np.linalg.cholesky(CORRELATION * np.outer(STD, STD)) * SPREAD
     rgb = MEAN + rng.standard_normal((*shape, 3)) @ mixing.T
     packed = np.zeros((*shape, 4), np.uint8)
@@ -118,9 +118,9 @@ def _paint_discs(
     r: NDArray,
     x: NDArray,
     y: NDArray,
-    colour: NDArray[np.uint32],
+    color: NDArray[np.uint32],
 ) -> None:
-    """Paints one disc on each canvas, row by row: r, x, y, colour are [n]."""
+    """Paints one disc on each canvas, row by row: r, x, y, color are [n]."""
     top = np.ceil(y - r - 0.5).clip(0, side).astype(np.int64)
     bottom = np.floor(y + r + 0.5).clip(0, side).astype(np.int64)
     rows = (bottom - top).clip(0)
@@ -131,7 +131,7 @@ def _paint_discs(
     right = np.floor(x[disc] + half + 0.5).clip(0, side).astype(np.int64)
     widths = (right - left).clip(0)
     pixels = _ranges((disc * side + row) * side + left, widths)
-    canvas[pixels] = np.repeat(colour[disc], widths)
+    canvas[pixels] = np.repeat(color[disc], widths)
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

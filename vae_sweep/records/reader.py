@@ -14,21 +14,20 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from vae_sweep.config import RunConfig, validate_recorded
 from vae_sweep.errors import UserError
+from vae_sweep.records.summary import Summary
 
 # of what is written; 1, of files that state none; 2, before finished runs kept no more than
 # their weights and sweep.json listed the runs
 SCHEMA = 3
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, tens of times faster
-
-Status = Literal["running", "interrupted", "failed", "diverged", "finished"]
 
 
 class Unreadable(Exception):
@@ -48,57 +47,6 @@ def check_schema(name: str, schema: Any) -> None:
             f"{name} was written by a later version (schema {schema}, this one reads up "
             f"to {SCHEMA})"
         )
-
-
-Number = float | int | None
-
-
-class _Kept(BaseModel):
-    """Base of what a summary.json may hold; further keys are kept as they are."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-
-class _Predicted(_Kept):
-    curve: Annotated[list[list[Number]], Field(min_length=2, max_length=2)] | None = None
-    psnr_cap_val: Number = None
-    psnr_cap_test: Number = None
-    sigma: Number = None
-    beta_pixel: Number = None
-    floor_mse: Number = None
-    floor_mse_pixel: Number = None
-    active_units: Number = None
-    kl: Number = None
-    mse_pixel: Number = None
-    psnr: Number = None
-    bits_per_dim: Number = None
-    bits_per_dim_calibrated: Number = None
-
-
-class _Summary(_Kept):
-    status: Literal["running", "failed", "diverged", "finished"]
-    run_id: str | None = None
-    identity: str | None = None
-    steps: int | None = None
-    total_steps: int | None = None
-    diverged_at: int | None = None
-    reason: str | None = None
-    final: dict[str, Number] = {}
-    beta: Number = None
-    implied_sigma: Number = None
-    psnr_cap: Number = None
-    predicted: _Predicted | None = None
-    seconds: Number = None
-    cohort_size: int | None = None
-    device: str | None = None
-    command: str | None = None
-    versions: dict[str, str] = {}
-    commit: str | None = None
-    threads: int | None = None
-    rows: int | None = None
-    metrics_sha256: str | None = None
-    picture_sha256: str | None = None
-    checksum: str | None = None
 
 
 class _Sweep(BaseModel):
@@ -174,17 +122,17 @@ def read_sweep(folder: Path) -> dict[str, dict[str, Any]]:
     return listed.runs
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
+def read_summary(folder: Path) -> Summary | None:
     """summary.json, or None where there is none.
 
     Raises:
         Unreadable: It is damaged.
     """
     try:
-        summary = json.loads(_content(folder / "summary.json").decode())
-        if isinstance(summary, dict):
-            check_schema("summary.json", summary.get("schema", 1))
-        _Summary.model_validate(summary)
+        content = json.loads(_content(folder / "summary.json").decode())
+        if isinstance(content, dict):
+            check_schema("summary.json", content.get("schema", 1))
+        summary = Summary.model_validate(content)
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -193,7 +141,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         raise Unreadable(f"summary.json is damaged: {said}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged("summary.json", error) from None
-    if "checksum" in summary and summary["checksum"] != checksum(summary):
+    if "checksum" in content and content["checksum"] != checksum(content):
         raise Unreadable("summary.json was altered: it does not match its checksum")
     return summary
 
@@ -287,12 +235,12 @@ def read_rows(folder: Path) -> Rows:
     return Rows([line + b"\n" for line in content.split(b"\n")[:-1]])
 
 
-def read_picture(folder: Path) -> Image.Image | None:
+def read_picture(folder: Path, summary: Summary | None) -> Image.Image | None:
     """reconstructions.png, decoded; None where there is none that can be read, or where
-    it is not the one that an ended run's summary states."""
+    it is not the one that `summary`, an ended run's, states."""
     try:
         content = _content(folder / "reconstructions.png")
-        if not is_picture_of(read_summary(folder) or {}, content):
+        if summary is not None and not is_picture_of(summary, content):
             return None
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -301,18 +249,17 @@ def read_picture(folder: Path) -> Image.Image | None:
         return None
 
 
-def is_picture_of(summary: dict[str, Any], content: bytes) -> bool:
+def is_picture_of(summary: Summary, content: bytes) -> bool:
     """Whether a PNG is the one that a summary states; those of running runs, and of
     schema 1, state none."""
-    stated = summary.get("picture_sha256")
-    return stated in (None, hashlib.sha256(content).hexdigest())
+    return summary.picture_sha256 in (None, hashlib.sha256(content).hexdigest())
 
 
-def fit(summary: dict[str, Any], rows: Rows) -> bool:
+def fit(summary: Summary, rows: Rows) -> bool:
     """Whether `rows` are those that an ended run's summary states."""
-    if "metrics_sha256" in summary:
-        return summary["metrics_sha256"] == rows.sha256
+    if summary.metrics_sha256 is not None:
+        return summary.metrics_sha256 == rows.sha256
     # schema 1 stated the last step only, and of diverged runs not even that
-    if summary["status"] == "diverged":
+    if summary.status == "diverged":
         return True
-    return len(rows) > 0 and rows.steps[-1] == summary.get("steps")
+    return len(rows) > 0 and rows.steps[-1] == summary.steps

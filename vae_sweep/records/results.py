@@ -3,10 +3,11 @@
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,10 @@ from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.records import reader
 from vae_sweep.records.reader import Unreadable
+from vae_sweep.records.summary import Predicted, Summary
+
+# interrupted: "running", but no process trains it
+Status = Literal["running", "interrupted", "failed", "diverged", "finished"]
 
 # what tells the runs of a sweep apart: the first columns of every frame
 IDENTITY = (
@@ -46,40 +51,42 @@ DRAWN = (
 REASONS = 5  # that are named of runs which cannot be read
 
 
-class Results(NamedTuple):
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder holds it."""
+
+    run_id: str  # the folder's name, which may have been changed
+    config: RunConfig
+    rows: reader.Rows
+    summary: Summary | None  # None before there is one, and of early versions' unfinished
+    status: Status
+
+
+@dataclass(frozen=True)
+class Results:
     """What the runs of a sweep measured.
 
     `curves` has a row per run and evaluation: IDENTITY, then the columns of metrics.csv.
-    `finals` has a row per run: IDENTITY, status (reader.Status), diverged_at (step),
-    total_steps, reason (of a failure), implied_sigma (8-bit levels), beta_value,
-    psnr_cap (dB, inf without a floor) of the training split, psnr_cap_val and
-    psnr_cap_test of the others, predicted_<name> of PREDICTED, seconds, device, then the
-    columns of metrics.csv at the last finite row. `target` is resolved, `beta` is the
-    schedule's label, and `other` states whatever else differs within the sweep. nan is
-    not known. `theory` has a row per run and point of the curve of linear VAEs at their
-    optimum, the noise falling: run_id, kl (nats per image), psnr (dB).
+    `finals` has a row per run: IDENTITY, status, diverged_at (step), total_steps, reason
+    (of a failure), implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf without a
+    floor) of the training split, psnr_cap_val and psnr_cap_test of the others,
+    predicted_<name> of PREDICTED, seconds, device, then the columns of metrics.csv at the
+    last finite row. `target` is resolved, `beta` is the schedule's label, and `other`
+    states whatever else differs within the sweep. nan is not known. `theory` has a row per
+    run and point of the curve of linear VAEs at their optimum, the noise falling: run_id,
+    kl (nats per image), psnr (dB).
+
+    `runs` are what the frames were made of, in the order of `finals`; `skipped` maps
+    folders of runs that could not be read to the reason; `waiting` names runs that the
+    sweep is to hold and that have not begun.
     """
 
     curves: pd.DataFrame
     finals: pd.DataFrame
     theory: pd.DataFrame
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """Folders of runs that could not be read -> the reason."""
-        return self.finals.attrs.get("skipped", {})
-
-    @property
-    def waiting(self) -> list[str]:
-        """Runs that the sweep is to hold and that have not begun."""
-        return self.finals.attrs.get("waiting", [])
-
-
-class _Run(NamedTuple):
-    run_id: str
-    config: RunConfig
-    rows: reader.Rows
-    summary: dict[str, Any]
+    runs: tuple[Run, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    waiting: Sequence[str] = ()
 
 
 def load(
@@ -129,13 +136,18 @@ def read(
         run_id, reason = next(iter(skipped.items()))
         raise UserError(f"no run of {folder} can be read: {run_id}/{reason}")
     identities = _identities(runs)
-    finals = [i | _final(r.summary, r.rows) for r, i in zip(runs, identities, strict=True)]
-    ends = _with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS))
-    ends.attrs["skipped"] = skipped  # not a fourth field: callers unpack three
+    finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
+    waiting: list[str] = []
     with suppress(Unreadable):
-        listed = reader.read_sweep(folder)
-        ends.attrs["waiting"] = [run_id for run_id in listed if run_id not in found]
-    return Results(_with_columns(_curves(runs, identities), DRAWN), ends, _theory(runs))
+        waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in found]
+    return Results(
+        curves=_with_columns(_curves(runs, identities), DRAWN),
+        finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS)),
+        theory=_theory(runs),
+        runs=tuple(runs),
+        skipped=skipped,
+        waiting=waiting,
+    )
 
 
 def left_out(results: Results) -> list[str]:
@@ -154,7 +166,7 @@ def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in names)
 
 
-def _read(folder: Path, trains: bool) -> _Run:
+def _read(folder: Path, trains: bool) -> Run:
     """A run as it is; `trains` says whether a process trains the sweep now.
 
     Raises:
@@ -163,54 +175,41 @@ def _read(folder: Path, trains: bool) -> _Run:
     if not folder.is_dir():
         raise Unreadable("there is no such folder")
     (config, run_id), rows = reader.read_stated(folder), reader.read_rows(folder)
-    summary = reader.read_summary(folder) or {"status": "running"}
-    if summary.get("run_id", run_id) != run_id:
+    summary = reader.read_summary(folder)
+    if summary is None or summary.status == "running":
+        status: Status = "running" if trains else "interrupted"
+    else:
+        status = summary.status
+        if summary.states("steps") and not reader.fit(summary, rows):
+            raise Unreadable("metrics.csv has other rows than summary.json states")
+    if summary is not None and summary.run_id not in (None, run_id):
         raise Unreadable("summary.json is another run's")
-    if summary["status"] == "running":
-        summary = summary | {"status": "running" if trains else "interrupted"}
-    elif "steps" in summary and not reader.fit(summary, rows):
-        raise Unreadable("metrics.csv has other rows than summary.json states")
-    return _Run(folder.name, config, rows, summary)
-
-
-def read_config(folder: Path) -> RunConfig:
-    """The configuration of a run; UserError where it cannot be read."""
-    try:
-        return reader.read_config(folder)
-    except Unreadable as error:
-        raise UserError(f"{folder}: {error}") from None
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What a run's summary.json says; empty where there is none that can be read."""
-    with suppress(Unreadable):
-        return reader.read_summary(folder) or {}
-    return {}
+    return Run(folder.name, config, rows, summary, status)
 
 
 def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
     """A row of IDENTITY per config."""
     none = reader.Rows([])
-    runs = [_Run(config.run_id, config, none, {}) for config in configs]
+    runs = [Run(config.run_id, config, none, None, "running") for config in configs]
     return pd.DataFrame(_identities(runs))
 
 
-def _identities(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+def _identities(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """IDENTITY -> value per run; folders may have been renamed, so they name the runs."""
     others = _others([run.config for run in runs])
     return [
         {
-            "run_id": run_id,
-            "norm": config.norm,
-            "target": config.target_norm,
-            "head": config.head,
-            "likelihood": config.likelihood,
-            "reduction": config.reduction,
-            "beta": config.beta.label,
-            "seed": config.seed,
+            "run_id": run.run_id,
+            "norm": run.config.norm,
+            "target": run.config.target_norm,
+            "head": run.config.head,
+            "likelihood": run.config.likelihood,
+            "reduction": run.config.reduction,
+            "beta": run.config.beta.label,
+            "seed": run.config.seed,
             "other": other,
         }
-        for (run_id, config, _, _), other in zip(runs, others, strict=True)
+        for run, other in zip(runs, others, strict=True)
     ]
 
 
@@ -250,7 +249,7 @@ def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _curves(runs: Sequence[_Run], identities: list[dict[str, Any]]) -> pd.DataFrame:
+def _curves(runs: Sequence[Run], identities: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows of all runs, one run after the other; nan where a run lacks a column."""
     columns = list(dict.fromkeys(c for run in runs for c in run.rows.columns)) or ["step"]
     place = {name: k for k, name in enumerate(columns)}
@@ -267,10 +266,13 @@ def _curves(runs: Sequence[_Run], identities: list[dict[str, Any]]) -> pd.DataFr
     return pd.concat([of_runs.reset_index(drop=True), numbers], axis=1)
 
 
-def _theory(runs: Sequence[_Run]) -> pd.DataFrame:
+def _theory(runs: Sequence[Run]) -> pd.DataFrame:
     """The curves of linear optima, of the runs that state one."""
-    stated = [(run.summary.get("predicted") or {}).get("curve") for run in runs]
-    curves = [(r.run_id, c) for r, c in zip(runs, stated, strict=True) if c is not None]
+    curves = [
+        (run.run_id, run.summary.predicted.curve)
+        for run in runs
+        if run.summary and run.summary.predicted and run.summary.predicted.curve
+    ]
     return pd.DataFrame(
         {
             "run_id": [run_id for run_id, curve in curves for _ in curve[0]],
@@ -280,32 +282,37 @@ def _theory(runs: Sequence[_Run]) -> pd.DataFrame:
     )
 
 
-def _final(summary: dict[str, Any], rows: reader.Rows) -> dict[str, Any]:
-    predicted = summary.get("predicted") or {}
-    last = rows[-1] if len(rows) else {}
-    cap = summary.get("psnr_cap", math.nan)
+def _final(run: Run) -> dict[str, Any]:
+    summary = run.summary or Summary(status="running")
+    predicted = summary.predicted or Predicted()
+    last = run.rows[-1] if len(run.rows) else {}
+    own = predicted.model_dump(include={*PREDICTED})
+    total = summary.total_steps if summary.states("total_steps") else summary.steps
     values = {
-        "diverged_at": summary.get("diverged_at"),
-        "total_steps": summary.get("total_steps", summary.get("steps")),
-        "implied_sigma": summary.get("implied_sigma"),
-        "beta_value": summary.get("beta"),
-        "psnr_cap": math.inf if cap is None else cap,
+        "diverged_at": summary.diverged_at,
+        "total_steps": total,
+        "implied_sigma": summary.implied_sigma,
+        "beta_value": summary.beta,
+        "psnr_cap": _cap(summary, "psnr_cap"),
         **{name: _cap(predicted, name) for name in ("psnr_cap_val", "psnr_cap_test")},
-        **{f"predicted_{name}": predicted.get(name) for name in PREDICTED},
-        "seconds": summary.get("seconds"),
-        **(summary.get("final") or last),
+        **{f"predicted_{name}": own[name] for name in PREDICTED},
+        "seconds": summary.seconds,
+        **(summary.final or last),
     }
     return {
-        "status": summary["status"],
-        "device": summary.get("device") or "",
-        "reason": summary.get("reason") or "",
+        "status": run.status,
+        "device": summary.device or "",
+        "reason": summary.reason or "",
         **{key: math.nan if v is None else float(v) for key, v in values.items()},
     }
 
 
-def _cap(predicted: dict[str, Any], name: str) -> float:
-    """A split's cap; nan where it is not known, as in runs of earlier versions."""
-    cap = predicted.get(name, math.nan)
+def _cap(stated: Summary | Predicted, name: str) -> float:
+    """A split's cap, which is stated as None where there is none; nan where it is not
+    stated, as by earlier versions."""
+    if name not in stated.model_fields_set:
+        return math.nan
+    cap = getattr(stated, name)
     return math.inf if cap is None else cap
 
 

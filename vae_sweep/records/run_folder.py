@@ -33,6 +33,7 @@ from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.records import checkpoint, reader
 from vae_sweep.records.checkpoint import State, StateShape
 from vae_sweep.records.reader import SCHEMA, Later, Rows, Unreadable, check_schema
+from vae_sweep.records.summary import Summary
 
 FILES = (
     *("config.yaml", "metrics.csv", "summary.json", "state.safetensors"),
@@ -174,12 +175,12 @@ class RunFolder:
         with suppress(Unreadable):
             summary = reader.read_summary(self.path)
             if summary is not None:
-                return summary.get("identity")
+                return summary.identity
         with suppress(Unreadable):
             return checkpoint.read_about(self.path / "state.safetensors").get("identity")
         return None
 
-    def ended(self) -> tuple[dict[str, Any] | None, str | None]:
+    def ended(self) -> tuple[Summary | None, str | None]:
         """(summary or None, complaint or None): of a run that ended and has its rows.
 
         The complaint says what is wrong with the files of a run that seems to have ended.
@@ -189,10 +190,10 @@ class RunFolder:
             summary = reader.read_summary(self.path)
             if summary is None:
                 return None, None
-            if summary.get("identity") != self.identity:
-                other = summary.get("run_id") not in (None, self.config.run_id)
+            if summary.identity != self.identity:
+                other = summary.run_id not in (None, self.config.run_id)
                 return None, "summary.json is another run's" if other else None
-            if summary["status"] == "running":
+            if summary.status == "running":
                 return None, None
             if reader.fit(summary, reader.read_rows(self.path)):
                 return summary, self._picture_complaint(summary)
@@ -202,7 +203,7 @@ class RunFolder:
             return None, str(error)
         return None, "metrics.csv has other rows than its summary states"
 
-    def _picture_complaint(self, summary: dict[str, Any]) -> str | None:
+    def _picture_complaint(self, summary: Summary) -> str | None:
         with suppress(OSError):
             if not reader.is_picture_of(summary, self.picture.read_bytes()):
                 return (
@@ -312,8 +313,8 @@ class RunFolder:
         rows = self.path / "metrics.csv"
         try:
             summary = reader.read_summary(self.path)
-            own = summary is None or summary.get("identity") == self.identity
-            running = summary is not None and summary["status"] == "running"
+            own = summary is None or summary.identity == self.identity
+            running = summary is not None and summary.status == "running"
             if own and running and reader.read_rows(self.path).steps in ([], [0]):
                 rows.unlink(missing_ok=True)
                 return None
@@ -341,7 +342,7 @@ class RunFolder:
 
     # --- what training writes ---
 
-    def open(self, summary: dict[str, Any], columns: Sequence[str]) -> None:
+    def open(self, summary: Summary, columns: Sequence[str]) -> None:
         """Makes the folder, and states configuration and `summary`, which says running.
 
         `columns` are those of a metrics.csv that begins here.
@@ -351,12 +352,12 @@ class RunFolder:
         self._write_config()
         try:
             there = reader.read_summary(self.path)
-            own = there is None or there.get("identity") == self.identity
+            own = there is None or there.identity == self.identity
         except Unreadable:
             own = False
         if not own:
             put_aside(self.path / "summary.json")
-        self._write_summary({**summary, "status": "running"})
+        self._write_summary(summary.but(status="running"))
 
     def _write_config(self) -> None:
         head = {"schema": SCHEMA, "run_id": self.config.run_id}
@@ -442,17 +443,18 @@ class RunFolder:
     def picture(self) -> Path:
         return self.path / "reconstructions.png"
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Writes summary.json, which makes the run an ended one. nan becomes null."""
+    def finish(self, summary: Summary) -> None:
+        """Writes summary.json, which makes the run an ended one."""
         rows = self.rows()
         about: dict[str, Any] = {"rows": len(rows), "metrics_sha256": rows.sha256}
         with suppress(OSError):  # of a run without rows there is none
             digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
             about["picture_sha256"] = digest
-        self._write_summary({**summary, **about})
+        self._write_summary(summary.but(**about))
 
-    def _write_summary(self, summary: dict[str, Any]) -> None:
-        content = _plain({"schema": SCHEMA, **summary, "identity": self.identity})
+    def _write_summary(self, summary: Summary) -> None:
+        content = {"schema": SCHEMA, **summary.stated(), "identity": self.identity}
+        content["schema"] = SCHEMA  # not that of a summary which an earlier version wrote
         content["checksum"] = reader.checksum(content)
         text = json.dumps(content, indent=2, allow_nan=False)
         write_atomically(self.path / "summary.json", text.encode())
@@ -470,17 +472,6 @@ def _cell(value: float) -> str:
     if math.isnan(value):
         return ""
     return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else repr(float(value))
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: tuples are lists, and numbers that are not finite are null."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 @cache

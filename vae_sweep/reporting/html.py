@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vae_sweep.records import results
 from vae_sweep.records.reader import read_picture
-from vae_sweep.records.results import Results
+from vae_sweep.records.results import Results, Run
+from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import figures, style
 from vae_sweep.reporting.style import Look
 from vae_sweep.reporting.tables import (
@@ -50,18 +51,17 @@ def page(folder: Path, tell: Callable[[str], None] = lambda line: None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    summaries = [
-        results.read_summary(folder / run_id) for run_id in loaded.finals["run_id"]
-    ]
-    differing, shared = settings(folder, list(loaded.finals["run_id"]))
-    pictures = {row.run_id: picture(folder / row.run_id) for row in board.rows}
+    differing, shared = settings(loaded.runs)
+    pictures = {
+        run.run_id: picture(folder / run.run_id, run.summary) for run in loaded.runs
+    }
     open_runs = unfinished(loaded, looked)
     running = [run for run in open_runs if run["status"] == "running"]
     return environment.get_template("report.html.j2").render(
         sweep=folder.resolve().name,
         written=datetime.now().astimezone().isoformat(" ", "minutes"),
         counts={**_counts(loaded.finals), "waiting": len(loaded.waiting)},
-        facts=facts(summaries),
+        facts=facts(loaded.runs),
         unfinished={
             "Diverged, failed or interrupted": [u for u in open_runs if u not in running],
             "Running": running,
@@ -110,42 +110,40 @@ def unfinished(loaded: Results, looked: dict[str, Look]) -> list[dict[str, Any]]
     return sorted(found, key=lambda run: STATUSES.index(run["status"]))
 
 
-def facts(summaries: list[dict[str, Any]]) -> dict[str, list[str]]:
+def facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Hardware, versions, commit and command as the runs recorded them."""
-    ended = [summary for summary in summaries if summary]
-    threads = [s.get("threads") for s in ended]
-    devices = [str(s.get("device") or "unknown") for s in ended]
-    machines = [s.get("processor") or "cpu" for s in ended]
-    versions = [(s.get("versions") or {}).items() for s in ended]
+    summaries = [run.summary for run in runs if run.summary is not None]
     return {
-        "hardware": _distinct(
-            device
-            if device != "cpu"
-            else machine + (f", threads per process: {n}" if n else "")
-            for device, machine, n in zip(devices, machines, threads, strict=True)
+        "hardware": _distinct(map(_hardware, summaries)),
+        "versions": _distinct(
+            ", ".join(f"{k} {v}" for k, v in s.versions.items()) for s in summaries
         ),
-        "versions": _distinct(", ".join(f"{k} {v}" for k, v in of) for of in versions),
-        "commit": _distinct(str(s.get("commit") or "unknown") for s in ended),
-        "command": _distinct(str(s.get("command") or "unknown") for s in ended),
+        "commit": _distinct(s.commit or "unknown" for s in summaries),
+        "command": _distinct(s.command or "unknown" for s in summaries),
     }
 
 
-def settings(
-    folder: Path, run_ids: list[str]
-) -> tuple[dict[str, Counter[str]], dict[str, str]]:
+def _hardware(summary: Summary) -> str:
+    if summary.device != "cpu":
+        return summary.device or "unknown"
+    threads = summary.threads
+    each = f", threads per process: {threads}" if threads else ""
+    return (summary.processor or "cpu") + each
+
+
+def settings(runs: Sequence[Run]) -> tuple[dict[str, Counter[str]], dict[str, str]]:
     """Of config.yaml: keys that differ -> values and their runs; shared keys -> value."""
-    configs = [results.read_config(folder / run_id) for run_id in run_ids]
-    runs = [results.flattened(config.model_dump(mode="json")) for config in configs]
-    keys = dict.fromkeys(key for run in runs for key in run)
-    values = {key: Counter(run.get(key, "not a setting") for run in runs) for key in keys}
+    flat = [results.flattened(run.config.model_dump(mode="json")) for run in runs]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    values = {key: Counter(each.get(key, "not a setting") for each in flat) for key in keys}
     differing = {key: found for key, found in values.items() if len(found) > 1}
     shared = {key: next(iter(v)) for key, v in values.items() if len(v) == 1}
     return differing, shared
 
 
-def picture(folder: Path) -> tuple[str, int, int] | None:
+def picture(folder: Path, summary: Summary | None) -> tuple[str, int, int] | None:
     """reconstructions.png as a JPEG's data URL, width, height; None where there is none."""
-    image = read_picture(folder)
+    image = read_picture(folder, summary)
     if image is None:
         return None
     content = io.BytesIO()

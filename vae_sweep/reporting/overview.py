@@ -18,6 +18,7 @@ from PIL import Image
 from vae_sweep.files import write_atomically
 from vae_sweep.records.reader import read_picture
 from vae_sweep.records.results import Results
+from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import panels, style
 from vae_sweep.reporting.style import Look
 
@@ -45,7 +46,11 @@ def overview(results: Results, folder: Path) -> Figure:
     lines = math.ceil(len(shown) / columns)
     legend = lines * LEGEND_LINE + 0.25
     cell = (WIDTH - LEFT - RIGHT) / columns
-    pictures = {run_id: _picture(folder / run_id) for run_id in shown}
+    pictures = {
+        run.run_id: _picture(folder / run.run_id, run.summary)
+        for run in results.runs
+        if run.run_id in shown
+    }
     strip = _strip_height(pictures.values(), cell - 0.2)
     height = TOP + 2 * (PANEL + PANEL_GAP) + legend + lines * (strip + STRIP_TITLE) + 0.15
 
@@ -143,9 +148,9 @@ def _draw_legend(figure: Figure, looks: dict[str, Look], columns: int, top: floa
     )
 
 
-def _picture(folder: Path) -> np.ndarray | None:
+def _picture(folder: Path, summary: Summary | None) -> np.ndarray | None:
     """reconstructions.png as uint8 [2H, nW] or [2H, nW, C]; None where there is none."""
-    image = read_picture(folder)
+    image = read_picture(folder, summary)
     return None if image is None else np.asarray(image)
 
 

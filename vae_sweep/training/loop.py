@@ -12,6 +12,7 @@ from vae_sweep.data.splits import Images
 from vae_sweep.records.checkpoint import State, weights
 from vae_sweep.records.loggers import Logger, tell
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder
+from vae_sweep.records.summary import Summary
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.point import Point
 
@@ -28,7 +29,7 @@ class Run(NamedTuple):
 
     config: RunConfig
     point: Point
-    about: dict[str, Any]
+    about: Summary
     folder: RunFolder
     logger: Logger | None
     state: State | None
@@ -57,7 +58,7 @@ class Paused(Exception):
 
 def train(
     runs: list[Run], images: Images, device: torch.device, progress: Progress
-) -> list[dict[str, Any] | None]:
+) -> list[Summary | None]:
     """Trains `runs` (equal in model, data and train settings, at one step) to the end.
 
     Rows, checkpoints, pictures and summaries go to each run's folder. Returns the
@@ -85,11 +86,11 @@ class Recorder:
         self.runs, self.trainer, self.images = runs, trainer, images
         self.progress = progress
         self.open = dict(enumerate(runs))  # not yet ended
-        self.summaries: dict[int, dict[str, Any] | None] = {}
+        self.summaries: dict[int, Summary | None] = {}
         self.evaluated = trainer.step if runs[0].evaluated else -1  # the last such step
         self.started = time.perf_counter()
 
-    def train(self) -> list[dict[str, Any] | None]:
+    def train(self) -> list[Summary | None]:
         trainer, every = self.trainer, self.trainer.config.eval_every
         for r, run in list(self.open.items()):
             self._guarded(r, self._tell_again, run)
@@ -186,17 +187,16 @@ class Recorder:
     def _finish(self, r: int, diverged_at: int | None) -> None:
         run = self.open[r]
         rows = run.folder.rows()
-        summary: dict[str, Any] = {
-            **run.about,
-            "status": "finished" if diverged_at is None else "diverged",
-            "final": rows[-1] if rows else {},
-            "diverged_at": diverged_at,
-            "steps": self.trainer.step,
-            "cohort_size": len(self.runs),
-            "kernels": self.trainer.kernels,
-            "threads": torch.get_num_threads(),
-            "seconds": time.perf_counter() - self.started,
-        }
+        summary = run.about.but(
+            status="finished" if diverged_at is None else "diverged",
+            final=rows[-1] if rows else {},
+            diverged_at=diverged_at,
+            steps=self.trainer.step,
+            cohort_size=len(self.runs),
+            kernels=self.trainer.kernels,
+            threads=torch.get_num_threads(),
+            seconds=time.perf_counter() - self.started,
+        )
         run.folder.finish(summary)
         if diverged_at is None and not run.config.log.optimizer_state:
             run.folder.save_state(weights(self.trainer.state(r)))
@@ -206,4 +206,4 @@ class Recorder:
             said = f"diverged at step {diverged_at}: its loss is not finite"
             self.progress.say(f"{run.config.run_id} {said}")
         if run.logger is not None:
-            run.logger.finish(summary, exit_code=int(diverged_at is not None))
+            run.logger.finish(summary.stated(), exit_code=int(diverged_at is not None))

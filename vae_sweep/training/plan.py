@@ -98,7 +98,7 @@ def _split(
         largest = _size_on_cpu(group[0], workers)
     else:
         largest = _size_on_cuda(group, device)
-    group = sorted(group, key=lambda p: p.config.head)  # neighbours share kernels on CUDA
+    group = sorted(group, key=lambda p: p.config.head)  # neighbors share kernels on CUDA
     parts = math.ceil(len(group) / largest)
     if asked == "auto":
         parts = min(len(group), workers * math.ceil(parts / workers))

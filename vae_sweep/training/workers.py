@@ -27,6 +27,7 @@ import torch
 
 from vae_sweep.data.splits import Images
 from vae_sweep.errors import UserError
+from vae_sweep.records.summary import Summary
 from vae_sweep.system import stop
 from vae_sweep.training.device import keep_freed_memory
 from vae_sweep.training.loop import Paused, Progress, Run, train
@@ -51,7 +52,7 @@ class WorkerDied(Exception):
     """A worker process ended before its cohort did."""
 
 
-Outcome = list[dict[str, Any] | None] | Exception
+Outcome = list[Summary | None] | Exception
 
 
 class Workers:

@@ -141,13 +141,13 @@ class Heads(nn.Module):
         return _joined(outputs)
 
     def _parts(self, a: Tensor) -> list[tuple[Head, slice]]:
-        """Runs that are computed in one go: on CUDA neighbours of equal head; on CPU each
+        """Runs that are computed in one go: on CUDA neighbors of equal head; on CPU each
         alone, as vector kernels may round the ends of what they are given otherwise."""
         if not a.is_cuda:
             return [(head, slice(r, r + 1)) for r, head in enumerate(self.heads)]
-        return self.neighbours()
+        return self.neighbors()
 
-    def neighbours(self) -> list[tuple[Head, slice]]:
+    def neighbors(self) -> list[tuple[Head, slice]]:
         """Each head with the runs that follow one another with it."""
         parts, start = [], 0
         for head, group in groupby(self.heads):

@@ -52,7 +52,7 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
     unit = implied(1.0, weights, target.scale).mean().item()
     beta = schedules.final_beta(config.beta, pixels, latent, unit, power)
     variance = implied(beta, weights, target.scale)
-    # images of one colour have no spread; a level's is as good a start as any
+    # images of one color have no spread; a level's is as good a start as any
     std = moments(counts)[1].clamp(min=1 / 255) / target.scale
     return Point(
         norm=fit(config.norm, counts),
