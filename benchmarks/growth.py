@@ -31,9 +31,11 @@ THOUSAND = (
 PLAN = """
 from vae_sweep.command import entry
 def grid(configs):
+    from vae_sweep.data.dataset import Datasets
+    from vae_sweep.training.locate import locate
     from vae_sweep.training.plan import plans
     from vae_sweep.training.prepare import prepare
-    points = prepare(configs)
+    points = prepare(locate(configs, Datasets()))
     [made] = plans(points, len(points))
     print(made)
 entry.main(grid, "")

@@ -42,7 +42,7 @@ def main() -> None:
             for norm in NORMS
         ]
     dataset = load(configs[0].data)
-    height, width = dataset.size
+    _, height, width = dataset.shape
     points = [point(c, dataset.counts, height * width) for c in configs]
     images = dataset.images.train
     trainer = Trainer(configs, points, images, "cpu")

@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from survival.__main__ import put_between

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_images
+from helpers import load_images, make_images
 from numpy.typing import NDArray
 from PIL import Image
 
 from vae_sweep.config import DeadLeavesConfig, ImageFolderConfig
-from vae_sweep.data import splits
 from vae_sweep.data.cache import cached, cached_json, keep_json
 from vae_sweep.data.spectrum import Spectra
 
@@ -22,7 +21,7 @@ ONES = np.ones(3)
 def leaves(root: Path, seed: int) -> NDArray:
     sizes = {"images": 12, "size": 8, "val_images": None, "test_images": None}
     values = {"name": "dead_leaves", "seed": seed, "cache": str(root / "cache")} | sizes
-    return splits.load(DeadLeavesConfig.model_validate(values)).train.numpy()
+    return load_images(DeadLeavesConfig.model_validate(values)).train.numpy()
 
 
 def folder(root: Path, seed: int) -> NDArray:
@@ -32,7 +31,7 @@ def folder(root: Path, seed: int) -> NDArray:
         Image.fromarray(image).save(path / f"{i:02}.png")
     values = {"name": "image_folder", "path": str(path), "cache": str(root / "cache")}
     values |= {"size": None, "grayscale": False, "val_images": None, "test_images": None}
-    return splits.load(ImageFolderConfig.model_validate(values)).train.numpy()
+    return load_images(ImageFolderConfig.model_validate(values)).train.numpy()
 
 
 def spectrum(root: Path, seed: int) -> NDArray:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 
 from vae_sweep.vae.cohort import Cohort
 from vae_sweep.vae.normalize import histograms

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from conftest import make_config
+from helpers import make_config
 from hydra.errors import HydraException
 from pydantic import ValidationError
 

@@ -16,8 +16,8 @@ import damage
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
 from damage import ANY, Case, Damage, Workshop
+from helpers import TINY, make_config, make_images
 
 from vae_sweep.reporting import prediction_table
 from vae_sweep.training.device import limited_threads

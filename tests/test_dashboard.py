@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import make_config
+from helpers import make_config
 
 from analysis import dashboard
 from vae_sweep.errors import UserError

@@ -14,6 +14,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from helpers import load_images
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,7 +26,7 @@ from vae_sweep.config import (
     NpzConfig,
     TorchvisionConfig,
 )
-from vae_sweep.data import dead_leaves, image_folder, splits, torchvision_sets
+from vae_sweep.data import dead_leaves, image_folder, torchvision_sets
 from vae_sweep.errors import UserError
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
@@ -93,7 +94,7 @@ def as_set(images):
 
 def fails(config, *parts):
     with pytest.raises(UserError) as caught:
-        splits.load(config)
+        load_images(config)
     message = str(caught.value)
     assert message.count("\n") <= 1
     for part in parts:
@@ -109,7 +110,7 @@ def load_numbered(n, val=None, test=None):
     numbers = np.arange(n, dtype="<u2").view(np.uint8).reshape(n, 1, 2)
     with tempfile.TemporaryDirectory() as tmp:
         np.savez(Path(tmp) / "numbered.npz", images=numbers)
-        images = splits.load(npz(Path(tmp) / "numbered.npz", val, test))
+        images = load_images(npz(Path(tmp) / "numbered.npz", val, test))
     return [split.numpy().copy().view("<u2").ravel().tolist() for split in images]
 
 
@@ -163,7 +164,7 @@ def test_a_set_with_its_own_split_takes_no_size_for_it(tmp_path, split):
 
 def test_loading_draws_no_random_number_of_torchs(tmp_path):
     before = torch.get_rng_state()
-    splits.load(leaves(tmp_path))
+    load_images(leaves(tmp_path))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -171,7 +172,7 @@ def test_loading_draws_no_random_number_of_torchs(tmp_path):
 
 
 def test_dead_leaves_are_split_and_kept(tmp_path, monkeypatch):
-    first = splits.load(leaves(tmp_path))
+    first = load_images(leaves(tmp_path))
     assert [tuple(split.shape) for split in first] == [
         (17, 3, 8, 8),
         (1, 3, 8, 8),
@@ -181,18 +182,18 @@ def test_dead_leaves_are_split_and_kept(tmp_path, monkeypatch):
     made = dead_leaves.generate(20, 8, 0).transpose(0, 2, 3, 1)
     assert set().union(*map(as_set, first)) == as_set(made)
     monkeypatch.setattr(dead_leaves, "generate", None)  # a second load must not need it
-    second = splits.load(leaves(tmp_path))
+    second = load_images(leaves(tmp_path))
     assert all(map(torch.equal, first, second))
     assert len(list(tmp_path.iterdir())) == 1  # nothing temporary is left
 
 
 def test_the_cache_tells_configurations_and_versions_apart(tmp_path, monkeypatch):
-    splits.load(leaves(tmp_path))
-    splits.load(leaves(tmp_path, images=21))
-    splits.load(leaves(tmp_path, size=9))
-    splits.load(leaves(tmp_path, seed=1))
+    load_images(leaves(tmp_path))
+    load_images(leaves(tmp_path, images=21))
+    load_images(leaves(tmp_path, size=9))
+    load_images(leaves(tmp_path, seed=1))
     monkeypatch.setattr(dead_leaves, "VERSION", 1000)
-    splits.load(leaves(tmp_path))
+    load_images(leaves(tmp_path))
     assert len(list(tmp_path.iterdir())) == 5
 
 
@@ -211,11 +212,11 @@ def flip_a_byte(content):
     ],
 )
 def test_a_broken_cache_file_is_made_again(tmp_path, spoil):
-    first = splits.load(leaves(tmp_path))
+    first = load_images(leaves(tmp_path))
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     file.write_bytes(spoil(whole))
-    assert all(map(torch.equal, first, splits.load(leaves(tmp_path))))
+    assert all(map(torch.equal, first, load_images(leaves(tmp_path))))
     with np.load(file) as again:
         assert again["images"].shape == (20, 3, 8, 8)
 
@@ -224,16 +225,16 @@ def test_a_broken_cache_file_is_made_again(tmp_path, spoil):
     "images", [np.zeros((19, 3, 8, 8), np.uint8), np.zeros((20, 3, 8, 8))]
 )
 def test_a_cache_file_of_something_else_is_made_again(tmp_path, images):
-    first = splits.load(leaves(tmp_path))
+    first = load_images(leaves(tmp_path))
     (file,) = tmp_path.iterdir()
     np.savez(file, images=images)
-    assert all(map(torch.equal, first, splits.load(leaves(tmp_path))))
+    assert all(map(torch.equal, first, load_images(leaves(tmp_path))))
 
 
 def test_no_cache_folder_stops_no_run(tmp_path):
     (tmp_path / "file").write_text("where the cache folder should be")
-    assert len(splits.load(leaves(tmp_path / "file")).train) == 17
-    assert len(splits.load(leaves(tmp_path / "file" / "below")).train) == 17
+    assert len(load_images(leaves(tmp_path / "file")).train) == 17
+    assert len(load_images(leaves(tmp_path / "file" / "below")).train) == 17
 
 
 def test_a_full_disk_stops_no_run_and_leaves_nothing(tmp_path, monkeypatch):
@@ -242,15 +243,15 @@ def test_a_full_disk_stops_no_run_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    assert len(splits.load(leaves(tmp_path)).train) == 17
+    assert len(load_images(leaves(tmp_path)).train) == 17
     assert list(tmp_path.iterdir()) == []
 
 
 def test_many_dead_leaves_are_announced(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dead_leaves, "MANY_PIXELS", 100)
-    splits.load(leaves(tmp_path))
+    load_images(leaves(tmp_path))
     assert capsys.readouterr().err.count("\n") == 1
-    splits.load(leaves(tmp_path))
+    load_images(leaves(tmp_path))
     assert capsys.readouterr().err == ""
 
 
@@ -277,7 +278,7 @@ def test_npz_with_its_own_splits(tmp_path, shape):
         test_images=test,
         train_labels=labels,
     )
-    images = splits.load(npz(tmp_path / "medmnist.npz"))
+    images = load_images(npz(tmp_path / "medmnist.npz"))
     for split, array in zip(images, (train, val, test), strict=True):
         channels = shape[2] if len(shape) == 3 else 1
         assert tuple(split.shape) == (len(array), channels, 8, 6)
@@ -298,7 +299,7 @@ def test_a_splits_first_images_stand_for_all_of_it(tmp_path):
     levels = np.repeat(np.arange(10, dtype=np.uint8), 100)
     images = np.broadcast_to(levels[:, None, None], (1000, 4, 4))
     np.savez(tmp_path / "a.npz", images=images)
-    images = splits.load(npz(tmp_path / "a.npz"))
+    images = load_images(npz(tmp_path / "a.npz"))
     for split in (images.train, images.val):
         assert len(set(split[:80, 0, 0, 0].tolist())) == 10
 
@@ -306,7 +307,7 @@ def test_a_splits_first_images_stand_for_all_of_it(tmp_path):
 def test_npz_without_a_validation_split(tmp_path):
     train, test = random_pixels(30, 4, 4, seed=1), random_pixels(7, 4, 4, seed=2)
     np.savez_compressed(tmp_path / "a.npz", train_images=train, test_images=test)
-    images = splits.load(npz(tmp_path / "a.npz", val=4))
+    images = load_images(npz(tmp_path / "a.npz", val=4))
     np.testing.assert_array_equal(images.test[:, 0], test)
     assert (len(images.train), len(images.val)) == (26, 4)
     assert as_set(images.train) | as_set(images.val) == as_set(train)
@@ -369,7 +370,7 @@ def test_an_array_of_an_unknown_scale_gets_no_number_as_remedy(tmp_path, array):
 def test_arrays_in_fortran_order_are_the_same(tmp_path):
     np.savez(tmp_path / "c.npz", images=RAMP)
     np.savez(tmp_path / "f.npz", images=np.asfortranarray(RAMP))
-    one, other = (splits.load(npz(tmp_path / name)) for name in ("c.npz", "f.npz"))
+    one, other = (load_images(npz(tmp_path / name)) for name in ("c.npz", "f.npz"))
     assert all(map(torch.equal, one, other))
 
 
@@ -378,14 +379,14 @@ def test_a_line_says_what_was_read_of_an_npz(tmp_path, capsys):
     labels = np.array([{"an": "object"}])
     path = tmp_path / "a.npz"
     np.savez(path, train_images=train, test_images=test, train_labels=labels, note=labels)
-    splits.load(npz(path))
+    load_images(npz(path))
     assert capsys.readouterr().err == (
         f"{path}: train 30 (train_images), val: 3 split off train, test 7 (test_images); "
         f"2 channels, all of them data (if the last is an alpha, composite the images and "
         f"save 1 or 3); ignored: train_labels, note\n"
     )
     np.savez(path, images=random_pixels(30, 4, 4))
-    splits.load(npz(path))
+    load_images(npz(path))
     said = "train 30 (images), val: 2 split off train, test: 3 split off train"
     assert capsys.readouterr().err == f"{path}: {said}\n"
 
@@ -393,7 +394,7 @@ def test_a_line_says_what_was_read_of_an_npz(tmp_path, capsys):
 def test_binary_arrays_are_warned_of_and_never_rescaled(tmp_path, capsys):
     path = tmp_path / "a.npz"
     np.savez(path, images=random_pixels(300, 8, 8) % 2)
-    images = splits.load(npz(path))
+    images = load_images(npz(path))
     assert images.train.unique().tolist() == [0, 1]
     [warning] = capsys.readouterr().err.splitlines()[1:]
     assert warning == (
@@ -406,7 +407,7 @@ def test_images_that_train_and_test_share_are_counted(tmp_path, capsys):
     train = random_pixels(30, 4, 4)
     test = np.concatenate([train[:3], random_pixels(4, 4, 4, seed=1)])
     np.savez(tmp_path / "a.npz", train_images=train, test_images=test, val_images=test[3:])
-    splits.load(npz(tmp_path / "a.npz"))
+    load_images(npz(tmp_path / "a.npz"))
     first, second = capsys.readouterr().err.splitlines()[1:]
     assert "3 of 7 test images are in train too" in first
     assert "4 of 7 test images are in val too" in second
@@ -459,7 +460,7 @@ def test_npz_that_cannot_be_read(tmp_path):
 
 def test_folder_of_class_folders(tmp_path):
     written = write_folder(tmp_path / "pets", 30)
-    images = splits.load(folder(tmp_path / "pets"))
+    images = load_images(folder(tmp_path / "pets"))
     assert [len(split) for split in images] == [25, 2, 3]
     assert set().union(*map(as_set, images)) == as_set(written.values())
     assert all(s.is_contiguous() and s.dtype == torch.uint8 for s in images)
@@ -474,7 +475,7 @@ def test_folder_with_train_and_test(tmp_path, with_val):
         name: as_set(write_folder(root / name, sizes[name], seed=i).values())
         for i, name in enumerate(names)
     }
-    images = splits.load(folder(root, val=None if with_val else 2))
+    images = load_images(folder(root, val=None if with_val else 2))
     assert as_set(images.test) == written["test"]
     if with_val:
         assert as_set(images.train) == written["train"]
@@ -490,7 +491,7 @@ def test_flat_folder(tmp_path, extra):
     (tmp_path / "flat" / "notes.txt").write_text("no image")
     if extra:
         (tmp_path / "flat" / extra).mkdir()
-    images = splits.load(folder(tmp_path / "flat"))
+    images = load_images(folder(tmp_path / "flat"))
     assert set().union(*map(as_set, images)) == as_set(written.values())
 
 
@@ -499,14 +500,14 @@ def test_folder_paths_may_be_relative_or_of_the_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "pets")
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in (".", "~/pets"):
-        images = splits.load(folder(Path(path), cache=tmp_path / "cache"))
+        images = load_images(folder(Path(path), cache=tmp_path / "cache"))
         assert set().union(*map(as_set, images)) == as_set(written.values())
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_grayscale_is_pils_luma(tmp_path):
     written = write_folder(tmp_path / "pets", 6)
-    images = splits.load(folder(tmp_path / "pets", grayscale=True))
+    images = load_images(folder(tmp_path / "pets", grayscale=True))
     assert images.train.shape[1:] == (1, 8, 8)
     luma = [np.asarray(Image.fromarray(x).convert("L")) for x in written.values()]
     assert set().union(*map(as_set, images)) == as_set(luma)
@@ -518,7 +519,7 @@ def test_gray_and_palette_images_become_rgb(tmp_path):
         write_image(tmp_path / "mixed/a" / f"{i}.png", gray)
         write_image(tmp_path / "mixed/b" / f"{i}.png", color)
         Image.fromarray(gray).convert("P").save(tmp_path / "mixed/a" / f"{i}p.png")
-    images = splits.load(folder(tmp_path / "mixed"))
+    images = load_images(folder(tmp_path / "mixed"))
     expected = as_set([np.stack([gray] * 3, -1), color])
     assert set().union(*map(as_set, images)) == expected
 
@@ -528,7 +529,7 @@ def test_resized_to_the_short_side_and_cropped_at_the_centre(tmp_path):
     for i in range(2):
         write_image(tmp_path / "photos/wide" / f"{i}.png", wide)
         write_image(tmp_path / "photos/tall" / f"{i}.png", tall)
-    images = splits.load(folder(tmp_path / "photos", size=12))
+    images = load_images(folder(tmp_path / "photos", size=12))
     # PIL's resizing antialiases
     halves = [
         np.asarray(Image.fromarray(wide).resize((20, 12), Image.Resampling.BILINEAR)),
@@ -541,24 +542,24 @@ def test_resized_to_the_short_side_and_cropped_at_the_centre(tmp_path):
 def test_folder_is_decoded_once(tmp_path, monkeypatch):
     root = tmp_path / "pets"
     write_folder(root, 10)
-    first = splits.load(folder(root))
+    first = load_images(folder(root))
     decode = image_folder._decode_all
 
     def must_not(*args):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(image_folder, "_decode_all", must_not)
-    assert all(map(torch.equal, first, splits.load(folder(root))))
+    assert all(map(torch.equal, first, load_images(folder(root))))
     monkeypatch.setattr(image_folder, "_decode_all", decode)
-    assert splits.load(folder(root, size=4)).train.shape[1:] == (3, 4, 4)
-    assert splits.load(folder(root, grayscale=True)).train.shape[1:] == (1, 8, 8)
+    assert load_images(folder(root, size=4)).train.shape[1:] == (3, 4, 4)
+    assert load_images(folder(root, grayscale=True)).train.shape[1:] == (1, 8, 8)
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "rewrite"])
 def test_a_changed_folder_is_decoded_again(tmp_path, change):
     root = tmp_path / "pets"
     written = write_folder(root, 10)
-    splits.load(folder(root))
+    load_images(folder(root))
     file = root / "cat" / "000.png"
     if change == "add":
         written["new"] = random_pixels(8, 8, 3, seed=7)
@@ -572,7 +573,7 @@ def test_a_changed_folder_is_decoded_again(tmp_path, change):
         written[str(file)] = random_pixels(8, 8, 3, seed=7)
         stat = write_image(file, written[str(file)]).stat()
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
-    images = splits.load(folder(root))
+    images = load_images(folder(root))
     assert sum(map(len, images)) == len(written)
     assert set().union(*map(as_set, images)) == as_set(written.values())
 
@@ -583,7 +584,7 @@ def test_many_files_are_announced(tmp_path, monkeypatch, capsys, terminal):
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
     write_folder(tmp_path / "pets", 10)
-    splits.load(folder(tmp_path / "pets"))
+    load_images(folder(tmp_path / "pets"))
     captured = capsys.readouterr()
     assert "decoding 10 images" in captured.err
     assert captured.out == ""
@@ -596,7 +597,7 @@ def test_images_of_different_sizes(tmp_path):
     other = write_image(root / "a" / "1.png", random_pixels(9, 7, 3))
     fails(folder(root), f"8x8 in {first}", f"7x9 in {other}", "set data.size=32")
     write_image(root / "a" / "2.png", random_pixels(9, 9, 3))
-    assert sum(map(len, splits.load(folder(root, size=8)))) == 3
+    assert sum(map(len, load_images(folder(root, size=8)))) == 3
 
 
 def test_different_sizes_across_splits(tmp_path):
@@ -649,7 +650,7 @@ def test_real_jpegs(tmp_path):
             archive.extract(member, tmp_path / "cifar", filter="data")
     files = sorted((tmp_path / "cifar").rglob("*.jpg"))
     assert len(files) > 300
-    images = splits.load(folder(tmp_path / "cifar", cache=tmp_path / "cache"))
+    images = load_images(folder(tmp_path / "cifar", cache=tmp_path / "cache"))
     expected = as_set([np.asarray(Image.open(f).convert("RGB")) for f in files])
     assert set().union(*map(as_set, images)) == expected
 
@@ -702,7 +703,7 @@ def test_cifar(tmp_path, monkeypatch, name, labels, train_files):
     dataset = getattr(datasets, name.upper())
     root = tmp_path / "torchvision"
     written = write_cifar(root, monkeypatch, dataset, labels, train_files)
-    check_splits(splits.load(torchvision_set(name, tmp_path)), *written)
+    check_splits(load_images(torchvision_set(name, tmp_path)), *written)
 
 
 def test_cifar_from_an_archive_put_where_the_message_says(tmp_path, monkeypatch):
@@ -717,7 +718,7 @@ def test_cifar_from_an_archive_put_where_the_message_says(tmp_path, monkeypatch)
         base = datasets.CIFAR10.base_folder
         file.add(tmp_path / "made" / base, base)
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(archive))
-    check_splits(splits.load(config), *written)
+    check_splits(load_images(config), *written)
 
 
 def idx(array):
@@ -742,7 +743,7 @@ def test_mnist_from_files_put_where_the_message_says(tmp_path, monkeypatch, name
         (raw / file).write_bytes(gzip.compress(idx(array)))
     resources = [(file, md5(raw / file)) for file in names]
     monkeypatch.setattr(dataset, "resources", resources)
-    images = splits.load(torchvision_set(name, tmp_path))
+    images = load_images(torchvision_set(name, tmp_path))
     check_splits(images, train[:, None], test[:, None])
     (raw / "t10k-images-idx3-ubyte").write_bytes(idx(test)[:1000])
     fails(torchvision_set(name, tmp_path), raw, "use data=dead_leaves")
@@ -760,7 +761,7 @@ def test_svhn(tmp_path, monkeypatch):
         scipy_io.savemat(path, {"X": array.transpose(2, 3, 1, 0), "y": labels})
         split_list[split] = ["http://nowhere", path.name, md5(path)]
     monkeypatch.setattr(datasets.SVHN, "split_list", split_list)
-    check_splits(splits.load(torchvision_set("svhn", tmp_path)), train, test)
+    check_splits(load_images(torchvision_set("svhn", tmp_path)), train, test)
 
 
 def no_network(*args, **kwargs):
@@ -809,7 +810,7 @@ def test_downloads_are_quiet_where_nobody_watches(tmp_path, monkeypatch, capsys)
             self.data = random_pixels(20, 4, 4, 3)
 
     monkeypatch.setattr(datasets, "CIFAR10", Downloaded)
-    images = splits.load(torchvision_set("cifar10", tmp_path))
+    images = load_images(torchvision_set("cifar10", tmp_path))
     assert images.train.shape == (18, 3, 4, 4)
     assert "%" not in capsys.readouterr().err
 

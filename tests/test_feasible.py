@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import TINY, make_config
+from helpers import TINY, make_config, prepared
 
 from vae_sweep.errors import UserError
-from vae_sweep.training import feasible, prepare
+from vae_sweep.vae import networks
 from vae_sweep.vae.networks import build
 
 
@@ -15,10 +15,10 @@ def prepare_points(npz, tmp_path):
 
     common = (*TINY, "data=npz", f"data.path={path}", f"runs={tmp_path}/runs")
 
-    def prepared(*overrides: str):
-        return prepare.prepare([make_config(*common, *overrides)])
+    def prepare(*overrides: str):
+        return prepared([make_config(*common, *overrides)])
 
-    return prepared
+    return prepare
 
 
 REFUSED = {
@@ -84,7 +84,7 @@ def test_what_trains_without_sense_is_warned_of_in_a_line(
 def test_a_warning_of_many_points_is_said_once(npz, tmp_path, capsys):
     common = (*TINY, "data=npz", f"data.path={npz()}", f"runs={tmp_path}")
     odd = [make_config(*common, "train.momentum=0.5", f"seed={s}") for s in range(3)]
-    prepare.prepare([*odd, make_config(*common)])
+    prepared([*odd, make_config(*common)])
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("(3 of 4 points)")
 
@@ -95,7 +95,7 @@ def test_dead_leaves_beyond_time_or_memory_are_refused(tmp_path, images):
         f"data.images={images}", f"runs={tmp_path}", f"data.cache={tmp_path}"
     )
     with pytest.raises(UserError, match=r"data\.images"):
-        prepare.prepare([config])
+        prepared([config])
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,6 @@ def test_dead_leaves_beyond_time_or_memory_are_refused(tmp_path, images):
 def test_parameters_are_counted_as_they_are_made(overrides, shape):
     model = make_config(*overrides).model
     made = build(model, shape, [torch.Generator()])
-    counted, activations = feasible.size(model, shape)
+    counted, activations = networks.size(model, shape)
     assert counted == sum(p.numel() for p in made.parameters())
     assert activations > 0

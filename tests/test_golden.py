@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_config
+from helpers import make_config
 
 from vae_sweep import grid, report
 from vae_sweep.config import RunConfig

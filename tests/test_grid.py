@@ -7,20 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images, prepared
 from safetensors.torch import load_file
 
 from vae_sweep import grid
 from vae_sweep.config import RunConfig
-from vae_sweep.data import dataset
-from vae_sweep.data.splits import Images
+from vae_sweep.data.dataset import fingerprint
 from vae_sweep.errors import UserError
 from vae_sweep.records import reader, results
 from vae_sweep.records.run_folder import RunFolder
 from vae_sweep.system import stop
+from vae_sweep.training import execute, plan
 from vae_sweep.training.device import keep_freed_memory, limited_threads
 from vae_sweep.training.plan import plans
-from vae_sweep.training.prepare import prepare
 from vae_sweep.training.step import Trainer
 
 
@@ -49,20 +48,19 @@ def rows_of(config: RunConfig) -> str:
 
 
 def test_fingerprint_sees_every_pixel_and_the_splits():
-    images = make_images(10)
-    whole = Images(images[:6], images[6:8], images[8:])
-    digests = {dataset.fingerprint(whole)}
-    digests.add(dataset.fingerprint(Images(images[:5], images[5:8], images[8:])))
-    other = images.clone()
+    images = make_images(10).numpy()
+    digests = {fingerprint((images[:6], images[6:8], images[8:]))}
+    digests.add(fingerprint((images[:5], images[5:8], images[8:])))
+    other = images.copy()
     other[9, 2, 7, 7] ^= 1
-    digests.add(dataset.fingerprint(Images(other[:6], other[6:8], other[8:])))
+    digests.add(fingerprint((other[:6], other[6:8], other[8:])))
     assert len(digests) == 3
 
 
 def test_what_may_differ_inside_a_cohort_and_what_may_not(config_of):
     same = ["norm=unit", "target=raw255", "head=tanh", "beta.value=3", "train.lr=0.1"]
     other = ["model.latent=5", "train.clip=1", "train.precision=bf16"]
-    base, *rest = prepare([config_of(*o) for o in ((), *((o,) for o in same + other))])
+    base, *rest = prepared([config_of(*o) for o in ((), *((o,) for o in same + other))])
     alike = [p.cohort_key == base.cohort_key for p in rest]
     assert alike == [True] * len(same) + [False] * len(other)
 
@@ -150,7 +148,7 @@ def test_a_cohort_that_does_not_fit_into_memory_is_halved(
     one_core, config_of, monkeypatch, capsys
 ):
     """Down to one run; a run that fails alone is marked, the others finish."""
-    sizes, real = [], grid.train
+    sizes, real = [], execute.train
 
     def short(runs, *rest):
         sizes.append(len(runs))
@@ -160,7 +158,7 @@ def test_a_cohort_that_does_not_fit_into_memory_is_halved(
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(runs, *rest)
 
-    monkeypatch.setattr(grid, "train", short)
+    monkeypatch.setattr(execute, "train", short)
     betas = [f"beta.value={b}" for b in (1, 2, 3, 4, 5)]
     configs = [config_of(b, "train.cohort=5", "train.workers=1") for b in betas]
     outcomes = grid.run(configs)
@@ -241,7 +239,7 @@ def test_records_that_vanish_meanwhile_are_noticed_and_the_run_repeated(
 
 def test_a_folder_removed_after_its_run_ended_is_repeated(config_of, monkeypatch):
     first, second = (config_of(f"seed={s}", "train.cohort=1") for s in (0, 1))
-    real = grid.train
+    real = execute.train
 
     def remove(runs, *rest):
         if runs[0].config.seed == 1 and not (first.run_dir.parent / "once").exists():
@@ -249,7 +247,7 @@ def test_a_folder_removed_after_its_run_ended_is_repeated(config_of, monkeypatch
             shutil.rmtree(first.run_dir)
         return real(runs, *rest)
 
-    monkeypatch.setattr(grid, "train", remove)
+    monkeypatch.setattr(execute, "train", remove)
     outcomes = grid.run([first, second])
     assert [o.status for o in outcomes] == ["finished"] * 2
     assert rows_of(first).count("\n") == 4
@@ -294,7 +292,7 @@ def test_a_run_opens_with_everything_that_is_known(config_of, monkeypatch):
             opened[run.config.run_id] = json.loads(path.read_text())
         raise stop.Stopped(15)
 
-    monkeypatch.setattr(grid, "train", train)
+    monkeypatch.setattr(execute, "train", train)
     config = config_of("norm=zscore", "head=tanh", "train.workers=1")
     with pytest.raises(stop.Stopped):
         grid.run([config])
@@ -369,7 +367,7 @@ def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
     grid.run(configs[:1])
     with monkeypatch.context() as stopped:
         stopped.setattr(RunFolder, "save_state", look)
-        stopped.setattr(grid, "plans", lambda todo, count: plans(todo[:1], count))
+        stopped.setattr(plan, "plans", lambda todo, count: plans(todo[:1], count))
         with pytest.raises(OSError, match="No space"):
             grid.run(configs)
     [loaded] = seen

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import make_images
+from helpers import make_images
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

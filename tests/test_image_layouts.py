@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import make_config
+from helpers import load_images, make_config, prepared
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from vae_sweep.config import ImageFolderConfig, current_versions, validate
-from vae_sweep.data import dataset, image_folder, layout, splits
+from vae_sweep.data import dataset, image_folder, layout
 from vae_sweep.errors import UserError
 from vae_sweep.records.run_folder import RunFolder
 from vae_sweep.reporting.prediction_table import frame
-from vae_sweep.training.prepare import prepare
 
 README = Path(__file__).with_name("README.md")
 
@@ -286,7 +285,7 @@ def test_a_layout_is_read_and_told(what, tmp_path, capsys):
     assert relative == expected
     told = []
     for _ in range(2):  # decoded, then from the cache
-        splits.load(config(root))
+        load_images(config(root))
         err = capsys.readouterr().err
         assert err.startswith(f"{root}: train ")
         assert line in err
@@ -307,7 +306,7 @@ def test_points_on_the_same_folder_are_told_of_it_once(tmp_path, capsys):
     assert (out.count("\n"), err) == (1, "")
 
 
-@pytest.mark.parametrize("command", [prepare, frame])
+@pytest.mark.parametrize("command", [prepared, frame])
 def test_commands_say_what_they_read_and_a_mistake_alone(command, tmp_path, capsys):
     root = tmp_path / "set"
     write(root, of("", 5))
@@ -327,7 +326,7 @@ def test_a_layout_that_is_ambiguous_is_refused(what, tmp_path):
     root = tmp_path / "set"
     write(root, files)
     with pytest.raises(UserError) as caught:
-        splits.load(config(root))
+        load_images(config(root))
     assert str(caught.value).count("\n") <= 1
     for part in parts:
         assert part in str(caught.value)
@@ -387,7 +386,7 @@ def test_images_that_two_splits_share_are_counted(tmp_path, capsys):
         ("val/0", "test/3"),
     ):
         Image.open(root / f"{original}.png").save(root / f"{copy}.png", compress_level=0)
-    splits.load(config(root))
+    load_images(config(root))
     [_, *warnings] = lines(capsys)
     assert warnings == [
         "warning: 2 of 4 test images are in train too, pixel by pixel: the test numbers "
@@ -405,7 +404,7 @@ def test_dark_images_are_warned_of_and_never_rescaled(tmp_path, capsys, top, whi
         pixels = rng.integers(0, top + 1, (8, 8), np.uint8)
         pixels[0, 0] = top
         Image.fromarray(pixels).save(tmp_path / "set" / f"{i}.png")
-    images = splits.load(config(tmp_path / "set"))
+    images = load_images(config(tmp_path / "set"))
     assert int(images.train.max()) == top
     said = f"is above {top} of 255: they are almost black; if white is meant to be {white}"
     [found] = [line for line in lines(capsys) if "almost black" in line]
@@ -416,7 +415,7 @@ def test_a_test_split_of_another_scale_is_warned_of(tmp_path, capsys):
     write(tmp_path / "set", [*of("train/", 9), "test/"])
     dark = np.random.default_rng(0).integers(0, 2, (4, 4, 3), np.uint8)
     Image.fromarray(dark).save(tmp_path / "set/test/0.png")
-    splits.load(config(tmp_path / "set"))
+    load_images(config(tmp_path / "set"))
     [_, warning] = lines(capsys)
     assert warning.startswith("warning: no pixel of the test images is above 1 of 255")
 
@@ -426,7 +425,7 @@ def test_images_that_are_bright_somewhere_are_not(tmp_path, capsys):
     for i in range(10):
         pixels = np.full((4, 4), 32 + i, np.uint8)
         Image.fromarray(pixels).save(tmp_path / "set" / f"{i}.png")
-    splits.load(config(tmp_path / "set"))
+    load_images(config(tmp_path / "set"))
     assert len(lines(capsys)) == 1
 
 

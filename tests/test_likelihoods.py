@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats

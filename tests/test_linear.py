@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_config
+from helpers import make_config
 from scipy.linalg import subspace_angles
 from torch import Tensor
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 from PIL import Image
 from survival.wandb_files import key_of, read_records
 
@@ -492,7 +492,7 @@ SERVICE_DIES = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from conftest import make_config
+from helpers import make_config
 from vae_sweep.records.loggers import drain, open_wandb
 
 config = make_config("runs=" + sys.argv[2], "log.wandb.mode=offline")

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 from torch.distributions import Normal, kl_divergence
 
 from vae_sweep.training import metrics

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import make_config
+from helpers import make_config
 from torch import Generator
 
 from vae_sweep.errors import UserError

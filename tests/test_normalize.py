@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_images
+from helpers import make_images
 from hypothesis import given
 from hypothesis import strategies as st
 

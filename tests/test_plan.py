@@ -1,11 +1,10 @@
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images, prepared
 
 from vae_sweep.system import machine
 from vae_sweep.training import plan
 from vae_sweep.training.plan import footprint
-from vae_sweep.training.prepare import prepare
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
 
@@ -14,7 +13,7 @@ from vae_sweep.vae.point import point
 def points(tmp_path, npz):
     def of(*each: tuple[str, ...], common: tuple[str, ...] = (), size: int = 8):
         path = npz(size=size)
-        return prepare(
+        return prepared(
             [
                 make_config(
                     *TINY, "data=npz", f"data.path={path}", f"runs={tmp_path}", *common, *o

@@ -12,20 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 from PIL import Image
 from sklearn.decomposition import PCA
 from test_run import Cli
 
 from vae_sweep.data.dataset import Dataset
 from vae_sweep.data.spectrum import Spectra
-from vae_sweep.data.splits import Images
+from vae_sweep.data.splits import Splits
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
 from vae_sweep.reporting import prediction_table
 from vae_sweep.reporting.prediction_table import frame
 from vae_sweep.theory.prediction import Prediction, predict
-from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
 
 ARCHIVE = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
@@ -33,7 +32,7 @@ ARCHIVE = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
 
 def dataset_of(images: torch.Tensor, cache: Path) -> Dataset:
     spectra = Spectra(images.numpy(), "images", cache)
-    return Dataset(Images(images, images, images), histograms(images), "images", spectra)
+    return Dataset(Splits(*[images.numpy()] * 3), "images", spectra)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def small(tmp_path_factory) -> Dataset:
 
 def predicted(dataset: Dataset, *overrides: str) -> Prediction:
     config = make_config(*TINY, *overrides)
-    height, width = dataset.size
+    _, height, width = dataset.shape
     return predict(config, point(config, dataset.counts, height * width), dataset)
 
 
@@ -137,7 +136,7 @@ def test_each_split_has_the_cap_of_its_own_pixels(tmp_path):
     """tanh reaches z-scored targets in [-1, 1]; beyond, the error is (|t| - 1) * scale."""
     splits = [make_images(40), make_images(7, seed=1), make_images(9, seed=2) // 2 + 60]
     spectra = Spectra(splits[0].numpy(), "images", tmp_path)
-    dataset = Dataset(Images(*splits), histograms(splits[0]), "images", spectra)
+    dataset = Dataset(Splits(*(split.numpy() for split in splits)), "images", spectra)
     found = predicted(dataset, "norm=zscore", "head=tanh")
     u = [split.numpy() / 255 for split in splits]
     mean, std = (f(u[0], (0, 2, 3), keepdims=True) for f in (np.mean, np.std))
@@ -155,7 +154,7 @@ def test_a_head_may_reach_the_training_targets_alone(tmp_path):
     """hardtanh under raw255: levels 0 and 1 are targets in its range, others are not."""
     dark, bright = make_images(20) % 2, make_images(5)
     spectra = Spectra(dark.numpy(), "images", tmp_path)
-    dataset = Dataset(Images(dark, bright, dark), histograms(dark), "images", spectra)
+    dataset = Dataset(Splits(*(x.numpy() for x in (dark, bright, dark))), "images", spectra)
     found = predicted(dataset, "norm=raw255", "head=hardtanh")
     assert found.psnr_cap == found.psnr_cap_test == math.inf
     assert found.psnr_cap_val < 10

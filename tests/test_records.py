@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_config
 from filelock import FileLock
+from helpers import TINY, make_config
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, make_images
 from filelock import FileLock
+from helpers import TINY, make_images
 from safetensors.torch import load_file
 from survival.wandb_files import key_of, read_records
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import make_config
+from helpers import make_config
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import damage
 import numpy as np
 import pytest
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 
 from vae_sweep.command import entry
 from vae_sweep.training.device import limited_threads

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import make_images
+from helpers import make_images
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import make_images
+from helpers import make_images
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 

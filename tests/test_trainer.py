@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_sweep.config import Head, Norm, Reduction, RunConfig, validate
 from vae_sweep.errors import UserError
-from vae_sweep.training.batches import total_steps
 from vae_sweep.training.device import resolve_device
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.normalize import histograms
@@ -252,10 +251,10 @@ def test_bf16_is_near_fp32():
 
 def test_lengths():
     train = config_of("train.epochs=2").train
-    assert total_steps(train, 64) == 16
-    assert total_steps(config_of().train, 64) == 40
+    assert train.total_steps(64) == 16
+    assert config_of().train.total_steps(64) == 40
     with pytest.raises(UserError, match=r"batch_size must be at most .* 5; got 8"):
-        total_steps(train, 5)
+        train.total_steps(5)
 
 
 def test_absent_cuda_is_refused_and_auto_falls_back(monkeypatch):

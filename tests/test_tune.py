@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, make_config, make_images
+from helpers import TINY, make_config, make_images
 
 from vae_sweep.training.tune import Tuner, best_size, convolutions, tune_layers
 from vae_sweep.vae.cohort import Cohort

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, make_config
+from helpers import TINY, make_config, prepared
 
 from vae_sweep import grid
-from vae_sweep.data.splits import Images
+from vae_sweep.data.dataset import Images
 from vae_sweep.records import loggers
 from vae_sweep.records.summary import Summary
 from vae_sweep.training import workers
 from vae_sweep.training.device import limited_threads
 from vae_sweep.training.loop import Run
 from vae_sweep.training.metrics import COLUMNS
-from vae_sweep.training.prepare import prepare
 from vae_sweep.training.step import state_shape
 from vae_sweep.training.workers import Job, WorkerDied, Workers
 
@@ -81,15 +80,14 @@ class Kept:
 
 
 def job_of(*configs, logger=None) -> Job:
-    prepared = prepare(list(configs))
-    runs = []
-    for p in prepared:
+    points, runs = prepared(configs), []
+    for p in points:
         about = Summary(
             status="running", run_id=p.config.run_id, steps=0, total_steps=p.steps
         )
         p.folder.open(about, COLUMNS)
         runs.append(Run(p.config, p.point, about, p.folder, logger, None))
-    return Job(runs, prepared[0].dataset.images)
+    return Job(runs, points[0].dataset.images)
 
 
 def carried_out(workers: Workers, *jobs: Job) -> list:
@@ -270,7 +268,7 @@ def test_busy_workers_write_checkpoints_when_they_are_left(config_of):
         time.sleep(1)
         pids = [process.pid for process in workers.processes.values()]
     assert not alive(pids)
-    [p] = prepare([config])
+    [p] = prepared([config])
     shape = state_shape(p.config, p.point, (3, 8, 8))
     assert p.folder.resume(shape, p.steps).state.step > 0
 
@@ -279,7 +277,7 @@ def test_busy_workers_write_checkpoints_when_they_are_left(config_of):
 def test_workers_end_with_a_killed_parent_and_leave_no_images(tmp_path):
     code = (
         "import os, signal, sys, torch\n"
-        "from vae_sweep.data.splits import Images\n"
+        "from vae_sweep.data.dataset import Images\n"
         "from vae_sweep.training.workers import Workers\n"
         "workers = Workers(2, 1, None)\n"
         "workers._share(Images(*[torch.zeros(9, 3, 8, 8, dtype=torch.uint8)] * 3))\n"

@@ -369,6 +369,21 @@ class TrainConfig(Frozen):
         """
         return min(WARMUP, steps // 10) if self.lr_warmup == "auto" else self.lr_warmup
 
+    def total_steps(self, images: int) -> int:
+        """Updates of a run on a training split of `images`; an epoch drops the last batch.
+
+        Raises UserError where a batch is larger than the split.
+        """
+        if self.batch_size > images:
+            raise UserError(
+                f"train.batch_size must be at most the number of training images, "
+                f"{images}; got {self.batch_size}"
+            )
+        if self.epochs is not None:
+            return max(1, round(self.epochs * (images // self.batch_size)))
+        assert self.steps is not None
+        return self.steps
+
 
 class WandbConfig(Frozen):
     """W&B; WANDB_* environment variables fill what is null."""

@@ -150,11 +150,10 @@ def _about(data: str, dataset: Dataset, runs: Sequence[Run]) -> dict[str, Any]:
     ]
     if not ended:
         raise UserError("a published sweep has ended runs, this one has none; let it end")
-    images, shape = dataset.images, dataset.images.train.shape
-    sizes = {name: len(split) for name, split in images._asdict().items()}
+    sizes = {name: len(split) for name, split in dataset.splits._asdict().items()}
     return {
         "data": data,
-        "images": {**sizes, "shape": list(shape[1:])},
+        "images": {**sizes, "shape": list(dataset.shape)},
         "command": _one(s.command or "" for s in ended),
         "commit": _one(s.commit or "" for s in ended),
         "versions": ended[0].versions,

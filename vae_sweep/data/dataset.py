@@ -1,45 +1,75 @@
-"""A data set as a grid needs it: its images, and what is counted once for all points."""
+"""A data set as a grid needs it: its images, and what is counted once for all points.
+
+What needs tensors imports torch when it is first asked for: to see that a sweep has ended
+takes none.
+"""
 
 import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from vae_sweep.config import DataConfig
 from vae_sweep.data import splits
-from vae_sweep.data.cache import say
+from vae_sweep.data.cache import Pixels, say
 from vae_sweep.data.spectrum import Spectra
-from vae_sweep.data.splits import Images
-from vae_sweep.vae.normalize import histograms
+from vae_sweep.data.splits import Splits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Images(NamedTuple):
+    """The three splits as tensors, each uint8 [n, C, H, W]."""
+
+    train: "Tensor"
+    val: "Tensor"
+    test: "Tensor"
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with level counts [C, 256] and spectra of the training split."""
+    """The splits, and the spectra of the training split."""
 
-    images: Images
-    counts: Tensor
+    splits: Splits
     fingerprint: str
     spectra: Spectra
 
-    @cached_property
-    def val_counts(self) -> Tensor:
-        """Level counts [C, 256] of the validation split."""
-        return histograms(self.images.val)
-
-    @cached_property
-    def test_counts(self) -> Tensor:
-        """Level counts [C, 256] of the test split."""
-        return histograms(self.images.test)
-
     @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        height, width = self.images.train.shape[2:]
-        return height, width
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.splits.train.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def images(self) -> Images:
+        """On the CPU, in the memory of `splits`."""
+        import torch
+
+        return Images(*map(torch.from_numpy, self.splits))
+
+    @cached_property
+    def counts(self) -> "Tensor":
+        """Level counts [C, 256] of the training split."""
+        return _counts(self.images.train)
+
+    @cached_property
+    def val_counts(self) -> "Tensor":
+        """Level counts [C, 256] of the validation split."""
+        return _counts(self.images.val)
+
+    @cached_property
+    def test_counts(self) -> "Tensor":
+        """Level counts [C, 256] of the test split."""
+        return _counts(self.images.test)
+
+
+def _counts(images: "Tensor") -> "Tensor":
+    from vae_sweep.vae.normalize import histograms
+
+    return histograms(images)
 
 
 class Datasets:
@@ -63,16 +93,15 @@ class Datasets:
 
 
 def load(config: DataConfig, tell: Callable[[str], None] = say) -> Dataset:
-    images = splits.load(config, tell)
-    digest = fingerprint(images)
-    spectra = Spectra(images.train.numpy(), digest, config.cache_dir)
-    return Dataset(images, histograms(images.train), digest, spectra)
+    made = splits.read(config, tell)
+    digest = fingerprint(made)
+    return Dataset(made, digest, Spectra(made.train, digest, config.cache_dir))
 
 
-def fingerprint(images: Images) -> str:
+def fingerprint(made: tuple[Pixels, ...]) -> str:
     """A digest of every pixel and of the splits."""
     digest = hashlib.blake2b(digest_size=8)
-    for split in images:
+    for split in made:
         digest.update(str(tuple(split.shape)).encode())
-        digest.update(split.numpy().data)
+        digest.update(split.data)
     return digest.hexdigest()

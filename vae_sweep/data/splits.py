@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors in memory: made, downloaded, or read from the user's files.
+"""Data sets as uint8 arrays in memory: made, downloaded, or read from the user's files.
 
 Whatever the set, the splits are the same for every run: they do not depend on its seed.
 What is slow to make is kept in `config.cache_dir`; without that a run goes on as well.
@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vae_sweep.config import (
     DataConfig,
@@ -28,15 +26,15 @@ from vae_sweep.errors import UserError
 DARK = 32  # levels: images that are nowhere brighter are mostly meant to be
 
 
-class Images(NamedTuple):
-    """The three splits, each uint8 [n, C, H, W], contiguous, on the CPU."""
+class Splits(NamedTuple):
+    """The three splits, each uint8 [n, C, H, W], contiguous."""
 
-    train: Tensor
-    val: Tensor
-    test: Tensor
+    train: Pixels
+    val: Pixels
+    test: Pixels
 
 
-def load(config: DataConfig, tell: Callable[[str], None] = say) -> Images:
+def read(config: DataConfig, tell: Callable[[str], None] = say) -> Splits:
     """The images of `config`, split; `tell` is given the lines about a user's own.
 
     Where the set has no test or validation split of its own, random images (always the
@@ -54,27 +52,26 @@ def load(config: DataConfig, tell: Callable[[str], None] = say) -> Images:
     wanted = None if isinstance(config, TorchvisionConfig) else config.test_images
     train, test = _hold_out(source.train, source.test, wanted, "test")
     train, val = _hold_out(train, source.val, config.val_images, "val")
-    splits = (_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
-    images = Images(*map(torch.from_numpy, splits))
+    splits = Splits(_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
     if isinstance(config, ImageFolderConfig | NpzConfig):
-        tell(f"{config.path}: {_summary(source, images)}")
-        for warning in [*_dark(source), *_shared(images)]:
+        tell(f"{config.path}: {_summary(source, splits)}")
+        for warning in [*_dark(source), *_shared(splits)]:
             tell(f"warning: {warning}")
-    return images
+    return splits
 
 
-def _summary(source: Source, images: Images) -> str:
+def _summary(source: Source, made: Splits) -> str:
     """`train 40 (train/), val 10 (val/), test: 4 split off train; ignored: 20 .gif`."""
     own = {"train": source.train, "val": source.val, "test": source.test}
-    splits = []
+    parts = []
     for split, pixels in own.items():
         where = (source.where or {}).get(split)
         if pixels is None:
-            count = len(images._asdict()[split])
-            splits.append(f"{split}: {count} split off train")
+            count = len(made._asdict()[split])
+            parts.append(f"{split}: {count} split off train")
         else:
-            splits.append(f"{split} {len(pixels)}" + (f" ({where})" if where else ""))
-    return "; ".join([", ".join(splits), *source.notes])
+            parts.append(f"{split} {len(pixels)}" + (f" ({where})" if where else ""))
+    return "; ".join([", ".join(parts), *source.notes])
 
 
 def _dark(source: Source) -> list[str]:
@@ -89,10 +86,10 @@ def _dark(source: Source) -> list[str]:
     ]
 
 
-def _shared(images: Images) -> list[str]:
+def _shared(splits: Splits) -> list[str]:
     """Warnings of images that two splits share."""
     said = []
-    digests = {split: _digests(pixels) for split, pixels in images._asdict().items()}
+    digests = {split: _digests(pixels) for split, pixels in splits._asdict().items()}
     for split, others in (("test", ("train", "val")), ("val", ("train",))):
         for other in others:
             there = set(digests[other])
@@ -105,10 +102,9 @@ def _shared(images: Images) -> list[str]:
     return said
 
 
-def _digests(pixels: Tensor) -> list[bytes]:
+def _digests(pixels: Pixels) -> list[bytes]:
     """One of each image."""
-    each = pixels.flatten(1).numpy()
-    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in each]
+    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in pixels]
 
 
 def _shuffled(images: Pixels) -> Pixels:

@@ -20,7 +20,7 @@ from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -30,10 +30,12 @@ from PIL import Image
 from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
-from vae_sweep.records import checkpoint, reader
-from vae_sweep.records.checkpoint import State, StateShape
+from vae_sweep.records import reader
 from vae_sweep.records.reader import SCHEMA, Later, Rows, Unreadable, check_schema
 from vae_sweep.records.summary import Summary
+
+if TYPE_CHECKING:
+    from vae_sweep.records.checkpoint import State, StateShape
 
 FILES = (
     *("config.yaml", "metrics.csv", "summary.json", "state.safetensors"),
@@ -57,7 +59,7 @@ class ReadOnly(UserError):
 class Resumed(NamedTuple):
     """Where a run goes on: its checkpoint, None at the start, and what was put aside."""
 
-    state: State | None
+    state: "State | None"
     complaint: str | None = None
     evaluated: bool = False  # whether the row of the checkpoint's step is there
 
@@ -176,6 +178,8 @@ class RunFolder:
             summary = reader.read_summary(self.path)
             if summary is not None:
                 return summary.identity
+        from vae_sweep.records import checkpoint  # torch, of which ended runs need none
+
         with suppress(Unreadable):
             return checkpoint.read_about(self.path / "state.safetensors").get("identity")
         return None
@@ -247,7 +251,7 @@ class RunFolder:
             done.append(f"{self.path}: {complaint}; written anew{kept}")
         return done
 
-    def resume(self, shape: StateShape, steps: int) -> Resumed:
+    def resume(self, shape: "StateShape", steps: int) -> Resumed:
         """Where the run goes on of `steps`; metrics.csv then has the rows up to there.
 
         A checkpoint that does not fit `shape`, or whose rows are not there, is put aside
@@ -264,7 +268,9 @@ class RunFolder:
             write_atomically(self.path / "metrics.csv", kept.content)
         return Resumed(state, evaluated=state.step in kept.steps)
 
-    def _checkpoint(self, shape: StateShape, steps: int) -> tuple[State | None, Rows]:
+    def _checkpoint(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows]":
+        from vae_sweep.records import checkpoint  # torch, of which ended runs need none
+
         path = self.path / "state.safetensors"
         if not path.exists():
             return None, Rows([])
@@ -415,8 +421,10 @@ class RunFolder:
                 raise
         self._kept = kept.followed_by(line)
 
-    def save_state(self, state: State) -> None:
+    def save_state(self, state: "State") -> None:
         """Writes the checkpoint, which states the rows that belong to it."""
+        from vae_sweep.records import checkpoint  # torch, of which ended runs need none
+
         rows = self.rows()
         about = {
             "schema": str(SCHEMA),

@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_sweep.config import RunConfig
+from vae_sweep.data.dataset import Datasets
 from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
 from vae_sweep.records import results
 from vae_sweep.reporting.console import Console
 from vae_sweep.theory.prediction import predict
+from vae_sweep.training.locate import locate
 from vae_sweep.training.prepare import prepare
 
 # printed column -> (column of the frame, format)
@@ -45,9 +47,11 @@ NAMED = 6  # points named beside a sentence that several share
 def frame(configs: list[RunConfig]) -> pd.DataFrame:
     """A row per point: results.IDENTITY, then the fields of Prediction but the curve.
 
-    Points that lie in one folder have one row. Raises UserError where points.prepare does.
+    Points that lie in one folder have one row. Raises UserError where prepare does.
     """
-    prepared = prepare(configs)
+    datasets = Datasets()
+    prepared = prepare(locate(configs, datasets))
+    datasets.say()
     rows = []
     for p in prepared:
         prediction = predict(p.config, p.point, p.dataset)._asdict()

@@ -54,7 +54,7 @@ class Prediction(NamedTuple):
 def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
     """What theory says of `config` on the training split of `dataset`, and each split's
     cap."""
-    height, width = dataset.size
+    _, height, width = dataset.shape
     scale, latent = point.target.scale.numpy(), config.model.latent
     pixels = height * width * len(scale)
     spectrum = dataset.spectra.of(scale, latent)

@@ -11,27 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_sweep.config import RunConfig, TrainConfig
-from vae_sweep.errors import UserError
+from vae_sweep.config import RunConfig
 from vae_sweep.vae import schedules
 from vae_sweep.vae.point import Point
 from vae_sweep.vae.streams import Streams, stream
-
-
-def total_steps(config: TrainConfig, images: int) -> int:
-    """Updates of a run on a training split of `images`; an epoch drops the last batch.
-
-    Raises UserError where a batch is larger than the split.
-    """
-    if config.batch_size > images:
-        raise UserError(
-            f"train.batch_size must be at most the number of training images, {images}; "
-            f"got {config.batch_size}"
-        )
-    if config.epochs is not None:
-        return max(1, round(config.epochs * (images // config.batch_size)))
-    assert config.steps is not None
-    return config.steps
 
 
 class Block(NamedTuple):

@@ -3,22 +3,17 @@
 import math
 
 import numpy as np
-import torch
 
 from vae_sweep.config import (
     MOST_STEPS,
-    ConvConfig,
     CyclicalBeta,
     DataConfig,
     DeadLeavesConfig,
-    ModelConfig,
     RunConfig,
     TrainConfig,
 )
 from vae_sweep.errors import UserError
 from vae_sweep.system import machine
-from vae_sweep.vae.networks import resolutions
-from vae_sweep.vae.point import Point
 
 # Weights change by at most about the learning rate per step. A change below this does not
 # even move a weight of a thousandth: the spacing of floats there is 2^-24 (2^-53) of it.
@@ -26,7 +21,6 @@ LEAST_CHANGE = {"fp32": 1e-3 * 2**-24, "fp64": 1e-3 * 2**-53}
 ADAM_EPSILON = 1e-8  # PyTorch's: gradients far below it move nothing
 LARGEST_RATE = float(np.finfo(np.float32).max)
 GENERATED = 2 * 10**9  # pixels of dead leaves, about five minutes on a core
-SHARE = 0.9  # of the memory, that one run and its images may take
 
 
 def check_length(config: TrainConfig, steps: int) -> None:
@@ -63,20 +57,6 @@ def check_rate(config: TrainConfig, steps: int) -> None:
         f"a {what} must be able to change a weight in {config.precision}, which takes "
         f"{least:.1g} or more, got at most {change:.1g} by {', '.join(got)}; raise train.lr"
         + ("" if config.clip is None else " or train.clip")
-    )
-
-
-def check_weight(config: RunConfig, point: Point) -> None:
-    """Raises UserError where the KL's weight in the loss over- or underflows float32."""
-    weight = point.beta * point.weights[1]
-    finite = math.isfinite(point.beta) and bool(point.variance.isinf().logical_not().all())
-    if finite and (point.beta == 0 or 1e-30 <= weight <= 1e18):
-        return
-    key = {"matched": "beta.sigma", "normalized": "beta.beta_norm"}
-    raise UserError(
-        f"the KL's weight in the loss must be 0 or from 1e-30 to 1e+18, got {weight:.3g} "
-        f"of beta={config.beta.label}, reduction={config.reduction} and these images; "
-        f"set another {key.get(config.beta.name, 'beta.value')}"
     )
 
 
@@ -119,51 +99,3 @@ def check_images(config: DataConfig) -> None:
             f"memory, got data.images={config.images} of data.size={config.size}; "
             f"set a smaller one"
         )
-
-
-def check_memory(
-    config: RunConfig, shape: tuple[int, int, int], device: torch.device
-) -> None:
-    """Raises UserError where one run on images (C, H, W) is larger than the memory."""
-    parameters, activations = size(config.model, shape)
-    width = 8 if config.train.precision == "fp64" else 4
-    # weights, two gradients, two moments; of activations only what a forward pass keeps
-    needed = width * (5 * parameters + activations * config.train.batch_size)
-    cuda = device.type == "cuda"
-    there = torch.cuda.mem_get_info(device)[1] if cuda else machine.memory()
-    if needed > SHARE * there:
-        raise UserError(
-            f"a run must fit the {there / 1e9:.3g} GB of {device}'s memory, got "
-            f"{float(parameters):.3g} parameters in batches of {config.train.batch_size}, "
-            f"which take {needed / 1e9:.3g} GB at least; lower model.latent, model.widths, "
-            f"model.depth or train.batch_size"
-        )
-
-
-def size(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """(parameters, least activations per image) of a network for images (C, H, W),
-    counted without making it.
-
-    Activations are the outputs of its convolutions, and of its linear layers.
-    """
-    channels, height, width = shape
-    pixels = channels * height * width
-    if not isinstance(config, ConvConfig):
-        d = config.latent
-        return pixels * d + d + d + d * pixels + pixels, pixels + 2 * d
-    sizes = resolutions(config, height, width)
-    per_norm = 0 if config.norm_layer == "none" else 2
-    features = config.widths[-1] * sizes[-1][0] * sizes[-1][1]
-    d = config.latent
-    parameters = features * 2 * d + 2 * d + d * features + features
-    activations = features + 2 * d
-    before = channels
-    for level, after in enumerate(config.widths):
-        refined = after * after * 9 + after + per_norm * after
-        area = sizes[level + 1][0] * sizes[level + 1][1]
-        strided = before * after * config.kernel**2
-        parameters += 2 * strided + after + before + 2 * (config.depth - 1) * refined
-        parameters += per_norm * (after + after)  # encoder's, and the decoder's input
-        activations += 2 * config.depth * after * area
-        before = after
-    return parameters, activations

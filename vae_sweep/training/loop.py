@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from vae_sweep.config import RunConfig
-from vae_sweep.data.splits import Images
+from vae_sweep.data.dataset import Images
 from vae_sweep.records.checkpoint import State, weights
 from vae_sweep.records.loggers import Logger, tell
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder

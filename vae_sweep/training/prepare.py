@@ -1,28 +1,32 @@
-"""The points of a grid, validated against their data and device before any trains."""
+"""Points that are to train, validated against their data and device before any does."""
 
+import math
 import sys
-from collections.abc import Hashable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import torch
 
 from vae_sweep.config import RunConfig
-from vae_sweep.data.dataset import Dataset, Datasets
-from vae_sweep.records import loggers
-from vae_sweep.records.checkpoint import State
-from vae_sweep.records.run_folder import Kept, RunFolder
+from vae_sweep.data.dataset import Dataset
+from vae_sweep.errors import UserError
+from vae_sweep.records.checkpoint import State, StateShape
+from vae_sweep.records.run_folder import RunFolder
+from vae_sweep.system import machine
 from vae_sweep.training import feasible
-from vae_sweep.training.batches import total_steps
 from vae_sweep.training.device import check_precision, resolve_device
+from vae_sweep.training.locate import Located
+from vae_sweep.training.step import state_shape
 from vae_sweep.vae import networks
 from vae_sweep.vae.point import Point, point
+
+SHARE = 0.9  # of the memory, that one run and its images may take
 
 
 class Prepared(NamedTuple):
     """A validated point with its data, folder and, where interrupted, checkpoint."""
 
-    asked: RunConfig
-    config: RunConfig  # `asked`, but the path of the images that a kept run states
+    config: RunConfig
     dataset: Dataset
     point: Point
     folder: RunFolder
@@ -45,43 +49,60 @@ class Prepared(NamedTuple):
         return self.device, c.model, c.data, train, c.log.reconstructions, start
 
 
-def prepare(configs: list[RunConfig]) -> list[Prepared]:
-    """Validates every point, each once: what a command does with points begins here.
-
-    Warns on stderr of what trains without sense. Writes nothing.
+def prepare(located: list[Located]) -> list[Prepared]:
+    """Validates points. Warns on stderr of what trains without sense. Writes nothing.
 
     Raises:
         UserError: A point cannot be trained on its data and device; the first such.
     """
-    datasets = Datasets()
-    points = list({c.run_dir: c for c in configs}.values())
-    for config in points:  # what needs no images, which may take long to get
-        device = resolve_device(config.train.device)
-        check_precision(config.train, device)
-        loggers.wandb_mode(config.log.wandb)
-        feasible.check_images(config.data)
-        if config.train.steps is not None:
-            feasible.check_rate(config.train, config.train.steps)
-    kept = Kept()
-    prepared = [_prepared(config, datasets.of(config.data), kept) for config in points]
-    datasets.say()
+    prepared = [_prepared(each) for each in located]
     _warn(prepared)
     return prepared
 
 
-def _prepared(config: RunConfig, dataset: Dataset, kept: Kept) -> Prepared:
+def _prepared(located: Located) -> Prepared:
+    _, config, dataset, folder, steps = located
     device = resolve_device(config.train.device)
-    channels, height, width = dataset.images.train.shape[1:]
+    check_precision(config.train, device)
+    channels, height, width = dataset.shape
     networks.check(config, height, width)
-    steps = total_steps(config.train, len(dataset.images.train))
-    feasible.check_length(config.train, steps)
-    feasible.check_rate(config.train, steps)
-    feasible.check_memory(config, (channels, height, width), device)
+    _check_memory(config, (channels, height, width), device)
     constants = point(config, dataset.counts, height * width)
-    feasible.check_weight(config, constants)
-    found = kept.config_of(config, dataset.fingerprint, steps)
-    folder = RunFolder(found, dataset.fingerprint, steps)
-    return Prepared(config, found, dataset, constants, folder, device, steps)
+    _check_weight(config, constants)
+    return Prepared(config, dataset, constants, folder, device, steps)
+
+
+def _check_weight(config: RunConfig, point: Point) -> None:
+    """Raises UserError where the KL's weight in the loss over- or underflows float32."""
+    weight = point.beta * point.weights[1]
+    finite = math.isfinite(point.beta) and bool(point.variance.isinf().logical_not().all())
+    if finite and (point.beta == 0 or 1e-30 <= weight <= 1e18):
+        return
+    key = {"matched": "beta.sigma", "normalized": "beta.beta_norm"}
+    raise UserError(
+        f"the KL's weight in the loss must be 0 or from 1e-30 to 1e+18, got {weight:.3g} "
+        f"of beta={config.beta.label}, reduction={config.reduction} and these images; "
+        f"set another {key.get(config.beta.name, 'beta.value')}"
+    )
+
+
+def _check_memory(
+    config: RunConfig, shape: tuple[int, int, int], device: torch.device
+) -> None:
+    """Raises UserError where one run on images (C, H, W) is larger than the memory."""
+    parameters, activations = networks.size(config.model, shape)
+    width = 8 if config.train.precision == "fp64" else 4
+    # weights, two gradients, two moments; of activations only what a forward pass keeps
+    needed = width * (5 * parameters + activations * config.train.batch_size)
+    cuda = device.type == "cuda"
+    there = torch.cuda.mem_get_info(device)[1] if cuda else machine.memory()
+    if needed > SHARE * there:
+        raise UserError(
+            f"a run must fit the {there / 1e9:.3g} GB of {device}'s memory, got "
+            f"{float(parameters):.3g} parameters in batches of {config.train.batch_size}, "
+            f"which take {needed / 1e9:.3g} GB at least; lower model.latent, model.widths, "
+            f"model.depth or train.batch_size"
+        )
 
 
 def _warn(prepared: list[Prepared]) -> None:
@@ -93,3 +114,19 @@ def _warn(prepared: list[Prepared]) -> None:
     for warning, count in counts.items():
         of = "" if count == len(prepared) else f" ({count} of {len(prepared)} points)"
         print(f"warning: {warning}{of}", file=sys.stderr)
+
+
+def resumed(todo: list[Prepared], say: Callable[[str], None]) -> list[Prepared]:
+    """Each with its checkpoint, if it has one that fits; `say` hears of the others."""
+    shapes: dict[Any, StateShape] = {}
+    found = []
+    for p in todo:
+        c = p.config
+        key = c.model, c.data, c.train.optimizer, c.train.momentum, c.train.precision
+        if key not in shapes:
+            shapes[key] = state_shape(c, p.point, p.dataset.shape)
+        resumed = p.folder.resume(shapes[key], p.steps)
+        if resumed.complaint:
+            say(resumed.complaint)
+        found.append(p._replace(state=resumed.state, evaluated=resumed.evaluated))
+    return found

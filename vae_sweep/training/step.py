@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vae_sweep.config import RunConfig
 from vae_sweep.records.checkpoint import State, StateShape, is_whole
 from vae_sweep.training import metrics
-from vae_sweep.training.batches import Block, Feed, total_steps
+from vae_sweep.training.batches import Block, Feed
 from vae_sweep.training.device import Captured, set_precision
 from vae_sweep.training.tune import Tuner, convolutions, tune_layers
 from vae_sweep.vae.cohort import Cohort
@@ -120,7 +120,7 @@ class Trainer:
         self.parameters = list(self.cohort.parameters())
         self.rows = as_rows(self.parameters)
         self.optimizer = optimizer_of(configs, self.rows.runs)
-        self.steps = total_steps(self.config, len(train))
+        self.steps = self.config.total_steps(len(train))
         self.feed = Feed(configs, points, len(train), self.steps)
         self.ahead = ahead or (AHEAD if cuda else 1)
         self._seed_of = self.feed.seed_of.to(device)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vae_sweep.data.splits import Images
+from vae_sweep.data.dataset import Images
 from vae_sweep.errors import UserError
 from vae_sweep.records.summary import Summary
 from vae_sweep.system import stop

@@ -197,3 +197,32 @@ def check(config: RunConfig, height: int, width: int) -> None:
             f"head={STANDARDIZED} needs at least two values per channel, got one: "
             f"train.batch_size=1 of 1x1 images; set train.batch_size=2"
         )
+
+
+def size(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(parameters, least activations per image) of a network for images (C, H, W),
+    counted without making it.
+
+    Activations are the outputs of its convolutions, and of its linear layers.
+    """
+    channels, height, width = shape
+    pixels = channels * height * width
+    if not isinstance(config, ConvConfig):
+        d = config.latent
+        return pixels * d + d + d + d * pixels + pixels, pixels + 2 * d
+    sizes = resolutions(config, height, width)
+    per_norm = 0 if config.norm_layer == "none" else 2
+    features = config.widths[-1] * sizes[-1][0] * sizes[-1][1]
+    d = config.latent
+    parameters = features * 2 * d + 2 * d + d * features + features
+    activations = features + 2 * d
+    before = channels
+    for level, after in enumerate(config.widths):
+        refined = after * after * 9 + after + per_norm * after
+        area = sizes[level + 1][0] * sizes[level + 1][1]
+        strided = before * after * config.kernel**2
+        parameters += 2 * strided + after + before + 2 * (config.depth - 1) * refined
+        parameters += per_norm * (after + after)  # encoder's, and the decoder's input
+        activations += 2 * config.depth * after * area
+        before = after
+    return parameters, activations

@@ -1,0 +1,168 @@
+"""Carries plans out, cohort after cohort: what fails is tried again in smaller parts."""
+
+import gc
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vae_sweep.errors import Failed, UserError
+from vae_sweep.records import loggers
+from vae_sweep.records.run_folder import RecordsChanged, environment
+from vae_sweep.records.summary import Summary
+from vae_sweep.system import stop
+from vae_sweep.theory.prediction import predict
+from vae_sweep.training.device import device_name, keep_freed_memory, limited_threads
+from vae_sweep.training.loop import Paused, Progress, Run, train
+from vae_sweep.training.metrics import COLUMNS
+from vae_sweep.training.plan import Plan
+from vae_sweep.training.prepare import Prepared, resumed
+from vae_sweep.training.workers import Job, Outcome, WorkerDied, Workers
+
+
+def execute(plans: Sequence[Plan], display: Progress) -> dict[Path, Summary]:
+    """Trains the runs of all plans to their ends; folder -> summary, of those that have
+    one: files that somebody removes meanwhile end a run without.
+
+    Raises:
+        UserError, Failed, OSError: What ends all runs alike; a full disk, say.
+    """
+    keep_freed_memory()
+    summaries: dict[Path, Summary] = {}
+    for plan in plans:
+        execution = _Execution(plan, display)
+        execution.run()
+        summaries |= {p: s for p, s in execution.summaries.items() if s is not None}
+    return summaries
+
+
+class _Attempt(NamedTuple):
+    """A cohort to train, and how often a single run of it was ended already."""
+
+    cohort: list[Prepared]
+    tries: int = 0
+
+
+class _Execution:
+    """Carries a plan out: what fails is tried again in smaller parts."""
+
+    def __init__(self, plan: Plan, display: Progress):
+        self.plan, self.display = plan, display
+        self.queue = deque(_Attempt(cohort) for cohort in plan.cohorts)
+        self.current: dict[int, _Attempt] = {}  # by id of their jobs' lists of runs
+        self.loggers: dict[Path, loggers.Logger | None] = {}
+        self.summaries: dict[Path, Summary | None] = {}
+
+    def run(self) -> None:
+        with closing(self._outcomes()) as outcomes:
+            for job, outcome in outcomes:
+                attempt = self.current.pop(id(job.runs))
+                if isinstance(outcome, Exception):
+                    self._failed(attempt, outcome)
+                else:
+                    paths = [run.folder.path for run in job.runs]
+                    self.summaries |= dict(zip(paths, outcome, strict=True))
+
+    def _outcomes(self) -> Generator[tuple[Job, Outcome]]:
+        plan = self.plan
+        if plan.workers > 1:
+            with Workers(plan.workers, plan.threads, self.display) as workers:
+                yield from workers.train(self._next)
+            return
+        with limited_threads(plan.threads):
+            while (job := self._next()) is not None:
+                yield job, self._trained_here(job)
+
+    def _trained_here(self, job: Job) -> Outcome:
+        with stop.deferred():
+            try:
+                return train(job.runs, job.images, self.plan.device, self.display)
+            except Paused:
+                return []  # stop.deferred raises
+            except Exception as error:
+                # not its traceback and causes, which hold every tensor of the cohort
+                error.__cause__ = error.__context__ = None
+                failed = error.with_traceback(None)
+        gc.collect()
+        if self.plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return failed
+
+    def _next(self) -> Job | None:
+        if not self.queue:
+            return None
+        attempt = self.queue.popleft()
+        threads = self.plan.threads
+        runs = [self._open(p, threads) for p in attempt.cohort]
+        self.current[id(runs)] = attempt
+        return Job(runs, attempt.cohort[0].dataset.images)
+
+    def _open(self, p: Prepared, threads: int) -> Run:
+        predicted = predict(p.config, p.point, p.dataset)
+        about = Summary.of(
+            {
+                "status": "running",
+                "run_id": p.config.run_id,
+                "beta": p.point.beta,
+                "implied_sigma": p.point.sigma,
+                "psnr_cap": predicted.psnr_cap,
+                "predicted": predicted._asdict(),
+                "steps": p.step,
+                "total_steps": p.steps,
+                "device": device_name(p.device),
+                "threads": threads,
+                **environment(),
+            }
+        )
+        p.folder.open(about, COLUMNS)
+        path = p.folder.path
+        if path not in self.loggers:
+            self.loggers[path] = loggers.open_wandb(p.config)
+        logger = self.loggers[path]
+        return Run(p.config, p.point, about, p.folder, logger, p.state, p.evaluated)
+
+    def _failed(self, attempt: _Attempt, error: Exception) -> None:
+        """Queues the runs again, in halves, or gives the only one up."""
+        if isinstance(error, UserError | Failed | OSError):
+            raise error  # of all runs alike: the disk is full, say
+        left = []
+        for p in attempt.cohort:
+            summary, _ = p.folder.ended()
+            if summary is None:
+                left.append(p)
+            else:
+                self.summaries[p.folder.path] = summary
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if len(left) == 1 and (attempt.tries > 0 or not isinstance(error, WorkerDied)):
+            self._give_up(left[0], reason)
+            return
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            name = left[0].config.run_id
+            self.display.say(f"{name}{more}: {reason}; tried again, fewer at once")
+        groups: dict[Any, list[Prepared]] = {}
+        for p in resumed(left, self.display.say):
+            groups.setdefault(p.cohort_key, []).append(p)
+        for group in groups.values():
+            tries = attempt.tries + (len(attempt.cohort) == 1)
+            half = -(-len(group) // 2) if len(groups) == 1 else len(group)
+            for part in filter(None, (group[:half], group[half:])):
+                self.queue.append(_Attempt(part, tries))
+
+    def _give_up(self, p: Prepared, reason: str) -> None:
+        """Marks a run as failed; the others go on."""
+        self.display.say(f"{p.config.run_id} failed: {reason}")
+        run = self._open(p, self.plan.threads)
+        try:
+            rows = p.folder.rows()
+            final = rows[-1] if rows else {}
+            summary = run.about.but(status="failed", reason=reason, final=final)
+            p.folder.finish(summary)
+        except RecordsChanged:
+            return
+        self.summaries[p.folder.path] = summary
+        if run.logger is not None:
+            run.logger.finish(summary.stated(), exit_code=1)
