@@ -48,4 +48,7 @@ def load_images(config: DataConfig) -> Images:
 
 def prepared(configs: Iterable[RunConfig]) -> list[Prepared]:
     """Points as the commands make them ready to train."""
-    return prepare(locate(list(configs), Datasets()))
+    datasets = Datasets()
+    ready = prepare(locate(list(configs), datasets))
+    datasets.say()
+    return ready

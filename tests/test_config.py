@@ -5,7 +5,7 @@ from helpers import make_config
 from hydra.errors import HydraException
 from pydantic import ValidationError
 
-from vae_sweep.config import validate
+from vae_sweep.config import VERSIONS, validate
 from vae_sweep.errors import UserError, nearest
 
 
@@ -118,10 +118,38 @@ def test_run_id_is_readable_and_fit_for_folders_and_wandb():
     assert re.fullmatch(r"[A-Za-z0-9._-]+", longest.run_id)
 
 
-def test_run_id_is_stable():
-    """A changed id orphans every finished run: change this only with the format."""
-    assert make_config().run_id == "zscore-linear-b1-s0-" + make_config().run_id[-8:]
-    assert make_config("seed=0").run_id == make_config().run_id
+@pytest.mark.parametrize(
+    ("overrides", "run_id"),
+    [
+        ("", "zscore-linear-b1-s0-19b4a167"),
+        ("seed=0", "zscore-linear-b1-s0-19b4a167"),
+        ("head=tanh norm=minus1_1 seed=7", "minus1_1-tanh-b1-s7-63f18bc9"),
+        (
+            "beta=matched beta.sigma=12 norm=unit target=zscore",
+            "unit-zscore-linear-bmatched12-s0-a9bd565c",
+        ),
+        ("head=tanh_standardized", "zscore-tanh_standardized-b1-s0-50f29e4d"),
+        (
+            "likelihood=bernoulli target=unit head=sigmoid reduction=pixel_mean",
+            "zscore-unit-sigmoid-bernoulli-pixel_mean-b1-s0-517766c2",
+        ),
+        ("model=small train.epochs=3 data=mnist", "zscore-linear-b1-s0-2898b313"),
+    ],
+)
+def test_run_id_is_stable(overrides, run_id):
+    """A changed id orphans every finished run."""
+    assert make_config(*overrides.split()).run_id == run_id
+
+
+def test_a_metric_that_is_defined_anew_makes_new_runs(monkeypatch):
+    """One metrics.csv never mixes definitions."""
+    before = make_config()
+    monkeypatch.setitem(VERSIONS["metric"], "psnr", 2)
+    after = make_config()
+    assert after.versions == {"metric.psnr": 2}
+    assert after.run_id != before.run_id
+    assert after.settings["versions"] == {"head": 1, "metric.psnr": 2}
+    assert make_config("head=tanh_standardized").versions == {"head": 2, "metric.psnr": 2}
 
 
 def test_epochs_replace_steps():

@@ -322,6 +322,15 @@ def test_labels_name_what_differs(tmp_path):
     assert label[two] == "zscore→unit · sigmoid"
 
 
+def test_an_options_version_is_named_only_where_runs_of_it_have_several(tmp_path):
+    newer = {"head": "tanh_standardized", "versions": {"head": 2}}
+    ids = [write_run(tmp_path, summary()), write_run(tmp_path, summary(), **newer)]
+    assert results.load(tmp_path, ids).finals["other"].tolist() == ["", ""]
+    ids.append(write_run(tmp_path, summary(), head="tanh_standardized"))
+    expected = ["versions.head=1", "versions.head=2", "versions.head=1"]
+    assert results.load(tmp_path, ids).finals["other"].tolist() == expected
+
+
 def test_settings_without_a_column_are_named_where_they_differ(tmp_path):
     ids = [
         write_run(tmp_path, summary(), model__latent=4, model__widths=[4, 8]),

@@ -329,6 +329,7 @@ def test_diverged_runs_are_said_in_a_line_each_by_every_launcher(cli):
 def test_each_help_is_of_its_command(cli):
     out, _ = cli("--help")
     assert "head: hardtanh, linear" in out
+    assert "original, q1_range_mismatch" in out
     assert out.startswith("Trains a grid of VAEs")
     predict = Cli(cli.folder, "predict")
     out, _ = predict("--help")
@@ -336,6 +337,23 @@ def test_each_help_is_of_its_command(cli):
     assert out.startswith("Says what theory says")
     out, _ = Cli(cli.folder, "report")("--help")
     assert "--output" in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("experiments=sm", "experiments=smoke"),
+        ("experiments=mi", "experiments=mine"),
+        ("head=sig", "head=sigmoid head=sigmoid_rescaled"),
+        ("train.ste", "train.steps="),
+    ],
+)
+def test_the_shell_completes_options_and_experiments(cli, typed, offered):
+    (cli.folder / "experiments").mkdir()
+    (cli.folder / "experiments" / "mine.yaml").write_text("grids: [norm=unit]\n")
+    cli.env |= {"COMP_LINE": f"run {typed}"}
+    out, _ = cli("-sc", "query=bash")
+    assert out.split() == offered.split()
 
 
 @pytest.mark.parametrize("module", ["run", "predict", "report"])

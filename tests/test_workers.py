@@ -315,7 +315,7 @@ def test_a_script_without_a_main_guard_trains_in_workers(config_of, tmp_path):
         "    file.write('x')\n"
         "config = RunConfig.model_validate_json(Path('config.json').read_text())\n"
         "configs = [config.model_copy(update={'seed': s}) for s in range(2)]\n"
-        "print([s['status'] for s in grid.run(configs)])\n"
+        "print([s.status for s in grid.run(configs)])\n"
     )
     (tmp_path / "script.py").write_text(code)
     (tmp_path / "config.json").write_text(config.model_dump_json())

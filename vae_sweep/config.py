@@ -50,8 +50,10 @@ ERRORS: tuple[Likelihood, ...] = ("mse", "l1")
 UNIT_INTERVAL: tuple[Likelihood, ...] = ("bernoulli", "continuous_bernoulli")
 UNIT_HEADS: tuple[Head, ...] = ("sigmoid", "sigmoid_rescaled", "tanh_rescaled")
 
-# group -> option -> version, where the option's numbers changed since its first
+# group -> option -> version, where the option's numbers changed since its first; and of
+# metrics, which every run has, name -> version, where its definition changed
 VERSIONS: dict[str, dict[str, int]] = {
+    "metric": {},
     "head": {"tanh_standardized": 2},  # 1: lagged statistics without a gradient
 }
 
@@ -430,7 +432,7 @@ class RunConfig(Frozen):
     data: DataConfig
     train: TrainConfig
     log: LogConfig
-    versions: dict[str, int] = {}  # of options by group, where not 1; see current_versions
+    versions: dict[str, int] = {}  # where not 1; see current_versions
 
     @model_validator(mode="after")
     def _likelihood_has_a_meaning(self) -> "RunConfig":
@@ -474,7 +476,8 @@ class RunConfig(Frozen):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the numbers: all but logging, device and folders."""
-        versions = {group: self.versions.get(group, 1) for group in VERSIONS}
+        first = {group: 1 for group in VERSIONS if group != "metric"}
+        versions = {**first, **self.versions}
         return {**self._without_places(defaults=True), "versions": versions}
 
     @property
@@ -619,8 +622,11 @@ def _either(rules: list[str]) -> str:
 
 
 def current_versions(values: dict[str, Any]) -> dict[str, int]:
-    """VERSIONS of the options that `values` choose, of those where it is not 1."""
-    chosen = {group: of.get(values.get(group, ""), 1) for group, of in VERSIONS.items()}
+    """VERSIONS of the options that `values` choose, and of metrics, where it is not 1."""
+    chosen = {f"metric.{name}": version for name, version in VERSIONS["metric"].items()}
+    for group, of in VERSIONS.items():
+        if group != "metric":
+            chosen[group] = of.get(values.get(group, ""), 1)
     return {group: version for group, version in chosen.items() if version != 1}
 
 

@@ -106,7 +106,7 @@ def _grids(overrides: list[Override], parser: OverridesParser) -> list[list[Over
     """The one grid that was typed, or those of the experiments that were."""
     typed = [o for o in overrides if o.key_or_group != "experiments"]
     named = [o for o in overrides if o.key_or_group == "experiments"]
-    names = _names(named[-1]) if named else []
+    names = arguments.experiment_names(named[-1]) if named else []
     if not names:
         return [typed]
     keys = {o.key_or_group for o in typed}
@@ -116,19 +116,6 @@ def _grids(overrides: list[Override], parser: OverridesParser) -> list[list[Over
             lines = experiments.overruled([f"experiments={name}", *lines], keys)
             grids.append([*_checked(lines, name, parser), *typed])
     return grids
-
-
-def _names(chosen: Override) -> list[str]:
-    """The experiments that were typed; none for null."""
-    values = arguments.values_of(chosen)
-    if values == [None]:
-        return []
-    if not all(isinstance(value, str | int) for value in values):
-        raise UserError(
-            f"experiments takes names, got {chosen.input_line}; "
-            f"type them with commas, without brackets: experiments=a,b"
-        )
-    return [str(value) for value in values]
 
 
 def _checked(lines: list[str], name: str, parser: OverridesParser) -> list[Override]:

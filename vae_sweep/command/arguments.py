@@ -24,6 +24,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
+from vae_sweep.command import experiments
 from vae_sweep.config import keys, options, unknown
 from vae_sweep.errors import UserError, nearest, shown
 
@@ -247,6 +248,22 @@ def check(override: Override) -> None:
         raise UserError(f"{key} takes one value for all points, got {text}; set {key}=all")
     if key in choices():
         _check_choice(override, text)
+    if key == "experiments":
+        for name in experiment_names(override):
+            experiments.find(name)
+
+
+def experiment_names(chosen: Override) -> list[str]:
+    """The experiments that were typed; none for null."""
+    values = values_of(chosen)
+    if values == [None]:
+        return []
+    if not all(isinstance(value, str | int) for value in values):
+        raise UserError(
+            f"experiments takes names, got {chosen.input_line}; "
+            f"type them with commas, without brackets: experiments=a,b"
+        )
+    return [str(value) for value in values]
 
 
 def _unknown(key: str, text: str) -> str:

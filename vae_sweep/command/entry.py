@@ -14,7 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import vae_sweep
-from vae_sweep.command import arguments
+from vae_sweep.command import arguments, experiments
 from vae_sweep.command.arguments import CONF
 from vae_sweep.config import (
     ImageFolderConfig,
@@ -171,6 +171,8 @@ def main(grid: Grid, about: str) -> None:
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors come here, not to a traceback
     OmegaConf.register_new_resolver("about", lambda: about, replace=True)
+    names = ", ".join(sorted(experiments.available()))
+    OmegaConf.register_new_resolver("named_grids", lambda: names, replace=True)
     task = _Task(grid, sys.argv)
     try:
         machine.start()

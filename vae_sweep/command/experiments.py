@@ -36,8 +36,8 @@ def available() -> dict[str, Path]:
     return {path.stem: path for path in ours}
 
 
-def load(name: str) -> list[list[str]]:
-    """The overrides of each grid; UserError where there is no such experiment."""
+def find(name: str) -> Path:
+    """The file of an experiment; UserError where there is none."""
     files = available()
     if name not in files:
         meant = nearest(name, files)
@@ -47,7 +47,13 @@ def load(name: str) -> list[list[str]]:
             + (f"did you mean {meant}, of " if meant else "there are ")
             + ", ".join(files)
         )
-    path = files[name]
+    return files[name]
+
+
+def load(name: str) -> list[list[str]]:
+    """The overrides of each grid; UserError where there is no such experiment, or its file
+    cannot be read."""
+    path = find(name)
     try:
         content = Experiment.model_validate(yaml.safe_load(path.read_text("utf-8")))
         common = shlex.split(content.common)

@@ -221,6 +221,11 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
     for run in runs:
         for key, value in run.items():
             values.setdefault(key, set()).add(value)
+    for key in (key for key in values if key.startswith("versions.")):
+        option = key.removeprefix("versions.")
+        pairs = {(run.get(option), run.get(key)) for run in runs}
+        if len(pairs) == len({option for option, _ in pairs}):
+            own.add(key)  # one version of each option, whose name says enough
     differing = [key for key, seen in values.items() if len(seen) > 1 and key not in own]
     return [
         " ".join(
