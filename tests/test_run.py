@@ -1,7 +1,6 @@
 """The command, as a user types it: a process of its own, its folders, its exit code."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,13 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from helpers import TINY, make_images
+from helpers import TINY, Cli
 from safetensors.torch import load_file
 from survival.wandb_files import key_of, read_records
 
 import vae_sweep
-from vae_sweep import predict, run
-from vae_sweep.command import entry
 
 HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
 SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=30", "train.eval_every=10")
@@ -31,57 +28,6 @@ PARTS = {
     "reconstructions.png",
     ".hydra",
 }
-
-
-class Cli:
-    """Runs `python -m vae_sweep.<module>` in a folder that holds images.npz."""
-
-    def __init__(self, folder: Path, module: str = "run"):
-        self.folder, self.module = folder, module
-        images = make_images(120).permute(0, 2, 3, 1).numpy()
-        np.savez(folder / "images.npz", images=images)
-        self.env = {
-            **os.environ,
-            "VAE_SWEEP_CACHE": str(folder / "cache"),
-            "WANDB_MODE": "disabled",
-            "COLUMNS": "120",
-        }
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"vae_sweep.{self.module}", *arguments],
-            cwd=self.folder,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == code, out + err
-        assert "Traceback" not in err
-        return out, err
-
-    def refused(self, monkeypatch, capsys, *arguments: str) -> str:
-        """What the command says on stderr before exit code 2, in this process: where it
-        refuses, it starts nothing, and a process of its own takes three seconds."""
-        grids = {"run": run.run_grid, "predict": predict.predict_grid}
-        with monkeypatch.context() as patched:
-            patched.chdir(self.folder)
-            patched.setattr("sys.argv", [f"{self.module}.py", *arguments])
-            for name, value in self.env.items():
-                patched.setenv(name, value)
-            patched.setenv("HYDRA_FULL_ERROR", "0")  # so that it is put back
-            with pytest.raises(SystemExit) as ended:
-                entry.main(grids[self.module], "")
-        assert ended.value.code == 2
-        return capsys.readouterr().err
-
-    def runs(self, sweep: str = "main") -> list[Path]:
-        folders = (self.folder / "runs" / sweep).glob("*/config.yaml")
-        return sorted(p.parent for p in folders)
 
 
 @pytest.fixture

@@ -515,7 +515,7 @@ print("trained")
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 def test_a_dying_service_process_costs_one_warning(home):
     ended = subprocess.run(
-        [sys.executable, "-c", SERVICE_DIES, str(Path(__file__).parent), str(home)],
+        [sys.executable, "-c", SERVICE_DIES, str(Path(__file__).parents[1]), str(home)],
         capture_output=True,
         text=True,
         timeout=60,

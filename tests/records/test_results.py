@@ -1,129 +1,19 @@
 import io
-import json
 import math
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
+from helpers import COLUMNS, PREDICTED, cap, config_values, summary, write_run
 from rich.console import Console
 
-from vae_sweep.config import validate
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
 from vae_sweep.records.run_folder import lock
 from vae_sweep.reporting import tables
-
-COLUMNS = "step,epoch,train/loss,val/loss,val/mse_pixel,val/psnr,val/kl,val/elbo"
-COLUMNS += ",val/active_units,val/bits_per_dim_calibrated,test/psnr"
-
-
-def config(**changes: Any) -> dict[str, Any]:
-    """A run's config.yaml; dotted keys with `__`."""
-    values: dict[str, Any] = {
-        "sweep": "s",
-        "runs": "runs",
-        "seed": 0,
-        "norm": "zscore",
-        "target": "same",
-        "head": "tanh",
-        "likelihood": "mse",
-        "reduction": "sum",
-        "beta": {"name": "constant", "value": 1.0},
-        "model": {
-            "name": "conv",
-            "latent": 4,
-            "widths": [4, 8],
-            "depth": 1,
-            "kernel": 4,
-            "activation": "silu",
-            "norm_layer": "none",
-        },
-        "data": {"name": "mnist", "val_images": None, "cache": "c"},
-        "train": {
-            "steps": 20,
-            "epochs": None,
-            "batch_size": 8,
-            "optimizer": "adam",
-            "lr": 0.001,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "lr_warmup": 0,
-            "lr_schedule": "constant",
-            "clip": None,
-            "precision": "fp32",
-            "eval_every": 10,
-            "device": "auto",
-            "workers": "auto",
-            "cohort": "auto",
-            "kernels": "auto",
-        },
-        "log": {
-            "wandb": {"mode": "disabled", "project": None, "entity": None},
-            "reconstructions": 8,
-        },
-    }
-    for key, value in changes.items():
-        *sections, last = key.split("__")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[last] = value
-    return values
-
-
-PREDICTED = {"floor_mse": 0.2, "active_units": 2, "kl": 3.25, "psnr": 5.125}
-PREDICTED |= {"psnr_cap_val": 18.7, "psnr_cap_test": 18.6}
-PREDICTED |= {"bits_per_dim": None, "curve": [[0.0, 1.5, 4.0], [2.0, 4.0, 7.0]]}
-
-
-def cap(val: float | None, training: float | None = 99.0) -> dict[str, Any]:
-    """Parts of a summary: the caps of the validation and of the training split."""
-    return {"psnr_cap": training, "predicted": PREDICTED | {"psnr_cap_val": val}}
-
-
-def summary(**changes: Any) -> dict[str, Any]:
-    """A finished run's summary.json."""
-    final = {"step": 20, "epoch": 2.0, "val/psnr": 18.42, "val/kl": 12.34}
-    final |= {"val/active_units": 3, "val/bits_per_dim_calibrated": 4.5678}
-    return {
-        "status": "finished",
-        "final": final | {"test/psnr": None},
-        "implied_sigma": 48.3,
-        "beta": 1.0,
-        "psnr_cap": 18.5,
-        "predicted": PREDICTED,
-        "seconds": 3.5,
-        "device": "cpu",
-        "diverged_at": None,
-    } | changes
-
-
-ROWS = ["10,1,5,6,0.5,3.01,1.5,-9,4,7,", "20,2,4,5,0.25,6.02,2.5,-8,3,6.5,5.5"]
-
-
-def write_run(
-    folder: Path, ended: dict[str, Any] | None, rows=ROWS, tail="", **changes: Any
-) -> str:
-    """Writes a run folder below the sweep's `folder`; returns the run id."""
-    values = config(**changes)
-    run_id = validate(values).run_id
-    path = folder / run_id
-    path.mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    if rows:
-        (path / "metrics.csv").write_text("\n".join([COLUMNS, *rows]) + "\n" + tail)
-    if ended is not None:
-        (path / "summary.json").write_text(json.dumps(ended))
-    tiles = np.arange(2 * 6 * 4 * 6, dtype=np.uint8).reshape(12, 24)
-    Image.fromarray(tiles).save(path / "reconstructions.png")
-    return run_id
-
 
 DAMAGES = {
     "metrics.csv": [b'garbage,,,"\n', b"\xff\xfe\n", b"step,epoch\nx,1\n", b"a,b\n1,2\n"],
@@ -204,7 +94,9 @@ def test_the_runs_asked_for_come_first_and_the_rest_follows(tmp_path):
 def test_a_runs_own_folder_is_no_sweep(tmp_path):
     run_id = write_run(tmp_path, None)
     (tmp_path / run_id / ".hydra").mkdir()
-    (tmp_path / run_id / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config()))
+    (tmp_path / run_id / ".hydra" / "config.yaml").write_text(
+        yaml.safe_dump(config_values())
+    )
     with pytest.raises(UserError, match="holds no runs"):
         results.load(tmp_path / run_id)
 

@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import TINY, make_config, make_images
+from helpers import TINY, Cli, make_config, make_images
 from PIL import Image
 from sklearn.decomposition import PCA
-from test_run import Cli
 
 from vae_sweep.data.dataset import Dataset
 from vae_sweep.data.spectrum import Spectra
@@ -27,7 +26,7 @@ from vae_sweep.reporting.prediction_table import frame
 from vae_sweep.theory.prediction import Prediction, predict
 from vae_sweep.vae.point import point
 
-ARCHIVE = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
+ARCHIVE = Path(__file__).parents[3] / "shared/data/cifar10-jpeg.tar.xz"
 
 
 def dataset_of(images: torch.Tensor, cache: Path) -> Dataset:

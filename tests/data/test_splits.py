@@ -29,7 +29,7 @@ from vae_sweep.config import (
 from vae_sweep.data import dead_leaves, image_folder, torchvision_sets
 from vae_sweep.errors import UserError
 
-ARCHIVE = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
+ARCHIVE = Path(__file__).parents[3] / "shared/data/cifar10-jpeg.tar.xz"
 
 
 def npz(path, val=None, test=None):

@@ -11,7 +11,7 @@ from study import answers, make, published
 from study.ledger import ledger
 from study.published import Study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
 RESULTS = ROOT / "experiments" / "results"
 

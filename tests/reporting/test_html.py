@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import PREDICTED, summary, write_run
 from PIL import Image
-from test_results import PREDICTED, summary, write_run
 
 from vae_sweep import report
 from vae_sweep.records import results

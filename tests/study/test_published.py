@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import config_values
 from PIL import Image
 from study import published
 from study.published import Study
 
-from tests.test_results import config
 from vae_sweep.config import validate
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
@@ -39,7 +39,7 @@ def sweep(tmp_path, npz) -> Path:
     for k, (norm, seed) in enumerate(
         [(n, s) for n in ("zscore", "minus1_1") for s in (0, 1)]
     ):
-        values = config(norm=norm, seed=seed, data=data, runs=str(tmp_path / "runs"))
+        values = config_values(norm=norm, seed=seed, data=data, runs=str(tmp_path / "runs"))
         run = folder / validate(values).run_id
         run.mkdir(parents=True)
         (run / "config.yaml").write_text(json.dumps(values))  # YAML holds JSON

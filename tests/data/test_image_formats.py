@@ -16,7 +16,7 @@ from vae_sweep.data import image_folder
 from vae_sweep.data.decode import Done, decode
 from vae_sweep.errors import UserError
 
-README = Path(__file__).with_name("README.md")
+README = Path(__file__).parents[1] / "README.md"
 WHITE, BLACK, MIXED = (255, 255, 255), (0, 0, 0), (10, 20, 30)
 
 # --- writers, where Pillow has none ---

@@ -20,7 +20,7 @@ from vae_sweep.errors import UserError
 from vae_sweep.records.run_folder import RunFolder
 from vae_sweep.reporting.prediction_table import frame
 
-README = Path(__file__).with_name("README.md")
+README = Path(__file__).parents[1] / "README.md"
 
 
 def write(root: Path, files: list[str]) -> None:
@@ -504,7 +504,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
 
 # --- golden runs ---
 
-GOLDEN = Path(__file__).with_name("golden")
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_the_golden_run_on_a_folder_is_still_finished(monkeypatch, tmp_path):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROWS, cap, summary, write_run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from test_results import ROWS, cap, summary, write_run
 
 from vae_sweep.records import results
 from vae_sweep.reporting import overview
