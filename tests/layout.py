@@ -2,8 +2,9 @@
 
 A unit is a folder of vae_sweep/, or a module beside the folders. Floors are the longest
 chain of imports, arrows the pairs of which one imports the other, entries what `ls` shows.
-With `--follow` a point is trained, and the files are counted that its way from the command
-line to the first row of metrics.csv enters.
+With `--follow` a point is trained, and the files are listed that its RunConfig is handed
+to, from the command line to the first row of metrics.csv; a folder is entered anew whenever
+the way comes to it from another.
 """
 
 import argparse
@@ -15,7 +16,9 @@ from collections import Counter
 from contextlib import chdir
 from functools import cache
 from graphlib import TopologicalSorter
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,8 +82,20 @@ def entries() -> list[str]:
     return sorted(p.name for p in PACKAGE.iterdir() if p.name != "__pycache__")
 
 
+def holds_config(value: Any) -> bool:
+    """Whether it is a point's RunConfig, or has one; or a list of such."""
+    from vae_sweep.config import RunConfig
+
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return any(holds_config(each) for each in value[:4])
+    return isinstance(value, RunConfig) or isinstance(
+        getattr(value, "config", None), RunConfig
+    )
+
+
 def followed() -> list[str]:
-    """The files that a point's way enters, in turn, from the command to its first row."""
+    """The files that a point's RunConfig is handed to, in turn, from the command to the
+    first row of metrics.csv."""
     way: list[str] = []
 
     class Arrived(BaseException):
@@ -91,7 +106,10 @@ def followed() -> list[str]:
         if event != "call" or not path.is_relative_to(PACKAGE):
             return
         name = str(path.relative_to(PACKAGE))
-        if not way or way[-1] != name:
+        sys.setprofile(None)  # what is looked at here is not on the way
+        given = any(holds_config(value) for value in list(frame.f_locals.values()))
+        sys.setprofile(see)
+        if given and (not way or way[-1] != name):
             way.append(name)
         if frame.f_code.co_qualname == "RunFolder.append":
             raise Arrived
@@ -125,9 +143,12 @@ def main() -> None:
     print(f"{len(entries())} entries in vae_sweep/")
     if asked.follow:
         way = followed()
-        visits = Counter(Path(name).parts[0] for name in way)
-        print(f"a point's way to its first row: {len(set(way))} files, {len(visits)} units")
-        print(", ".join(f"{name} {count}" for name, count in visits.most_common()))
+        print(f"a point's way to its first row: {len(set(way))} files")
+        print(" > ".join(way))
+        units = [Path(name).parts[0] for name in way]
+        turns = [unit for unit, _ in groupby(units)]
+        print(f"{len(set(turns))} folders or modules, entered {len(turns)} times:")
+        print(", ".join(f"{name} {count}" for name, count in Counter(turns).most_common()))
 
 
 if __name__ == "__main__":
