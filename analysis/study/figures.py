@@ -78,10 +78,13 @@ def _draw_range(axes: Axes, counts: torch.Tensor, norm: Norm, head: Head) -> Non
     t = target.forward(levels(len(target.scale))).squeeze(1).numpy()
     low, high = (float(end.mean()) for end in range_of(head, target))
     edges = np.linspace(t.min(), t.max(), 65)
-    edges = np.sort(np.concatenate([edges, [e for e in (low, high) if np.isfinite(e)]]))
+    near = 1e-6 * (edges[-1] - edges[0])  # a bin of no width would swallow its mass
+    inside = [end for end in (low, high) if np.abs(edges - end).min() > near]
+    inside = [end for end in inside if edges[0] < end < edges[-1]]
+    edges = np.sort(np.concatenate([edges, inside]))
     mass, _ = np.histogram(t.ravel(), edges, weights=counts.numpy().ravel())
-    widths = np.maximum(np.diff(edges), 1e-9)
-    density = np.where(np.diff(edges) > 1e-6, mass / mass.sum() / widths, 0)
+    widths = np.diff(edges)
+    density = mass / mass.sum() / widths
     middle = (edges[1:] + edges[:-1]) / 2
     reached = (low <= middle) & (middle <= high)
     for mask, color in ((reached, "0.6"), (~reached, UNREACHABLE)):
