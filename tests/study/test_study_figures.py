@@ -55,12 +55,12 @@ def test_curves_are_means_over_seeds_in_bands(balance):
     chosen = finals.query("norm == 'unit' and head == 'linear' and beta == 'matched32'")
     chosen = chosen.query("target == 'unit' and likelihood == 'mse' and reduction == 'sum'")
     of_runs = rows[rows["run_id"].isin(chosen["run_id"]) & (rows["step"] > 0)]
-    means = of_runs.groupby("step")["val/psnr"].mean()
+    means = of_runs.groupby("step").mean(numeric_only=True)["val/psnr"]
     drawn = lines_of(figure.axes[0])["a"]
-    np.testing.assert_allclose(drawn[:, 0], means.index)
-    np.testing.assert_allclose(drawn[:, 1], means)
-    [band] = figure.axes[0].collections
-    corners = band.get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose(drawn[:, 0], means.index.to_numpy())
+    np.testing.assert_allclose(drawn[:, 1], means.to_numpy())
+    band = next(iter(figure.axes[0].collections))
+    corners = np.asarray(band.get_paths()[0].vertices)[:, 1]
     assert corners.min() == pytest.approx(of_runs["val/psnr"].min())
     assert corners.max() == pytest.approx(of_runs["val/psnr"].max())
 
