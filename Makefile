@@ -1,13 +1,13 @@
 # `make sweep` trains the headline grid, `make test` runs every check (in two processes of
-# one thread: threads of two would wait for each other), `make survival` the
-# long ones (an hour: kills, odd configs, damaged files; results in tests/README.md),
-# `make study` the whole study (DATA="data=image_folder data.path=FOLDER" names other
-# images than torchvision's CIFAR-10).
+# one thread: threads of two would wait for each other), `make quick` those that together end
+# in a minute, `make survival` the long ones (an hour: kills, odd configs, damaged files;
+# results in tests/README.md), `make study` the whole study
+# (DATA="data=image_folder data.path=FOLDER" names other images than torchvision's CIFAR-10).
 # All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: sweep test lint survival study clean
+.PHONY: sweep test quick lint survival study clean
 
 sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
@@ -17,6 +17,9 @@ study: .venv/installed
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+quick: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 survival: .venv/installed
 	$(BIN)/python -m tests.survival --kills 150 --seed 0 --readme tests/README.md

@@ -3,8 +3,7 @@
     python -m benchmarks.growth [overrides of vae_sweep.run]
 
 Runs the command itself on 1, 2, 4 ... 64 seeds, each grid in a process of its own, and
-adds up the memory of all its processes (shared pages once). Then composes, validates and
-plans grids of 1,000 points without training them.
+adds up the memory of all its processes (shared pages once).
 """
 
 import os
@@ -22,24 +21,6 @@ from rich.table import Table
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 STEPS = 50
-THOUSAND = (
-    "norm=unit,minus1_1,zscore,zscore_global,raw255",
-    "head=linear,tanh",
-    "beta.value=" + ",".join(str(0.1 * k) for k in range(1, 11)),
-    "seed=" + ",".join(map(str, range(10))),
-)
-PLAN = """
-from vae_sweep.command import entry
-def grid(configs):
-    from vae_sweep.data.dataset import Datasets
-    from vae_sweep.training.locate import locate
-    from vae_sweep.training.plan import plans
-    from vae_sweep.training.prepare import prepare
-    points = prepare(locate(configs, Datasets()))
-    [made] = plans(points, len(points))
-    print(made)
-entry.main(grid, "")
-"""
 
 
 def memory_of(pid: int) -> int:
@@ -106,12 +87,6 @@ def main() -> None:
             cells = (f"{spent:.1f}", f"{spent / size:.2f}", f"{peak / 1e9:.2f}", how)
             table.add_row(str(size), *cells)
         console.print(table)
-        command = ["-c", PLAN, "-m", "log.wandb.mode=disabled", *THOUSAND, *sys.argv[1:]]
-        spent, peak, out = cost(command, folder)
-    console.print(
-        f"1,000 points composed, validated and planned: {spent:.1f} s, "
-        f"{peak / 1e9:.2f} GB\n{out.strip()}"
-    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from vae_sweep.reporting import prediction_table
 from vae_sweep.training.device import limited_threads
 from vae_sweep.training.tune import Tuner
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def two_cores():

@@ -94,6 +94,7 @@ def test_a_point_in_two_sweeps_is_two_runs(config_of):
     assert a.run_dir != b.run_dir
 
 
+@pytest.mark.slow
 def test_members_of_a_cohort_resume_from_where_each_stood(config_of, tmp_path):
     """Two of three runs were killed, at different checkpoints: their curves still
     equal those of runs that nothing interrupted."""
@@ -144,6 +145,7 @@ def test_a_run_that_ends_not_finite_in_validation_is_diverged(config_of, monkeyp
     assert stored["final"]["step"] == 0
 
 
+@pytest.mark.slow
 def test_a_cohort_that_does_not_fit_into_memory_is_halved(
     one_core, config_of, monkeypatch, capsys
 ):
@@ -206,6 +208,7 @@ def test_a_full_disk_ends_the_grid_and_keeps_what_was_measured(
     assert rows_of(config).startswith(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["folder", "metrics.csv", "a row"])
 @pytest.mark.parametrize("at", [0, 10])
 def test_records_that_vanish_meanwhile_are_noticed_and_the_run_repeated(
@@ -318,6 +321,7 @@ def test_freed_memory_is_kept_without_complaint():
     assert torch.zeros(40_000_000).sum() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_finished_run_keeps_its_weights_and_more_where_asked(config_of, optimizer):
     options = (f"train.optimizer={optimizer}", "train.workers=1")
@@ -355,6 +359,7 @@ def test_weights_and_rows_are_enough_to_be_finished(config_of, monkeypatch, lost
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
     configs = [config_of(f"seed={seed}", "train.workers=1") for seed in range(3)]
     folder = configs[0].sweep_dir

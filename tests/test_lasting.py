@@ -14,6 +14,8 @@ from test_golden import GOLDEN, SCHEMAS, TINY
 
 from vae_sweep.records import reader, results
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CHANGES = {  # file -> what stands there, and what the release to come has in its place
     "vae_sweep/training/metrics.py": (

@@ -12,6 +12,8 @@ from odd_configs import (
     through_command,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

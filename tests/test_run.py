@@ -18,6 +18,8 @@ from survival.wandb_files import key_of, read_records
 
 import vae_sweep
 
+pytestmark = pytest.mark.slow
+
 HEADLINE = ("-m", "norm=zscore,minus1_1", "head=tanh,linear")
 SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=30", "train.eval_every=10")
 PARTS = {

@@ -23,7 +23,10 @@ from helpers import TINY, make_config, make_images
 from vae_sweep.command import entry
 from vae_sweep.training.device import limited_threads
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits and mounts")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits and mounts"),
+]
 
 POINT = (
     *("data=npz", "data.path=images.npz", "data.cache=cache", *TINY),

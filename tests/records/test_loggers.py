@@ -512,6 +512,7 @@ print("trained")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 def test_a_dying_service_process_costs_one_warning(home):
     ended = subprocess.run(

@@ -415,6 +415,7 @@ setTimeout(() => {
 """
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH")
 @pytest.mark.parametrize("width", [500, 1280])
 def test_sorting_and_filters_in_a_browser(tmp_path, width):

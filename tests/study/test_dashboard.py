@@ -249,6 +249,7 @@ def agent(home, monkeypatch):
     return SimpleNamespace(command=command, content=content)
 
 
+@pytest.mark.slow
 def test_the_agents_commands_make_the_points_of_the_grid(agent):
     parameters = agent.content["parameters"]
     axes = [parameters[key]["values"] for key in parameters]

@@ -11,6 +11,8 @@ from study import answers, make, published
 from study.ledger import ledger
 from study.published import Study
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
 RESULTS = ROOT / "experiments" / "results"

@@ -7,6 +7,8 @@ import pytest
 from .carry_out import Laboratory
 from .plan import KINDS, Case, cases, small
 
+pytestmark = pytest.mark.slow
+
 if not sys.platform.startswith("linux"):
     pytest.skip("processes are found in /proc", allow_module_level=True)
 

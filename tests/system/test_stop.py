@@ -137,6 +137,7 @@ def test_an_interrupted_command_does_not_say_what_hydra_makes_of_it(monkeypatch,
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_long_computation_is_ended_by_the_thread():
     process = started(
         "import hashlib\n"

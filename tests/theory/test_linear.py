@@ -14,6 +14,8 @@ from vae_sweep.vae.networks import LinearVAE
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
 
+pytestmark = pytest.mark.slow
+
 LATENT, SIZE, V = 6, 64, 0.03  # V: decoder variance in pixels
 
 

@@ -102,6 +102,7 @@ def test_every_number_agrees_with_numpy_and_scikit_learn(small, norm, beta):
     check_against_numpy(small, norm, found, 4, beta)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ARCHIVE.exists(), reason="no archive of CIFAR-10's JPEGs")
 def test_on_real_images_too(tmp_path):
     """CIFAR-10, re-encoded as JPEG: the first 400 images, at their own size."""
@@ -170,6 +171,7 @@ def test_images_that_do_not_vary_are_told_of(tmp_path):
         assert (found.kl, found.psnr, found.curve) == (0, math.inf, ([], []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["minus1_1", "zscore"])
 def test_mean_reduction_names_the_noise_it_implies(norm, tmp_path):
     """N / D = 3072 / 32 = 96 times sum's beta: v = 48 in target space."""
@@ -229,6 +231,7 @@ def cli(tmp_path_factory) -> Cli:
 SMALL = ("data=npz", "data.path=images.npz", *TINY)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_it_and_trains_nothing(cli):
     out, _ = cli("-m", "norm=unit,zscore", "head=tanh,linear", "beta=0.1,1", *SMALL)
     written = pd.read_csv(cli.folder / "runs/main/predicted.csv")
@@ -243,6 +246,7 @@ def test_the_command_prints_a_table_and_writes_it_and_trains_nothing(cli):
     assert f"{one['psnr_cap']:.2f}" in out
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_gets_whole_cells(cli, monkeypatch):
     monkeypatch.setitem(cli.env, "COLUMNS", "80")
     monkeypatch.setitem(cli.env, "FORCE_COLOR", "1")
@@ -250,6 +254,7 @@ def test_a_narrow_terminal_gets_whole_cells(cli, monkeypatch):
     assert "…" not in out
 
 
+@pytest.mark.slow
 def test_a_point_of_two_sweeps_is_in_both_tables(cli):
     grid = ("-m", "norm=unit", "head=tanh,linear", "likelihood=mse,l1", "beta=1,2", *SMALL)
     cli(*grid, "sweep=one,two")
@@ -258,6 +263,7 @@ def test_a_point_of_two_sweeps_is_in_both_tables(cli):
     pd.testing.assert_frame_equal(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -276,6 +282,7 @@ def test_mistakes_are_told_in_a_line(cli, arguments, complaint):
     assert len(err.strip().splitlines()) <= 2
 
 
+@pytest.mark.slow
 def test_a_trained_point_keeps_what_was_predicted(tmp_path):
     run = Cli(tmp_path)
     overrides = (*SMALL, "train.steps=4", "train.eval_every=4")

@@ -366,6 +366,7 @@ EVERYTHING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_layer", ["none", "batch", "group"])
 def test_a_step_never_asks_the_device_and_replays_from_what_it_launched(norm_layer):
     """What a CUDA graph does, on CPU: the step's operations are traced once, and their

@@ -21,6 +21,8 @@ from vae_sweep.training.metrics import COLUMNS
 from vae_sweep.training.step import state_shape
 from vae_sweep.training.workers import Job, WorkerDied, Workers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config_of(tmp_path, npz):
