@@ -1,5 +1,8 @@
-"""The order of eager calls, capture and replays; CUDA itself is played by stand-ins."""
+"""The order of eager calls, capture and replays, CUDA played by stand-ins; memory."""
 
+import platform
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -66,3 +69,28 @@ def test_every_call_is_one_step_whether_eager_captured_or_replayed(cuda):
         assert counter == calls
     assert len(python) == EAGER + 1
     assert cuda == ["wait", "wait"] * EAGER  # aside, before and after each eager call
+
+
+FAULTS = """
+import resource, sys, torch
+from vae_sweep.training.device import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(25_000_000).sum()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's mallopt")
+@pytest.mark.parametrize("memory", ["kept", "given back"])
+def test_freed_memory_is_kept(memory):
+    """100 MB are 24,414 pages of 4 KiB, each a fault when it is first written to."""
+    command = [sys.executable, "-c", FAULTS, memory]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    first, again = map(int, out.split())
+    assert first > 20_000
+    assert again < 500 if memory == "kept" else again > 20_000
