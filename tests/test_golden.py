@@ -14,6 +14,8 @@ from vae_sweep.config import RunConfig
 from vae_sweep.records import reader, results
 from vae_sweep.training.device import limited_threads
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMAS = ("schema1", "schema2")
 SWEEPS = ("finished", "interrupted", "diverged", "image_folder")

@@ -22,6 +22,8 @@ from vae_sweep.training.device import limited_threads
 from vae_sweep.training.plan import plans
 from vae_sweep.training.step import Trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config_of(tmp_path, npz):
@@ -94,7 +96,6 @@ def test_a_point_in_two_sweeps_is_two_runs(config_of):
     assert a.run_dir != b.run_dir
 
 
-@pytest.mark.slow
 def test_members_of_a_cohort_resume_from_where_each_stood(config_of, tmp_path):
     """Two of three runs were killed, at different checkpoints: their curves still
     equal those of runs that nothing interrupted."""
@@ -145,7 +146,6 @@ def test_a_run_that_ends_not_finite_in_validation_is_diverged(config_of, monkeyp
     assert stored["final"]["step"] == 0
 
 
-@pytest.mark.slow
 def test_a_cohort_that_does_not_fit_into_memory_is_halved(
     one_core, config_of, monkeypatch, capsys
 ):
@@ -208,7 +208,6 @@ def test_a_full_disk_ends_the_grid_and_keeps_what_was_measured(
     assert rows_of(config).startswith(kept)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["folder", "metrics.csv", "a row"])
 @pytest.mark.parametrize("at", [0, 10])
 def test_records_that_vanish_meanwhile_are_noticed_and_the_run_repeated(
@@ -316,7 +315,6 @@ def test_the_whole_grid_is_validated_before_a_point_trains(config_of, tmp_path):
     assert not Path(tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_finished_run_keeps_its_weights_and_more_where_asked(config_of, optimizer):
     options = (f"train.optimizer={optimizer}", "train.workers=1")
@@ -354,7 +352,6 @@ def test_weights_and_rows_are_enough_to_be_finished(config_of, monkeypatch, lost
     ]
 
 
-@pytest.mark.slow
 def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
     configs = [config_of(f"seed={seed}", "train.workers=1") for seed in range(3)]
     folder = configs[0].sweep_dir

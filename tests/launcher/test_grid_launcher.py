@@ -18,6 +18,8 @@ from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
 from vae_sweep.command.entry import CONF
 
+pytestmark = pytest.mark.slow
+
 JOBS = [
     ["norm=zscore", "head=tanh"],
     ["norm=zscore", "head=tanh", "seed=3", "beta.value=0.5"],

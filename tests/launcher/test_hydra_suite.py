@@ -5,7 +5,10 @@ from hydra.core.singleton import Singleton
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 
 # its sweeps do not say which version's working folder they want
-pytestmark = pytest.mark.filterwarnings("ignore:Future Hydra versions")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Future Hydra versions"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,8 @@ from vae_sweep.records.loggers import (
     wandb_note,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def home(lone_home):
@@ -512,7 +514,6 @@ print("trained")
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 def test_a_dying_service_process_costs_one_warning(home):
     ended = subprocess.run(

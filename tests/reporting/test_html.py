@@ -21,6 +21,8 @@ from vae_sweep.records import results
 from vae_sweep.records.run_folder import lock
 from vae_sweep.reporting import figures, html, style, tables
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "link", "br", "img", "input", "path"}
 

@@ -21,7 +21,10 @@ ROOT = Path(dashboard.__file__).parents[1]
 SWEEP = ROOT / "experiments" / "wandb_sweep.yaml"
 
 # wandb-workspaces declares some of its validators in pydantic's old way
-pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -249,7 +252,6 @@ def agent(home, monkeypatch):
     return SimpleNamespace(command=command, content=content)
 
 
-@pytest.mark.slow
 def test_the_agents_commands_make_the_points_of_the_grid(agent):
     parameters = agent.content["parameters"]
     axes = [parameters[key]["values"] for key in parameters]

@@ -13,6 +13,8 @@ from study.published import NORMS, Published
 from vae_sweep.errors import UserError
 from vae_sweep.records.results import Results
 
+pytestmark = pytest.mark.slow
+
 SCALE2 = {"unit": 1.0, "minus1_1": 0.25, "zscore": 1 / 16}  # of the planted KL
 BETAS = ("0.0625", "0.25", "1", "4", "16", "64")
 COUNTS = np.random.default_rng(0).integers(1, 100, size=(256, 3))

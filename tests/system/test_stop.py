@@ -11,6 +11,8 @@ import pytest
 from vae_sweep.command import entry
 from vae_sweep.system import stop
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
@@ -137,7 +139,6 @@ def test_an_interrupted_command_does_not_say_what_hydra_makes_of_it(monkeypatch,
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.slow
 def test_a_long_computation_is_ended_by_the_thread():
     process = started(
         "import hashlib\n"
