@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROWS, summary, write_run
+from matplotlib.figure import Figure
 
 from vae_sweep.records import results
 from vae_sweep.reporting import figures, panels, style
@@ -77,3 +78,15 @@ def test_looks_cycle_where_there_are_more_heads_and_norms_than_styles():
     assert {look.marker for look in looks.values()} == {*style.MARKERS} - {style.DIVERGED}
     assert {look.dashes for look in looks.values()} == {*style.DASHES}
     assert looks["r0"].color == looks[f"r{style.COLORS}"].color != looks["r1"].color
+
+
+@pytest.mark.parametrize(("later", "shown"), [(2, True), (3, False)])
+def test_the_first_row_leaves_the_view_only_where_a_curve_remains(tmp_path, later, shown):
+    """Pixel MSE falls from 0.5 at step 0 to 0.1, where it hardly moves any more."""
+    rows = ["0,1,5,6,0.5,3.01,1.5,-9,4,7,"]
+    rows += [f"{10 * k},1,5,6,{0.1 - k / 1e4},10,2,-8,4,7," for k in range(1, later + 1)]
+    write_run(tmp_path, None, rows=rows)
+    loaded = results.load(tmp_path)
+    frames = [Figure().add_subplot() for _ in range(4)]
+    panels.draw(frames, loaded, style.of_runs(loaded.finals))
+    assert (frames[0].get_ylim()[1] >= 0.5) == shown

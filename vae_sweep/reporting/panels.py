@@ -20,6 +20,7 @@ DISCRETE = {  # instead of the last, where no run has a density
     "val/elbo_discrete": ("ELBO over the 256 levels", "val ELBO (nats per image)"),
 }
 
+FEW = 3  # evaluations that still show a curve
 NUMBER = FuncFormatter(lambda value, _: f"{value:g}")
 
 
@@ -88,7 +89,7 @@ def _fit(axes: Axes, side: str, rows: pd.DataFrame, column: str, log: bool = Fal
     """Sets scale and view of `side`, x or y.
 
     symlog where a linear scale would flatten most curves to one line. The first tenth of
-    the steps is out of view where it would take most of it.
+    the steps is out of view where it would take most of it, and FEW evaluations follow.
     """
     axis = axes.xaxis if side == "x" else axes.yaxis
     set_scale = getattr(axes, f"set_{side}scale")
@@ -98,7 +99,8 @@ def _fit(axes: Axes, side: str, rows: pd.DataFrame, column: str, log: bool = Fal
     if not usable.any():
         return
     late = usable & (steps >= 0.1 * steps.max())
-    settled = values[late] if late.any() else values[usable]
+    enough = len(np.unique(steps[late])) >= FEW  # else a curve would be a dot at the end
+    settled = values[late] if enough else values[usable]
     typical = float(np.median(np.abs(settled)))
     if log:
         set_scale("log")
@@ -159,7 +161,7 @@ def _draw_theory(axes: Axes, theory: pd.DataFrame) -> None:
         axes.plot(*points.T, color="0.45", ls=":", lw=1.6, zorder=1, label=label)
         drawn.append(points)
     if drawn:
-        axes.legend(loc="lower right", fontsize=7, frameon=False)
+        axes.legend(loc="best", fontsize=7, frameon=False)
         _raise_to(axes, np.concatenate(drawn))
 
 
