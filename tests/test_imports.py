@@ -63,6 +63,7 @@ LIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIGHT)
 def test_heavy_imports_wait_until_they_are_used(name):
     code = f"import sys, vae_sweep.{name}; print(*sys.modules)"

@@ -50,6 +50,7 @@ def test_long_training_takes_a_process_per_core(points):
     assert str(made) == "training 8 points on cpu: 4 processes of 1 thread, cohorts of 2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "sizes"), [(6, [1, 1, 2, 2]), (3, [1, 1, 1]), (33, [4] * 7 + [5])]
 )

@@ -265,6 +265,7 @@ def test_absent_cuda_is_refused_and_auto_falls_back(monkeypatch):
         resolve_device("cuda:1")
 
 
+@pytest.mark.slow
 def test_every_combination_trains_as_one_cohort():
     """norm x target x head x reduction, with every kind of beta among them."""
     betas = [make_config(f"beta={name}").beta for name in BETAS]

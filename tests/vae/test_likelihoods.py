@@ -236,6 +236,7 @@ def test_matched_l1_has_the_noise_asked_for():
 SCALED = ("unit", "minus1_1", "zscore_global", "raw255")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian_optimal", "gaussian_learned", "laplace"])
 def test_noises_of_their_own_are_blind_to_the_targets_scale(name):
     """Pixels that do not depend on the target: one loss, one gradient, one noise."""
@@ -267,6 +268,7 @@ def test_a_bigger_batch_sees_another_noise_but_evaluation_does_not():
         assert values["nll"] == pytest.approx(-optimal)
 
 
+@pytest.mark.slow
 def test_the_learned_noise_finds_the_error():
     """With the network held, steps on log_variance end at the mean squared error."""
     cohort, beta = cohort_of("likelihood=gaussian_learned", "target=unit")
