@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from helpers import TINY, make_config, make_images, prepared
 from safetensors.torch import load_file
 
@@ -15,7 +16,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import fingerprint
 from vae_sweep.errors import UserError
 from vae_sweep.records import reader, results
-from vae_sweep.records.run_folder import RunFolder
+from vae_sweep.records.run_folder import ReadOnly, RunFolder
 from vae_sweep.system import stop
 from vae_sweep.training import execute, plan
 from vae_sweep.training.device import limited_threads
@@ -400,3 +401,88 @@ def test_the_list_of_a_later_version_is_refused_and_left_alone(config_of):
     with pytest.raises(UserError, match=r"sweep.json was written by a later version"):
         grid.run([config])
     assert path.read_text() == '{"schema": 99, "runs": {}}'
+
+
+def test_a_sweep_that_another_command_began_meanwhile_is_refused(config_of, monkeypatch):
+    """It made the folder while this one prepared its points, which takes seconds."""
+    config, real = config_of(), grid._prepare
+    other = FileLock(config.sweep_dir / ".lock")
+
+    def prepare(points, ready):
+        config.sweep_dir.mkdir(parents=True)
+        other.acquire()
+        return real(points, ready)
+
+    monkeypatch.setattr(grid, "_prepare", prepare)
+    with pytest.raises(UserError, match="another sweep is running"):
+        grid.run([config])
+    other.release()
+    assert not config.run_dir.exists()
+
+
+def test_a_sweep_that_another_command_ended_meanwhile_is_not_trained_again(
+    config_of, monkeypatch
+):
+    config, real = config_of(), grid._prepare
+
+    def prepare(points, ready):
+        with monkeypatch.context() as alone:
+            alone.setattr(grid, "_prepare", real)
+            grid.run([config])
+        monkeypatch.setattr(execute, "train", None)  # what follows trains nothing
+        return real(points, ready)
+
+    monkeypatch.setattr(grid, "_prepare", prepare)
+    [summary] = grid.run([config])
+    assert summary.status == "finished"
+    assert not list(config.run_dir.glob("*.old-*"))
+
+
+def test_what_cannot_be_written_is_not_repeated_in_silence(config_of, monkeypatch):
+    config = config_of()
+    grid.run([config])
+
+    def locked(folder):
+        raise ReadOnly(f"the sweep folder {folder} must be writable")
+
+    monkeypatch.setattr(grid, "lock", locked)
+    [summary] = grid.run([config])  # it has ended: only looked at
+    assert summary.status == "finished"
+    with pytest.raises(ReadOnly):
+        grid.run([config.model_copy(update={"rerun": "all"})])
+
+
+@pytest.mark.parametrize("change", ["cut", "removed"])
+def test_lost_weights_of_a_finished_run_are_said(config_of, capsys, change):
+    config = config_of()
+    [before] = grid.run([config])
+    weights = config.run_dir / "state.safetensors"
+    assert "state.safetensors" not in capsys.readouterr().out
+    if change == "cut":
+        weights.write_bytes(weights.read_bytes()[:-40])
+    else:
+        weights.unlink()
+    [after] = grid.run([config])
+    assert after == before
+    said = " ".join(capsys.readouterr().out.split())
+    assert "state.safetensors is missing or damaged: the run's weights are lost" in said
+    assert "rerun=all repeats" in said
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.csv", "config.yaml"])
+def test_what_may_not_be_read_is_no_damage(config_of, monkeypatch, name):
+    """On a network disk, say: nothing is put aside, nothing trains."""
+    config = config_of()
+    grid.run([config])
+    files = {f: f.read_bytes() for f in config.run_dir.glob("*.*")}
+    real = reader._content
+
+    def refuse(path):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(reader, "_content", refuse)
+    with pytest.raises(UserError, match=f"{name} cannot be read: Permission denied"):
+        grid.run([config])
+    assert {f: f.read_bytes() for f in config.run_dir.glob("*.*")} == files

@@ -421,3 +421,30 @@ def test_a_page_is_written_where_one_says(cli):
     assert sorted((cli.folder / "runs").rglob("*")) == before
     _, err = Cli(cli.folder, "report")("runs/main", "-o", "nowhere/page.html", code=2)
     assert "name another file: --output FILE" in err
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("train.lr=0.001,-1",), ("norm=unit,zscore", "likelihood=bernoulli", "head=sigmoid")],
+)
+def test_hydras_own_launcher_validates_all_points_before_any_trains(cli, overrides):
+    _, err = cli(*SMALL, *overrides, "hydra/launcher=basic", code=2)
+    assert err.startswith("error: ")
+    assert "interpolation" not in err
+    assert err.count("\n") <= 2
+    assert not (cli.folder / "runs").exists()
+
+
+def test_images_that_were_moved_leave_no_folder_of_their_new_path(cli):
+    cli(*SMALL, "norm=unit")
+    (cli.folder / "images.npz").rename(cli.folder / "moved.npz")
+    out, _ = cli(*SMALL, "data.path=moved.npz", "norm=unit")
+    assert "1 point has ended already" in out
+    assert (
+        len([path for path in (cli.folder / "runs/main").iterdir() if path.is_dir()]) == 1
+    )
+
+
+def test_no_experiment_is_what_there_is_unless_set(cli):
+    out, _ = Cli(cli.folder, "predict")(*SMALL, "experiments=null", "norm=unit")
+    assert "unit" in out

@@ -22,3 +22,7 @@ def __getattr__(name: str) -> Any:
     module, member = _API[name]
     found = import_module(module)
     return found if member is None else getattr(found, member)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_API])

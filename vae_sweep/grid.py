@@ -47,12 +47,13 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
     points = list({p.folder.path: p for p in located}.values())
     folders = list(dict.fromkeys(c.sweep_dir for c in configs))
     with ExitStack() as stack:
+        there = list(filter(Path.is_dir, folders))  # others hold no run yet
         try:
-            for folder in filter(Path.is_dir, folders):  # others hold no run yet
+            for folder in there:
                 stack.enter_context(lock(folder))
         except ReadOnly as error:
             ended = {p.folder.path: p.folder.ended()[0] for p in points}
-            if not all(ended.values()):
+            if any(_is_to_train(p, ended[p.folder.path]) for p in points):
                 raise
             datasets.say()
             _say(console, f"only looked at: {error}")
@@ -63,8 +64,10 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
             _prepare([p for p in points if _is_to_train(p, looks[p.folder.path][0])], ready)
             datasets.say()
             for folder in folders:
-                if not folder.is_dir():
+                if folder not in there:  # then; another command may have made it since
                     stack.enter_context(lock(folder))
+                    paths = (p.folder for p in points if p.config.sweep_dir == folder)
+                    looks |= {each.path: each.ended() for each in paths}
             ended = _run_locked(console, points, looks, ready)
             _report(console, [p.config for p in points], draw=True)
     kept = {p.asked.run_dir: p for p in located}

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
 from vae_sweep.command import arguments, experiments
+from vae_sweep.command.entry import config_of
 from vae_sweep.errors import UserError
 
 
@@ -66,15 +67,23 @@ class GridSweeper(Sweeper):
         parser = OverridesParser.create(self.hydra_context.config_loader)
         params = [f"{key}={value}" for key, value in self.params.items()]
         jobs = union(parser.parse_overrides([*params, *arguments]), parser)
+        if not isinstance(self.launcher, GridLauncher):  # which sees all before any trains
+            self._validate(jobs)
         size = self.max_batch_size or len(jobs)
         returns: list[Sequence[Any]] = []
         for start in range(0, len(jobs), size):
             batch = jobs[start : start + size]
-            if not isinstance(self.launcher, GridLauncher):  # which composes all at first
-                self.validate_batch_is_legal(batch)
             returns.append(self.launcher.launch(batch, initial_job_idx=start))
             _ = [result.return_value for result in returns[-1]]  # raises what a job raised
         return returns
+
+    def _validate(self, jobs: list[list[str]]) -> None:
+        """Raises UserError, or what Hydra raises, where a point is wrong."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        loader = self.hydra_context.config_loader
+        for job in jobs:
+            config_of(loader.load_sweep_config(self.config, job))
 
 
 def union(

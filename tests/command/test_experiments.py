@@ -82,7 +82,7 @@ def test_without_an_experiment_the_grid_is_the_one_typed():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("grids: []", "at least 1 item"),
+        ("grids: []", "got no line in grids"),
         ("points: [norm=unit]", "grids"),
         ("grids: norm=unit", "list"),
         ("- norm=unit", "grids"),

@@ -10,6 +10,7 @@ import yaml
 from helpers import COLUMNS, PREDICTED, cap, config_values, summary, write_run
 from rich.console import Console
 
+import vae_sweep
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
 from vae_sweep.records.run_folder import lock
@@ -319,3 +320,11 @@ def test_frames_are_plain(tmp_path):
     assert isinstance(loaded.finals["seed"].dtype, np.dtype)
     assert pd.api.types.is_float_dtype(loaded.curves["val/kl"])
     assert pd.api.types.is_float_dtype(loaded.finals["val/kl"])
+
+
+def test_results_are_shown_in_a_line(tmp_path):
+    write_run(tmp_path, summary())
+    write_run(tmp_path, summary(status="diverged", diverged_at=3), seed=1)
+    shown = repr(vae_sweep.load(tmp_path))
+    assert shown == "<Results of runs: 1 finished, 1 diverged; 4 rows>"
+    assert {"load", "results"} <= {*dir(vae_sweep)}

@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     Override,
+    OverrideType,
     QuotedString,
     RangeSweep,
     ValueType,
@@ -93,6 +94,8 @@ def read(typed: list[str]) -> Typed:
         return found
     parser = OverridesParser.create()
     overrides = [parse(line, parser) for line in lines]
+    if not found.foreign:  # a group of Hydra's cannot be null
+        overrides = [o for o in overrides if not _is_no_experiment(o)]
     alone = found.instead or ONE_POINT in lines
     for override in overrides:
         if not found.foreign:
@@ -241,9 +244,9 @@ def check(override: Override) -> None:
     if key not in keys():
         raise UserError(_unknown(key, text))
     if override.is_delete():
-        raise UserError(f"every point has a {key}, got {text}; remove it")
-    if override.is_add():
-        raise UserError(f"{key} is there already, got {text}; type {text[1:]}")
+        raise UserError(f"every point has {key}, got {text}; leave it out")
+    if override.is_add() or override.is_force_add():
+        raise UserError(f"{key} is there already, got {text}; type {text.lstrip('+')}")
     if key in ONCE and override.is_sweep_override() and key != "experiments":
         raise UserError(f"{key} takes one value for all points, got {text}; set {key}=all")
     if key in choices():
@@ -251,6 +254,12 @@ def check(override: Override) -> None:
     if key == "experiments":
         for name in experiment_names(override):
             experiments.find(name)
+
+
+def _is_no_experiment(override: Override) -> bool:
+    """Whether it is experiments=null, which is so unless set."""
+    plain = override.key_or_group == "experiments" and override.type is OverrideType.CHANGE
+    return plain and not override.is_sweep_override() and override.value() is None
 
 
 def experiment_names(chosen: Override) -> list[str]:

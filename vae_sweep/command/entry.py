@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -116,12 +117,19 @@ def one_line(error: BaseException) -> str:
         return machine.of_system(error)
     said = next((str(cause) for cause in causes if str(cause)), repr(error))
     text = re.sub(r"\s+", " ", said).strip()
+    text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
     text = re.sub(r" (Config search path|See https:|full_key: |object_type=).*", "", text)
     found = re.search(r"Could not override '(\S+?)'", text)
     found = found or re.search(r"is not in struct full_key: (\S+)", said)
     if found is not None and not found[1].startswith("hydra"):
         return unknown(found[1])
     return text[:300]
+
+
+def _has_no_record(folder: Path) -> bool:
+    """Whether Hydra's record is to be added to a run's folder; of images that were moved
+    the run may be kept in another."""
+    return folder.is_dir() and not (folder / ".hydra").is_dir()
 
 
 class _Task:
@@ -140,7 +148,7 @@ class _Task:
         configs = configs_of(points)
         outcomes = self._outcomes(configs) or [None] * len(points)
         return [
-            None if (config.run_dir / ".hydra").is_dir() else outcome
+            outcome if _has_no_record(config.run_dir) else None
             for config, outcome in zip(configs, outcomes, strict=True)
         ]
 

@@ -40,10 +40,9 @@ def find(name: str) -> Path:
     """The file of an experiment; UserError where there is none."""
     files = available()
     if name not in files:
-        meant = nearest(name, files)
+        meant = nearest(Path(name).stem, files)
         raise UserError(
-            f"experiments=NAME needs a file experiments/NAME.yaml, got "
-            f"{shown(name)[1:-1]}; "
+            f"experiments=NAME needs a file experiments/NAME.yaml, got {shown(name)}; "
             + (f"did you mean {meant}, of " if meant else "there are ")
             + ", ".join(files)
         )
@@ -59,14 +58,10 @@ def load(name: str) -> list[list[str]]:
         common = shlex.split(content.common)
         grids = [[*common, *shlex.split(grid)] for grid in content.grids]
     except (OSError, ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
-        invalid = isinstance(error, ValidationError)
-        said = str(error).splitlines()[0]
-        if invalid:
-            first = error.errors()[0]
-            said = ": ".join([*map(str, first["loc"]), first["msg"]])
+        said = _said(error) if isinstance(error, ValidationError) else _of_yaml(error)
         raise UserError(
             f"{path} must have `grids`, a list of lines as typed after vae_sweep.run -m, "
-            f"and may have `common`; {said}"
+            f"and may have `common`, a line; got {said}"
         ) from None
     for line in itertools.chain(*(shlex.split(grid) for grid in content.grids), common):
         if line.startswith("experiments=") or (
@@ -78,6 +73,30 @@ def load(name: str) -> list[list[str]]:
             )
     sweep = "" if any(line.startswith("sweep=") for line in common) else f"sweep={name}"
     return [[sweep, *grid] if sweep else grid for grid in grids]
+
+
+def _said(error: ValidationError) -> str:
+    """What a file holds in place of an Experiment."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    match first["type"]:
+        case "model_type":
+            return f"no keys but {shown(first['input'])}"
+        case "extra_forbidden":
+            return f"another key, {key}"
+        case "missing":
+            return f"no {key}"
+        case "too_short":
+            return f"no line in {key}"
+    return f"{key}: {shown(first['input'])}"
+
+
+def _of_yaml(error: Exception) -> str:
+    """What cannot be read, on which line, in the words of who reads it."""
+    mark = getattr(error, "problem_mark", None)
+    said = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error)
+    where = f" in line {mark.line + 1}" if mark is not None else ""
+    return f"{str(said).splitlines()[0]}{where}"
 
 
 def overruled(lines: list[str], typed: set[str]) -> list[str]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vae_sweep.records.reader import Unreadable
+from vae_sweep.records.reader import Forbidden, Unreadable
 
 
 class State(NamedTuple):
@@ -73,6 +73,8 @@ def read_about(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
+    except PermissionError as error:
+        raise Forbidden(f"{path.name} cannot be read: {error.strerror}") from None
     except (SafetensorError, OSError) as error:
         raise Unreadable("is truncated or damaged") from error
 

@@ -38,6 +38,10 @@ class Later(Unreadable):
     """A file that a later version of vae-sweep wrote."""
 
 
+class Forbidden(Unreadable):
+    """A file that this user may not read."""
+
+
 def check_schema(name: str, schema: Any) -> None:
     """Raises Later where this version does not know the `schema` that a file states."""
     if isinstance(schema, bool) or not isinstance(schema, int):
@@ -65,6 +69,8 @@ def _content(path: Path) -> bytes:
 
 
 def _damaged(name: str, error: Exception) -> Unreadable:
+    if isinstance(error, PermissionError):
+        return Forbidden(f"{name} cannot be read: {error.strerror}")
     said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     return Unreadable(f"{name} is damaged: {said}")
 
@@ -97,6 +103,8 @@ def read_stated(folder: Path) -> Stated:
         config, unknown_keys = validate_recorded(values)
     except FileNotFoundError:
         raise Unreadable("config.yaml is missing") from None
+    except PermissionError as error:
+        raise _damaged("config.yaml", error) from None
     except (OSError, UserError, yaml.YAMLError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or re.split("\n|; ", str(error))[0]
         raise Unreadable(f"config.yaml is damaged: {said}") from None
@@ -231,7 +239,7 @@ def read_rows(folder: Path) -> Rows:
     except FileNotFoundError:
         return Rows([])
     except OSError as error:
-        raise Unreadable(f"metrics.csv is damaged: {error.strerror}") from None
+        raise _damaged("metrics.csv", error) from None
     return Rows([line + b"\n" for line in content.split(b"\n")[:-1]])
 
 

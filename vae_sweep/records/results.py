@@ -62,7 +62,7 @@ class Run:
     status: Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """What the runs of a sweep measured.
 
@@ -87,6 +87,13 @@ class Results:
     runs: tuple[Run, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        counted = self.finals["status"].value_counts()
+        counts = [f"{count} {status}" for status, count in counted.items()]
+        counts += [f"{len(self.skipped)} left out"] if self.skipped else []
+        counts += [f"{len(self.waiting)} waiting"] if self.waiting else []
+        return f"<Results of runs: {', '.join(counts)}; {len(self.curves)} rows>"
 
 
 def load(

@@ -26,12 +26,20 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 
 from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.records import reader
-from vae_sweep.records.reader import SCHEMA, Later, Rows, Unreadable, check_schema
+from vae_sweep.records.reader import (
+    SCHEMA,
+    Forbidden,
+    Later,
+    Rows,
+    Unreadable,
+    check_schema,
+)
 from vae_sweep.records.summary import Summary
 
 if TYPE_CHECKING:
@@ -134,7 +142,7 @@ def list_runs(folder: Path, run_ids: list[str]) -> None:
     """
     try:
         listed = reader.read_sweep(folder)
-    except Later as error:
+    except (Later, Forbidden) as error:
         raise _refusal(folder, error) from None
     except Unreadable:
         put_aside(folder / "sweep.json")
@@ -200,14 +208,27 @@ class RunFolder:
             if summary.status == "running":
                 return None, None
             if reader.fit(summary, reader.read_rows(self.path)):
-                return summary, self._picture_complaint(summary)
-        except Later as error:
+                return summary, self._complaint(summary)
+        except (Later, Forbidden) as error:
             raise _refusal(self.path, error) from None
         except Unreadable as error:
             return None, str(error)
         return None, "metrics.csv has other rows than its summary states"
 
-    def _picture_complaint(self, summary: Summary) -> str | None:
+    def _complaint(self, summary: Summary) -> str | None:
+        """What is wrong with the files of an ended run beside its rows."""
+        path = self.path / "state.safetensors"
+        try:
+            with safe_open(path, framework="numpy"):  # its length is what its head states
+                pass
+        except PermissionError:
+            pass  # whole, for all that is known
+        except (SafetensorError, OSError):
+            if summary.status == "finished":
+                return (
+                    f"{path.name} is missing or damaged: the run's weights are lost, its "
+                    f"numbers are whole; rerun=all repeats the run"
+                )
         with suppress(OSError):
             if not reader.is_picture_of(summary, self.picture.read_bytes()):
                 return (
@@ -240,7 +261,7 @@ class RunFolder:
         try:
             right = reader.read_config(self.path).decisive == self.config.decisive
             complaint = "config.yaml is another run's"
-        except Later as error:
+        except (Later, Forbidden) as error:
             raise _refusal(self.path, error) from None
         except Unreadable as error:
             right, complaint = False, str(error)
@@ -282,7 +303,7 @@ class RunFolder:
                 raise _Unfit("is of another configuration or data")
             state = checkpoint.read(path)
             stated = int(about["rows"]) if "rows" in about else None
-        except Later as error:
+        except (Later, Forbidden) as error:
             raise _refusal(self.path, error) from None
         except (Unreadable, ValueError) as error:
             raise _Unfit(str(error)) from error
@@ -298,6 +319,8 @@ class RunFolder:
             if stated is None:  # schema 1: checkpoints were written after their row
                 stated = sum(s <= step for s in rows.steps)
             kept = rows.first(stated)
+        except Forbidden as error:
+            raise _refusal(self.path, error) from None
         except Unreadable as error:
             raise _Unfit(f"has no rows: {error}") from None
         every = self.config.train.eval_every
@@ -468,8 +491,9 @@ class RunFolder:
         write_atomically(self.path / "summary.json", text.encode())
 
 
-def _refusal(folder: Path, error: Later) -> UserError:
-    return UserError(f"{folder}/{error}; update vae-sweep, or set sweep=NAME")
+def _refusal(folder: Path, error: Later | Forbidden) -> UserError:
+    remedy = "update vae-sweep" if isinstance(error, Later) else "change its permissions"
+    return UserError(f"{folder}/{error}; {remedy}, or set sweep=NAME")
 
 
 class _Unfit(Exception):

@@ -33,8 +33,9 @@ class Display:
     def __init__(self, console: Console, total: int, runs: int):
         self.console, self.runs = console, runs
         self.rows: dict[str, Mapping[str, float]] = {}
-        self.started = time.perf_counter()
         self.total, self.done = total, 0
+        # since when steps are timed, and how many were before: processes start slowly
+        self.since: tuple[float, int] | None = None
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=30),
@@ -64,8 +65,16 @@ class Display:
     def advance(self, run_steps: int) -> None:
         """So many steps of one run have passed."""
         self.done += run_steps
-        rate = self.done / (time.perf_counter() - self.started)
-        self.bar.update(self.task, advance=run_steps, rate=rate)
+        if self.since is None:
+            self.since = time.perf_counter(), self.done
+        self.bar.update(self.task, advance=run_steps, rate=self._rate())
+
+    def _rate(self) -> float:
+        """Run-steps per second; 0 while not known."""
+        if self.since is None:
+            return 0.0
+        started, before = self.since
+        return (self.done - before) / max(time.perf_counter() - started, 1e-9)
 
     def row(self, run_id: str, row: Mapping[str, float]) -> None:
         """A run was evaluated."""
@@ -79,10 +88,10 @@ class Display:
         self.say(f"step {row['step']:.0f}  {run_id}  {numbers}  {self._eta()}")
 
     def _eta(self) -> str:
-        if self.done == 0 or self.done >= self.total:
+        rate = self._rate()
+        if rate == 0 or self.done >= self.total:
             return ""
-        spent = time.perf_counter() - self.started
-        return f"{spent * (self.total - self.done) / self.done:.0f} s left"
+        return f"{(self.total - self.done) / rate:.0f} s left"
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
