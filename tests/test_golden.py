@@ -17,7 +17,7 @@ from vae_sweep.training.device import limited_threads
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden"
-SCHEMAS = ("schema1", "schema2")
+SCHEMAS = ("schema1", "schema2", "schema3")
 SWEEPS = ("finished", "interrupted", "diverged", "image_folder")
 TINY = (
     *("model=small", "model.latent=4", "model.widths=[4,8]", "train.batch_size=8"),
@@ -31,7 +31,8 @@ FOLDER = (
 )
 
 
-BACKGROUND = {"schema1": (), "schema2": ("data.background=black",)}  # of image_folder
+BLACK = ("data.background=black",)
+BACKGROUND = {"schema1": (), "schema2": BLACK, "schema3": BLACK}  # of image_folder
 
 
 @pytest.fixture(params=SCHEMAS)
