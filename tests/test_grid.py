@@ -381,13 +381,14 @@ def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"runs": 3}', '{"schema": 3, "runs": [1]}'])
-def test_a_damaged_list_of_runs_is_put_aside(config_of, content):
+def test_a_damaged_list_of_runs_is_put_aside(config_of, content, capsys):
     config = config_of("train.workers=1")
     config.sweep_dir.mkdir(parents=True)
     path = config.sweep_dir / "sweep.json"
     path.write_text(content)
     grid.run([config])
     assert path.with_name("sweep.json.old-1").read_text() == content
+    assert "written anew, kept as sweep.json.old-1" in capsys.readouterr().out
     assert reader.read_sweep(config.sweep_dir).keys() == {config.run_id}
     path.write_text(content)
     assert results.load(config.sweep_dir).waiting == []

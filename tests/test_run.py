@@ -448,3 +448,12 @@ def test_images_that_were_moved_leave_no_folder_of_their_new_path(cli):
 def test_no_experiment_is_what_there_is_unless_set(cli):
     out, _ = Cli(cli.folder, "predict")(*SMALL, "experiments=null", "norm=unit")
     assert "unit" in out
+
+
+def test_a_wrong_value_of_an_experiment_names_the_experiment(cli):
+    (cli.folder / "experiments").mkdir()
+    (cli.folder / "experiments" / "mine.yaml").write_text("grids: [train.steps=x]\n")
+    _, err = cli("experiments=mine", code=2)
+    assert "train.steps: must be a whole number" in err
+    assert "experiments=mine" in err
+    assert not (cli.folder / "runs").exists()

@@ -98,7 +98,9 @@ def _run_locked(
     """Trains what has not ended; folder -> summary."""
     for folder in dict.fromkeys(p.folder.path.parent for p in points):
         names = [p.folder.path.name for p in points if p.folder.path.parent == folder]
-        list_runs(folder, names)
+        complaint = list_runs(folder, names)
+        if complaint:
+            _say(console, complaint)
     ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
     _say_skipped(console, list(filter(None, ended.values())))
     _settle(points, ended)

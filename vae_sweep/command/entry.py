@@ -93,7 +93,12 @@ def _container(root: DictConfig) -> Plain:
 def _validated(values: Plain) -> RunConfig:
     if "versions" in values:
         raise UserError(unknown("versions"))
-    config = validate({**values, "versions": current_versions(values)})
+    try:
+        config = validate({**values, "versions": current_versions(values)})
+    except UserError as error:
+        name = values.get("experiments")
+        of = f" (in a point of experiments={name})" if name else ""
+        raise UserError(f"{error}{of}") from None
     _ = config.sweep_dir, config.data.cache_dir  # raise where ~ is no known folder
     if isinstance(config.data, ImageFolderConfig | NpzConfig):
         expanded("data.path", config.data.path)

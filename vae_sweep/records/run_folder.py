@@ -134,19 +134,21 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def list_runs(folder: Path, run_ids: list[str]) -> None:
+def list_runs(folder: Path, run_ids: list[str]) -> str | None:
     """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
-    then known before they have folders. A damaged list is put aside.
+    then known before they have folders. Returns what was wrong with a list that was put
+    aside.
 
     Raises UserError where a later version of vae-sweep wrote the list.
     """
+    complaint = None
     try:
         listed = reader.read_sweep(folder)
     except (Later, Forbidden) as error:
         raise _refusal(folder, error) from None
-    except Unreadable:
-        put_aside(folder / "sweep.json")
-        listed = {}
+    except Unreadable as error:
+        kept = put_aside(folder / "sweep.json").name
+        listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
     new = [run_id for run_id in run_ids if run_id not in listed]
     if new:
         about = {
@@ -156,6 +158,7 @@ def list_runs(folder: Path, run_ids: list[str]) -> None:
         listed |= dict.fromkeys(new, about)
         content = {"schema": SCHEMA, "runs": listed}
         write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
+    return complaint
 
 
 class RunFolder:
