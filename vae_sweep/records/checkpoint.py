@@ -79,13 +79,12 @@ def read_about(path: Path) -> dict[str, str]:
         raise Unreadable("is truncated or damaged") from error
 
 
-def read(path: Path) -> State:
-    """The checkpoint in a file.
+def read(path: Path, about: Mapping[str, str]) -> State:
+    """The checkpoint in a file, which states `about`.
 
     Raises:
         Unreadable: There is none, or it is damaged or was altered.
     """
-    about = read_about(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

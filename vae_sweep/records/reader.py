@@ -34,12 +34,22 @@ class Unreadable(Exception):
     """A file of a run that cannot be read, and why."""
 
 
-class Later(Unreadable):
+class LeftAlone(Unreadable):
+    """A file that cannot be read and is not damaged: it is never put aside."""
+
+    remedy: str
+
+
+class Later(LeftAlone):
     """A file that a later version of vae-sweep wrote."""
 
+    remedy = "update vae-sweep"
 
-class Forbidden(Unreadable):
+
+class Forbidden(LeftAlone):
     """A file that this user may not read."""
+
+    remedy = "change its permissions"
 
 
 def check_schema(name: str, schema: Any) -> None:

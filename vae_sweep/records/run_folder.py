@@ -34,8 +34,7 @@ from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.records import reader
 from vae_sweep.records.reader import (
     SCHEMA,
-    Forbidden,
-    Later,
+    LeftAlone,
     Rows,
     Unreadable,
     check_schema,
@@ -144,7 +143,7 @@ def list_runs(folder: Path, run_ids: list[str]) -> str | None:
     complaint = None
     try:
         listed = reader.read_sweep(folder)
-    except (Later, Forbidden) as error:
+    except LeftAlone as error:
         raise _refusal(folder, error) from None
     except Unreadable as error:
         kept = put_aside(folder / "sweep.json").name
@@ -212,7 +211,7 @@ class RunFolder:
                 return None, None
             if reader.fit(summary, reader.read_rows(self.path)):
                 return summary, self._complaint(summary)
-        except (Later, Forbidden) as error:
+        except LeftAlone as error:
             raise _refusal(self.path, error) from None
         except Unreadable as error:
             return None, str(error)
@@ -264,7 +263,7 @@ class RunFolder:
         try:
             right = reader.read_config(self.path).decisive == self.config.decisive
             complaint = "config.yaml is another run's"
-        except (Later, Forbidden) as error:
+        except LeftAlone as error:
             raise _refusal(self.path, error) from None
         except Unreadable as error:
             right, complaint = False, str(error)
@@ -304,9 +303,9 @@ class RunFolder:
                 check_schema(path.name, int(schema))
             if about.get("identity") != self.identity:
                 raise _Unfit("is of another configuration or data")
-            state = checkpoint.read(path)
+            state = checkpoint.read(path, about)
             stated = int(about["rows"]) if "rows" in about else None
-        except (Later, Forbidden) as error:
+        except LeftAlone as error:
             raise _refusal(self.path, error) from None
         except (Unreadable, ValueError) as error:
             raise _Unfit(str(error)) from error
@@ -322,7 +321,7 @@ class RunFolder:
             if stated is None:  # schema 1: checkpoints were written after their row
                 stated = sum(s <= step for s in rows.steps)
             kept = rows.first(stated)
-        except Forbidden as error:
+        except LeftAlone as error:
             raise _refusal(self.path, error) from None
         except Unreadable as error:
             raise _Unfit(f"has no rows: {error}") from None
@@ -494,9 +493,8 @@ class RunFolder:
         write_atomically(self.path / "summary.json", text.encode())
 
 
-def _refusal(folder: Path, error: Later | Forbidden) -> UserError:
-    remedy = "update vae-sweep" if isinstance(error, Later) else "change its permissions"
-    return UserError(f"{folder}/{error}; {remedy}, or set sweep=NAME")
+def _refusal(folder: Path, error: LeftAlone) -> UserError:
+    return UserError(f"{folder}/{error}; {error.remedy}, or set sweep=NAME")
 
 
 class _Unfit(Exception):

@@ -2,12 +2,10 @@
 
 import base64
 import io
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -56,14 +54,8 @@ def _compare(
 
     The view is made for runs that did not diverge, where there are any.
     """
-    axes.set_title(
-        f"{words.split(' (')[0]}, observed against predicted", loc="left", size=10
-    )
-    axes.set_xlabel(f"predicted {words}", size=9)
-    axes.set_ylabel(f"val {words}", size=9)
-    axes.tick_params(labelsize=8, which="both")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    title = f"{words.split(' (')[0]}, observed against predicted"
+    panels.label(axes, title, f"predicted {words}", f"val {words}")
     pairs = finals.filter(["run_id", "status", f"predicted_{name}", f"val/{name}"]).dropna()
     for run_id, _, predicted, observed in pairs.itertuples(index=False):
         look = looked[run_id]
@@ -82,11 +74,10 @@ def _compare(
     if not len(values):
         axes.text(0.5, 0.5, "no run has both", ha="center", transform=axes.transAxes)
         return
-    typical = float(np.median(np.abs(values)))
-    if np.abs(values).max() > 30 * typical > 0:  # as panels: else most are one dot
-        scale = {"linthresh": 10.0 ** math.floor(math.log10(typical))}
-        axes.set_xscale("symlog", **scale)
-        axes.set_yscale("symlog", **scale)
+    threshold = panels.linear_threshold(values)
+    if threshold is not None:  # else most are one dot
+        axes.set_xscale("symlog", linthresh=threshold)
+        axes.set_yscale("symlog", linthresh=threshold)
     low, high = float(values.min()), float(values.max())
     margin = 0.06 * (high - low) or 1.0
     view = (low - margin, high + margin)

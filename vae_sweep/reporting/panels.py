@@ -32,12 +32,12 @@ def draw(frames: list[Axes], results: Results, looks: Mapping[str, Look]) -> Non
     shown = [*PANELS.items()]
     shown[-1:] = DISCRETE.items() if only_masses else shown[-1:]
     for axes, (column, (title, y_label)) in zip(frames, shown, strict=False):
-        _label(axes, title, "step", y_label)
+        label(axes, title, "step", y_label)
         _draw_curves(axes, results.curves, "step", column, looks)
         _fit(axes, "y", sound, column, log=column == "val/mse_pixel")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes = frames[-1]
-    _label(axes, "Rate and distortion", "val KL (nats per image)", "val PSNR (dB)")
+    label(axes, "Rate and distortion", "val KL (nats per image)", "val PSNR (dB)")
     _draw_curves(axes, results.curves, "val/kl", "val/psnr", looks)
     for line in axes.lines:
         line.set(linestyle="-", linewidth=0.8)
@@ -47,7 +47,8 @@ def draw(frames: list[Axes], results: Results, looks: Mapping[str, Look]) -> Non
     _draw_theory(axes, results.theory)
 
 
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
+def label(axes: Axes, title: str, x: str, y: str) -> None:
+    """What every panel has: a title, names of both axes, a light grid."""
     axes.set_title(title, loc="left", size=10)
     axes.set_xlabel(x, size=9)
     axes.set_ylabel(y, size=9)
@@ -101,11 +102,11 @@ def _fit(axes: Axes, side: str, rows: pd.DataFrame, column: str, log: bool = Fal
     late = usable & (steps >= 0.1 * steps.max())
     enough = len(np.unique(steps[late])) >= FEW  # else a curve would be a dot at the end
     settled = values[late] if enough else values[usable]
-    typical = float(np.median(np.abs(settled)))
+    threshold = linear_threshold(settled)
     if log:
         set_scale("log")
-    elif np.abs(settled).max() > 30 * typical > 0:
-        set_scale("symlog", linthresh=10.0 ** math.floor(math.log10(typical)))
+    elif threshold is not None:
+        set_scale("symlog", linthresh=threshold)
     transform = axis.get_transform()
     low, high = _span(transform.transform(settled))
     all_low, all_high = _span(transform.transform(values[usable]))
@@ -121,6 +122,14 @@ def _fit(axes: Axes, side: str, rows: pd.DataFrame, column: str, log: bool = Fal
         axis.set_minor_formatter(NullFormatter())
     if axis.get_scale() != "symlog" and decades < 2:
         axis.set_major_formatter(NUMBER)
+
+
+def linear_threshold(values: np.ndarray) -> float | None:
+    """Up to where a symlog scale of `values` is linear; None where all of it should be."""
+    typical = float(np.median(np.abs(values)))
+    if np.abs(values).max() > 30 * typical > 0:
+        return 10.0 ** math.floor(math.log10(typical))
+    return None
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:

@@ -63,9 +63,17 @@ def _printed(name: str, line: dict[Any, Any]) -> str:
         return str(value)
     if not math.isfinite(value):
         return absent(name, value)
-    near = name == "val PSNR (dB)" and value >= line["PSNR cap (dB)"] - NEAR_CAP
-    digits = 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
-    return f"{'*' if near else ''}{value:.{digits}f}"
+    return f"{_star(name, line)}{value:.{_digits(name, value)}f}"
+
+
+def _star(name: str, line: dict[Any, Any]) -> str:
+    """What marks a PSNR near the cap of the head's range."""
+    near = name == "val PSNR (dB)" and line[name] >= line["PSNR cap (dB)"] - NEAR_CAP
+    return "*" if near else ""
+
+
+def _digits(name: str, value: float) -> int:
+    return 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
 
 
 class Cell(NamedTuple):
@@ -191,10 +199,9 @@ def _cell(name: str, line: dict[Any, Any], spread: float = math.nan) -> Cell:
         return Cell(decimal(value, signed[name], "+"), _exact(value))
     if not math.isfinite(value):
         return Cell(absent(name, value), _exact(value))
-    digits = 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
-    near = name == "val PSNR (dB)" and value >= line["PSNR cap (dB)"] - NEAR_CAP
+    digits = _digits(name, value)
     noise = "" if math.isnan(spread) else f"±{decimal(spread, max(digits, 1))}"
-    return Cell(("*" if near else "") + decimal(value, digits), _exact(value), noise)
+    return Cell(_star(name, line) + decimal(value, digits), _exact(value), noise)
 
 
 def _exact(value: float) -> str:

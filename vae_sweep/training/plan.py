@@ -124,7 +124,7 @@ def _size_on_cuda(group: list[Prepared], device: torch.device) -> int:
     if first.steps < TRIED:
         return largest
     sizes = [*takewhile(lambda n: n < largest, (2**k for k in count(3))), largest]
-    shape = tuple(first.dataset.images.train.shape[1:])
+    shape = first.dataset.shape
     train = config.train.model_dump_json(exclude={"steps", "epochs", "lr", "eval_every"})
     what = f"cohort of at most {largest}: {config.model}, {shape}, {train}"
     tuner = Tuner(config.data.cache_dir, device)
@@ -178,5 +178,4 @@ def footprint(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> F
 
 
 def _footprint(p: Prepared) -> Footprint:
-    channels, height, width = p.dataset.images.train.shape[1:]
-    return footprint(p.config, p.point, (channels, height, width))
+    return footprint(p.config, p.point, p.dataset.shape)

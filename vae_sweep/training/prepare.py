@@ -64,9 +64,9 @@ def _prepared(located: Located) -> Prepared:
     _, config, dataset, folder, steps = located
     device = resolve_device(config.train.device)
     check_precision(config.train, device)
-    channels, height, width = dataset.shape
+    _, height, width = dataset.shape
     networks.check(config, height, width)
-    _check_memory(config, (channels, height, width), device)
+    _check_memory(config, dataset.shape, device)
     constants = point(config, dataset.counts, height * width)
     _check_weight(config, constants)
     return Prepared(config, dataset, constants, folder, device, steps)
