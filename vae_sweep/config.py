@@ -4,58 +4,33 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
+    create_model,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from vae_sweep import options
 from vae_sweep.errors import UserError, nearest, shown
 
-Norm = Literal["unit", "minus1_1", "zscore", "zscore_global", "raw255"]
-Head = Literal[
-    "linear",
-    "tanh",
-    "sigmoid",
-    "hardtanh",
-    "tanh_rescaled",
-    "sigmoid_rescaled",
-    "tanh_standardized",
-]
-Likelihood = Literal[
-    "mse",
-    "l1",
-    "laplace",
-    "gaussian_learned",
-    "gaussian_optimal",
-    "bernoulli",
-    "continuous_bernoulli",
-    "discretized_logistic",
-    "discretized_gaussian",
-]
-Reduction = Literal["sum", "gaussian", "mean", "pixel_mean"]
-
-# errors whose weight against the KL, and so beta, implies the decoder's noise
-ERRORS: tuple[Likelihood, ...] = ("mse", "l1")
-# likelihoods of values in [0, 1], and the heads whose range is (0, 1) on unit targets
-UNIT_INTERVAL: tuple[Likelihood, ...] = ("bernoulli", "continuous_bernoulli")
-UNIT_HEADS: tuple[Head, ...] = ("sigmoid", "sigmoid_rescaled", "tanh_rescaled")
-
-# group -> option -> version, where the option's numbers changed since its first; and of
-# metrics, which every run has, name -> version, where its definition changed
-VERSIONS: dict[str, dict[str, int]] = {
-    "metric": {},
-    "head": {"tanh_standardized": 2},  # 1: lagged statistics without a gradient
-}
+GROUPS = (  # whose options are objects, ours or a user's
+    *("norm", "target", "head", "likelihood", "reduction", "beta", "model", "data"),
+    "metric",
+)
+SAME = "same"  # of target: the normalization of the encoder
 
 # Bounds, far beyond what trains today: what lies outside overflows a number format, or
 # takes memory or days before the first step.
@@ -78,6 +53,22 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_INTEGER)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _option(group: str, name: str) -> str:
+    """The name of an option of `group`, ours or a user's own."""
+    if name in options.words(group) or options.is_own(name):
+        return name
+    listed = ", ".join(map(repr, options.words(group)))
+    raise PydanticCustomError(
+        "literal_option", "must be {listed} or module:object", {"listed": listed}
+    )
+
+
+def _own_name(value: str) -> str:
+    if not options.is_own(value):
+        raise ValueError("must be module:object")
+    return value
 
 
 def _weight(value: float) -> float:
@@ -125,6 +116,13 @@ def _wandb_name(value: str) -> str:
 
 
 Weight = Annotated[float, Field(ge=0), AfterValidator(_weight)]  # of the KL
+Norm = Annotated[str, AfterValidator(partial(_option, "norm"))]
+Target = Annotated[str, AfterValidator(partial(_option, "target"))]
+Head = Annotated[str, AfterValidator(partial(_option, "head"))]
+Likelihood = Annotated[str, AfterValidator(partial(_option, "likelihood"))]
+Reduction = Annotated[str, AfterValidator(partial(_option, "reduction"))]
+Metric = Annotated[str, AfterValidator(partial(_option, "metric"))]
+OwnName = Annotated[str, AfterValidator(_own_name)]
 FilePath = Annotated[str, AfterValidator(_path)]
 WandbName = Annotated[str, AfterValidator(_wandb_name)]
 
@@ -156,9 +154,44 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ConstantBeta(Frozen):
+class Own(Frozen):
+    """Base of the sections of a user's own options: the keys that none of ours has are the
+    keyword parameters of the object, checked by their annotations in `validate`."""
+
+    model_config = ConfigDict(extra="allow")
+    name: OwnName
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else _typed(value)
+
+
+def _is_own(value: Any) -> str:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "own" if options.is_own(name) else "ours"
+
+
+OURS, THEIRS, BY_NAME = Tag("ours"), Tag("own"), Discriminator(_is_own)
+
+
+class _Beta(Frozen):
+    """Base of the schedules."""
+
+    key: ClassVar[str]  # that the final beta follows from
+
+    def warnings(self, steps: int) -> list[str]:
+        """What of it makes no sense in a run of `steps` steps; a sentence each."""
+        return []
+
+
+class ConstantBeta(_Beta):
     """The same beta at every step."""
 
+    key: ClassVar[str] = "beta.value"
     name: Literal["constant"]
     value: Weight
 
@@ -167,9 +200,10 @@ class ConstantBeta(Frozen):
         return f"{self.value:g}"
 
 
-class WarmupBeta(Frozen):
+class WarmupBeta(_Beta):
     """Linear from 0 to `value` over the first `fraction` of the steps."""
 
+    key: ClassVar[str] = "beta.value"
     name: Literal["warmup"]
     value: Weight
     fraction: Share
@@ -179,9 +213,10 @@ class WarmupBeta(Frozen):
         return f"warmup{self.value:g}"
 
 
-class CyclicalBeta(Frozen):
+class CyclicalBeta(_Beta):
     """`cycles` ramps from 0 to `value`, each rising for `ramp` of it (Fu et al. 2019)."""
 
+    key: ClassVar[str] = "beta.value"
     name: Literal["cyclical"]
     value: Weight
     cycles: Annotated[int, Field(ge=1, le=MOST_STEPS)]
@@ -191,10 +226,19 @@ class CyclicalBeta(Frozen):
     def label(self) -> str:
         return f"cyclical{self.value:g}"
 
+    def warnings(self, steps: int) -> list[str]:
+        if 2 * self.cycles <= steps:
+            return []
+        return [
+            f"beta.cycles={self.cycles} cycles in {steps} steps are less than two steps "
+            f"each; lower beta.cycles"
+        ]
 
-class MatchedBeta(Frozen):
+
+class MatchedBeta(_Beta):
     """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels."""
 
+    key: ClassVar[str] = "beta.sigma"
     name: Literal["matched"]
     sigma: Annotated[float, Field(ge=1e-9, le=1e9)]
 
@@ -203,9 +247,10 @@ class MatchedBeta(Frozen):
         return f"matched{self.sigma:g}"
 
 
-class NormalizedBeta(Frozen):
+class NormalizedBeta(_Beta):
     """beta = beta_norm * N / D (Higgins et al. 2017)."""
 
+    key: ClassVar[str] = "beta.beta_norm"
     name: Literal["normalized"]
     beta_norm: Weight
 
@@ -214,10 +259,23 @@ class NormalizedBeta(Frozen):
         return f"normalized{self.beta_norm:g}"
 
 
-BetaConfig = Annotated[
+class OwnBeta(_Beta, Own):
+    """A user's schedule."""
+
+    key: ClassVar[str] = "key of beta"
+
+    @property
+    def label(self) -> str:
+        values = ",".join(f"{key}={_short(v)}" for key, v in self.parameters.items())
+        name = self.name.partition(":")[2]
+        return f"{name}({values})" if values else name
+
+
+OurBeta = Annotated[
     ConstantBeta | WarmupBeta | CyclicalBeta | MatchedBeta | NormalizedBeta,
     Field(discriminator="name"),
 ]
+BetaConfig = Annotated[Annotated[OurBeta, OURS] | Annotated[OwnBeta, THEIRS], BY_NAME]
 
 
 class ConvConfig(Frozen):
@@ -241,12 +299,20 @@ class LinearConfig(Frozen):
     latent: Count
 
 
-ModelConfig = Annotated[ConvConfig | LinearConfig, Field(discriminator="name")]
+class OwnModel(Own):
+    """A user's network, a torch.nn.Module for one run."""
+
+    latent: Count
+
+
+OurModel = Annotated[ConvConfig | LinearConfig, Field(discriminator="name")]
+ModelConfig = Annotated[Annotated[OurModel, OURS] | Annotated[OwnModel, THEIRS], BY_NAME]
 
 
 class _Data(Frozen):
     """Split sizes; None means a tenth of the images, at most 1,000."""
 
+    place: ClassVar[str | None] = None  # the key that says where a user's files lie
     val_images: Count | None
     cache: FilePath
 
@@ -298,6 +364,7 @@ Background = Annotated[
 class ImageFolderConfig(_Data):
     """`path` holds train/ and test/, or class folders directly (then split here)."""
 
+    place: ClassVar[str | None] = "path"
     name: Literal["image_folder"]
     path: FilePath
     size: Annotated[int, Field(ge=1, le=4096)] | None  # of the short side; cropped square
@@ -317,15 +384,23 @@ class ImageFolderConfig(_Data):
 class NpzConfig(_Data):
     """uint8 arrays [n, H, W] or [n, H, W, C] under train_images/test_images, or images."""
 
+    place: ClassVar[str | None] = "path"
     name: Literal["npz"]
     path: FilePath
     test_images: Count | None
 
 
-DataConfig = Annotated[
+class OwnData(_Data, Own):
+    """A user's images."""
+
+    test_images: Count | None
+
+
+OurData = Annotated[
     DeadLeavesConfig | TorchvisionConfig | ImageFolderConfig | NpzConfig,
     Field(discriminator="name"),
 ]
+DataConfig = Annotated[Annotated[OurData, OURS] | Annotated[OwnData, THEIRS], BY_NAME]
 
 
 class TrainConfig(Frozen):
@@ -398,12 +473,42 @@ class WandbConfig(Frozen):
 class LogConfig(Frozen):
     """Where numbers go besides the local records, which are always kept."""
 
-    wandb: WandbConfig
+    wandb: WandbConfig | None = None  # None: not to W&B
+    own: Annotated[tuple[OwnName, ...], Field(strict=False)] = ()  # a user's loggers
     reconstructions: Annotated[int, Field(ge=1, le=1000)]  # images per picture
     optimizer_state: bool = False  # whether finished runs keep it beside their weights
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_loggers(cls, values: Any) -> Any:
+        """log=[wandb,mine:LOGGER] composes {wandb: {...}, mine:LOGGER: {}}."""
+        own = [key for key in values if options.is_own(key)] if _is_plain(values) else []
+        if not own:
+            return values
+        rest = {key: value for key, value in values.items() if key not in own}
+        return {**rest, "own": tuple(own)}
+
 
 Slug = Annotated[str, AfterValidator(_slug)]
+
+
+def _is_plain(values: Any) -> bool:
+    return isinstance(values, dict)
+
+
+def _metrics(value: Any) -> Any:
+    """metric=[default,mine:MAE] composes {default: {}, mine:MAE: {}}."""
+    names = tuple(value) if isinstance(value, dict | list) else value
+    if isinstance(names, tuple) and "default" not in names:
+        raise ValueError("must hold default: metric=[default,mine:METRIC]")
+    return names
+
+
+Metrics = Annotated[
+    tuple[Metric, ...],
+    BeforeValidator(_metrics),
+    Field(min_length=1, strict=False),
+]
 
 
 PLACES: Any = {  # keys that say where a run is made and kept, not what it is
@@ -411,6 +516,9 @@ PLACES: Any = {  # keys that say where a run is made and kept, not what it is
     "data": {"cache"},
     "train": {"device", "workers", "cohort", "kernels"},
 }
+
+
+UNNAMED = {"likelihood": "mse", "reduction": "sum"}  # what a run_id leaves out
 
 
 class RunConfig(Frozen):
@@ -423,7 +531,7 @@ class RunConfig(Frozen):
     runs: FilePath
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     norm: Norm
-    target: Literal["same"] | Norm
+    target: Target
     head: Head
     likelihood: Likelihood
     reduction: Reduction
@@ -432,38 +540,14 @@ class RunConfig(Frozen):
     data: DataConfig
     train: TrainConfig
     log: LogConfig
-    versions: dict[str, int] = {}  # where not 1; see current_versions
-
-    @model_validator(mode="after")
-    def _likelihood_has_a_meaning(self) -> "RunConfig":
-        name = self.likelihood
-        if name in UNIT_INTERVAL and self.target_norm != "unit":
-            raise ValueError(
-                f"likelihood={name} is one of values in [0, 1], which needs target=unit, "
-                f"got target={self.target_norm}; set target=unit"
-            )
-        if name in UNIT_INTERVAL and self.head not in UNIT_HEADS:
-            raise ValueError(
-                f"likelihood={name} needs a head with outputs in (0, 1), got "
-                f"head={self.head}; set head={', '.join(UNIT_HEADS[:-1])} or "
-                f"{UNIT_HEADS[-1]}"
-            )
-        if name != "mse" and self.reduction == "gaussian":
-            raise ValueError(
-                f"reduction=gaussian is the 1/2 of a Gaussian's squared error, which "
-                f"likelihood={name} has not; set reduction=sum"
-            )
-        if name not in ERRORS and self.beta.name == "matched":
-            raise ValueError(
-                f"beta=matched solves for the noise that beta implies, but "
-                f"likelihood={name} has one of its own or none; set beta=1"
-            )
-        return self
+    metric: Metrics = ("default",)
+    versions: dict[str, int] = {}  # of options, where not 1; see `provenance`
+    sources: dict[str, str] = {}  # module of a user's options -> SHA-256 of its file
 
     @property
-    def target_norm(self) -> Norm:
+    def target_norm(self) -> str:
         """The decoder's target normalization: `target`, or `norm` where that is `same`."""
-        return self.norm if self.target == "same" else self.target
+        return self.norm if self.target == SAME else self.target
 
     @property
     def sweep_dir(self) -> Path:
@@ -476,9 +560,10 @@ class RunConfig(Frozen):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the numbers: all but logging, device and folders."""
-        first = {group: 1 for group in VERSIONS if group != "metric"}
-        versions = {**first, **self.versions}
-        return {**self._without_places(defaults=True), "versions": versions}
+        versions = {**dict.fromkeys(GROUPS, 1), **self.versions}
+        sources = {module: digest[:8] for module, digest in self.sources.items()}
+        values = self._without_places(defaults=True)
+        return {**values, "versions": versions, "sources": sources}
 
     @property
     def decisive(self) -> dict[str, Any]:
@@ -494,91 +579,149 @@ class RunConfig(Frozen):
     @property
     def run_id(self) -> str:
         """Readable, at most 64 characters of [a-z0-9._-], ends in a hash of `decisive`."""
-        target = "" if self.target_norm == self.norm else f"{self.target_norm}-"
-        likelihood = "" if self.likelihood == "mse" else f"{self.likelihood}-"
-        reduction = "" if self.reduction == "sum" else f"{self.reduction}-"
-        name = (
-            f"{self.norm}-{target}{self.head}-{likelihood}{reduction}"
-            f"b{self.beta.label}-s{self.seed}"
-        ).replace("+", "")
+        target = "" if self.target_norm == self.norm else self.target_norm
+        unusual = [v for k, usual in UNNAMED.items() if (v := getattr(self, k)) != usual]
+        beta, seed = f"b{self.beta.label}", f"s{self.seed}"
+        parts = (self.norm, target, self.head, *unusual, beta, seed)
+        # of a user's option the object's name; a label may have any character
+        names = [re.sub(r"^[\w.]+:", "", part).replace("+", "") for part in parts if part]
+        name = "-".join(re.sub(r"[^a-z0-9._-]+", "-", n.lower()).strip("-") for n in names)
         canonical = json.dumps(self.decisive, sort_keys=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         return f"{name[:55]}-{digest}"
 
 
 @cache
-def options() -> dict[str, dict[str, type[Frozen]]]:
+def sections() -> dict[str, dict[str, type[Frozen]]]:
     """section -> option -> its model, of the sections with several; from the types."""
     found: dict[str, dict[str, type[Frozen]]] = {}
     for section, field in RunConfig.model_fields.items():
-        members = [m for m in get_args(field.annotation) if _is_section(m)]
-        for member in members:
-            for name in get_args(member.model_fields["name"].annotation):
-                found.setdefault(section, {})[name] = member
+        for member in _members(field.annotation):
+            if "name" in member.model_fields and not issubclass(member, Own):
+                for name in get_args(member.model_fields["name"].annotation):
+                    found.setdefault(section, {})[name] = member
     return found
 
 
 @cache
+def owns() -> dict[str, type[Own]]:
+    """section -> the model of a user's own option; from the types."""
+    found = {s: _members(field.annotation) for s, field in RunConfig.model_fields.items()}
+    return {s: m for s, members in found.items() for m in members if issubclass(m, Own)}
+
+
+def _members(annotation: Any) -> list[type[Frozen]]:
+    """The sections in a type, however deep in unions."""
+    if _is_section(annotation):
+        return [annotation]
+    return [member for each in get_args(annotation) for member in _members(each)]
+
+
+@cache
 def keys() -> dict[str, tuple[str, ...]]:
-    """Every key that can be set -> the options that have it; () where all points do."""
+    """Every key of ours that can be set -> the options that have it; () where all points
+    do."""
     found: dict[str, tuple[str, ...]] = {}
     for section, field in RunConfig.model_fields.items():
-        if section == "versions":
+        if section in ("versions", "sources"):
             continue
         found[section] = ()
-        if _is_section(field.annotation):
-            found |= dict.fromkeys(_keys_of(field.annotation, section), ())
-        for name, model in options().get(section, {}).items():
-            for key in _keys_of(model, section):
-                found[key] = (*found.get(key, ()), name)
+        if section in sections():
+            for name, model in sections()[section].items():
+                for key in _keys_of(model, section):
+                    found[key] = (*found.get(key, ()), name)
+        elif members := _members(field.annotation):
+            found |= dict.fromkeys(_keys_of(members[0], section), ())
     return found
 
 
 def _keys_of(model: Any, prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
+        if (prefix, name) == ("log", "own"):
+            continue  # log=[wandb,mine:LOGGER] sets it
         yield f"{prefix}.{name}"
-        if _is_section(field.annotation):
-            yield from _keys_of(field.annotation, f"{prefix}.{name}")
+        for member in _members(field.annotation):
+            yield from _keys_of(member, f"{prefix}.{name}")
+
+
+# what the product hands a user's object before its keyword parameters
+HANDED = {"beta": 0, "model": 2, "data": 0}
+
+
+@cache
+def own_model(section: str, name: str) -> type[Frozen]:
+    """The keyword parameters of a user's option, as types; imports the user's module."""
+    fields: dict[str, Any] = {}
+    for key, parameter in options.parameters(section, name, HANDED[section]).items():
+        annotation = parameter.annotation
+        annotation = Any if annotation is parameter.empty else annotation
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[key] = (annotation, default)
+    taken = sorted(set(fields) & set(owns()[section].model_fields))
+    try:
+        if taken:
+            raise ValueError(f"parameter {taken[0]} is a key of every {section}")
+        return create_model(f"{section}={name}", __base__=Frozen, **fields)
+    except Exception as error:  # of a type that pydantic does not know
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"{section}={name} ({options.where(name)}) has parameters that cannot be keys: "
+            f"{said}; annotate them with int, float, bool, str or lists of these"
+        ) from None
+
+
+def own_keys(section: str, name: str) -> list[str]:
+    """The keys of a user's option."""
+    own = [*owns()[section].model_fields, *own_model(section, name).model_fields]
+    return [f"{section}.{key}" for key in own]
 
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Frozen)
 
 
-def unknown(key: str) -> str:
-    """What to say of a key that there is not, or that another option has."""
-    section, owners = key.partition(".")[0], keys().get(key, ())
+def unknown(key: str, known: Mapping[str, tuple[str, ...]] | None = None) -> str:
+    """What to say of a key that there is not, or that another option has; `known` are the
+    keys that there are."""
+    known = keys() if known is None else known
+    section, owners = key.partition(".")[0], known.get(key, ())
     if owners:
         of = " or ".join(f"{section}={owner}" for owner in owners)
         return f"{key} belongs to {of}; choose that, or remove {key}"
-    meant = nearest(key, keys())
+    meant = nearest(key, known)
     remedy = f"did you mean {meant}?" if meant else "--help lists options and keys"
     return f"unknown key {shown(key)[1:-1]}; {remedy}"
 
 
 def _parts(location: tuple[str | int, ...]) -> list[str]:
     """Pydantic's location of an error without the option's name in it."""
-    tags = options().get(str(location[0]), {}) if location else {}
-    return [str(p) for i, p in enumerate(location) if not (i == 1 and p in tags)]
+    first, *rest = location or ("",)
+    tags = sections().get(str(first), {})
+    if tags and rest[:1] in (["ours"], ["own"]):
+        rest = rest[2:] if rest[0] == "ours" and rest[1:2] and rest[1] in tags else rest[1:]
+    return [str(part) for part in (first, *rest)] if location else []
 
 
-def _key(location: tuple[str | int, ...]) -> str:
+def _key(location: tuple[str | int, ...], known: Mapping[str, Any]) -> str:
     """The key that a user types; what follows it in a location names types and items."""
     parts = _parts(location)
     for n in range(len(parts), 0, -1):
-        if ".".join(parts[:n]) in keys():
+        if ".".join(parts[:n]) in known:
             return ".".join(parts[:n])
     return ".".join(parts)
 
 
-def _complaints(errors: list[Any]) -> list[str]:
-    """Pydantic's errors as `key: rule, got value; remedy`, one per key."""
+def _complaints(
+    errors: list[Any], known: Mapping[str, tuple[str, ...]] | None = None
+) -> list[str]:
+    """Pydantic's errors as `key: rule, got value; remedy`, one per key of those `known`."""
+    known = keys() if known is None else known
     rules: dict[str, list[str]] = {}
     received: dict[str, str] = {}
     for error in errors:
-        key, rule = _key(error["loc"]), _rule(error)
+        key, rule = _key(error["loc"], known), _rule(error)
         if error["type"] == "extra_forbidden":
-            rules[unknown(".".join(_parts(error["loc"])))] = []
+            rules[unknown(".".join(_parts(error["loc"])), known)] = []
         elif error["type"] == "missing":
             rules[f"{key} is missing; set {key}=..."] = []
         elif not key:  # of several keys together, which the rule names
@@ -621,13 +764,28 @@ def _either(rules: list[str]) -> str:
     return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
 
 
-def current_versions(values: dict[str, Any]) -> dict[str, int]:
-    """VERSIONS of the options that `values` choose, and of metrics, where it is not 1."""
-    chosen = {f"metric.{name}": version for name, version in VERSIONS["metric"].items()}
-    for group, of in VERSIONS.items():
-        if group != "metric":
-            chosen[group] = of.get(values.get(group, ""), 1)
-    return {group: version for group, version in chosen.items() if version != 1}
+def provenance(values: dict[str, Any]) -> dict[str, Any]:
+    """`versions` of the options that `values` choose, where not 1, and `sources`, the
+    SHA-256 of the modules of a user's own."""
+    chosen: dict[str, list[str]] = {}
+    for group in GROUPS:
+        value = values.get(group, ())
+        if isinstance(value, dict) and group in sections():
+            value = value.get("name", ())
+        chosen[group] = [value] if isinstance(value, str) else list(value or ())
+    versions = {
+        group: max((options.version(group, name) for name in names), default=1)
+        for group, names in chosen.items()
+    }
+    sources: dict[str, str] = {}
+    for group, names in chosen.items():
+        for name in filter(options.is_own, names):
+            options.own(group, name)  # what it is now, and not what a file says later
+            sources[options.module_of(name)] = options.sha256(options.module_of(name))
+    return {
+        "versions": {group: v for group, v in versions.items() if v != 1},
+        "sources": dict(sorted(sources.items())),
+    }
 
 
 def validate_recorded(values: dict[str, Any]) -> tuple[RunConfig, list[str]]:
@@ -655,8 +813,26 @@ def validate_recorded(values: dict[str, Any]) -> tuple[RunConfig, list[str]]:
 
 
 def validate(values: dict[str, Any]) -> RunConfig:
-    """A RunConfig from plain containers; UserError names each key that is wrong."""
+    """A RunConfig from plain containers; UserError names each key that is wrong.
+
+    The keyword parameters of a user's options are checked, and those that are missing have
+    their defaults.
+    """
+    errors: list[Any] = []
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
+        changed = {}
+        for section in owns():
+            option = getattr(config, section)
+            if isinstance(option, Own):
+                try:
+                    checked = own_model(section, option.name)(**option.parameters)
+                except ValidationError as error:
+                    errors += [{**e, "loc": (section, *e["loc"])} for e in error.errors()]
+                    known = dict.fromkeys(own_keys(section, option.name), ())
+                    raise UserError("; ".join(_complaints(errors, known))) from None
+                of = {**option.model_dump(), **checked.model_dump()}
+                changed[section] = type(option).model_validate(of)
+        return config.model_copy(update=changed) if changed else config
     except ValidationError as error:
         raise UserError("; ".join(_complaints(error.errors()))) from None

@@ -19,6 +19,7 @@ from study.published import NORMS, Published, Study
 from vae_sweep.config import Head, Norm
 from vae_sweep.records.comparisons import Interval, difference, mean, table
 from vae_sweep.theory.floor import head_floor
+from vae_sweep.vae import heads
 from vae_sweep.vae.normalize import fit
 
 Points = dict[str, dict[str, str]]
@@ -47,7 +48,7 @@ def _listed(effects: Mapping[str, Interval]) -> str:
 def range_mismatch(study: Study) -> str:
     """Q1: does it hurt that z-scored targets and tanh outputs have different ranges?"""
     counts = study.of("q1_range_mismatch").counts
-    floor = head_floor("tanh", fit("zscore", counts), counts)
+    floor = head_floor(heads.named("tanh"), fit("zscore", counts), counts)
     z = {"norm": "zscore"}
     cost, bits = head_gap(study, z), head_gap(study, z, BITS)
     return (

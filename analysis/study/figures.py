@@ -21,7 +21,7 @@ from vae_sweep.config import Head, Norm
 from vae_sweep.records.comparisons import Interval, of_point
 from vae_sweep.reporting.style import PALETTE
 from vae_sweep.theory.floor import head_floor
-from vae_sweep.vae.heads import range_of
+from vae_sweep.vae.heads import named
 from vae_sweep.vae.normalize import fit, levels
 
 COLORS: dict[str, str] = dict(zip(NORMS, PALETTE, strict=False))
@@ -76,7 +76,7 @@ def ranges(counts: torch.Tensor, heads: Sequence[Head] = ("tanh", "sigmoid")) ->
 def _draw_range(axes: Axes, counts: torch.Tensor, norm: Norm, head: Head) -> None:
     target = fit(norm, counts)
     t = target.forward(levels(len(target.scale))).squeeze(1).numpy()
-    low, high = (float(end.mean()) for end in range_of(head, target))
+    low, high = (float(end.mean()) for end in named(head).range(target))
     edges = np.linspace(t.min(), t.max(), 65)
     near = 1e-6 * (edges[-1] - edges[0])  # a bin of no width would swallow its mass
     inside = [end for end in (low, high) if np.abs(edges - end).min() > near]
@@ -90,7 +90,7 @@ def _draw_range(axes: Axes, counts: torch.Tensor, norm: Norm, head: Head) -> Non
     for mask, color in ((reached, "0.6"), (~reached, UNREACHABLE)):
         axes.bar(edges[:-1][mask], density[mask], widths[mask], align="edge", color=color)
     axes.axvspan(low, high, color=PALETTE[0], alpha=0.12, zorder=0)
-    floor = head_floor(head, target, counts)
+    floor = head_floor(named(head), target, counts)
     said = "reaches every target"
     if floor.mse_pixel > 0:
         said = f"{floor.outside:.1%} out of reach: at most {floor.psnr_cap:.1f} dB"

@@ -21,6 +21,7 @@ from study.balance import (
 from study.published import NORMS, Study
 from vae_sweep.records.comparisons import Interval, bootstrap, difference, exact, of_point
 from vae_sweep.theory.floor import head_floor
+from vae_sweep.vae import heads
 from vae_sweep.vae.normalize import fit
 
 MARGIN = 0.3  # dB, a convention: 7 % of the squared error
@@ -218,7 +219,8 @@ def _minus1_1_is_no_problem(study: Study, margin: float) -> Entry:
 
 def _doubling_fits_tanh(study: Study, margin: float) -> Entry:
     first = study.of("q1_range_mismatch")
-    outside = head_floor("tanh", fit("minus1_1", first.counts), first.counts).outside
+    tanh, target = heads.named("tanh"), fit("minus1_1", first.counts)
+    outside = head_floor(tanh, target, first.counts).outside
     cost = head_gap(study, {"norm": "minus1_1"})
     finals = study.of("q2_make_it_fit").results.finals
     faulty = {"norm": "zscore", "head": "tanh", "beta": matched(finals)}

@@ -98,7 +98,9 @@ class Compositions:
         plain = not (override.is_add() or override.is_delete() or override.package)
         plain = plain and not override.is_hydra_override() and "@" not in key
         if group:
-            plain = plain and isinstance(override.value(), str)
+            value = override.value()
+            names = value if isinstance(value, list) else [value]  # log=[wandb,mine:LOGGER]
+            plain = plain and all(isinstance(name, str) for name in names)
         return plain and self._is_group[key] == group
 
     def _with_options(self, options: list[Override]) -> Plain | None:

@@ -4,6 +4,7 @@ from helpers import make_config
 from torch import Generator
 
 from vae_sweep.errors import UserError
+from vae_sweep.vae import heads
 from vae_sweep.vae.networks import ConvVAE, check, resolutions
 
 
@@ -59,7 +60,9 @@ NORMED = ("model.widths=[4,8,1]", "train.batch_size=1")
 )
 def test_statistics_of_one_value_are_refused(overrides, height, remedy):
     with pytest.raises(UserError, match=r"at least two values.*got one") as caught:
-        check(make_config(*overrides), height, height)
+        config = make_config(*overrides)
+        check(config, (3, height, height))
+        heads.check(config.head, config.train.batch_size * height * height)
     assert remedy in str(caught.value)
 
 
@@ -75,7 +78,8 @@ def test_statistics_of_one_value_are_refused(overrides, height, remedy):
 )
 def test_statistics_of_two_values_are_not(overrides, height):
     config = make_config(*overrides)
-    check(config, height, height)
+    check(config, (3, height, height))
+    heads.check(config.head, config.train.batch_size * height * height)
     values = config.train.batch_size
     model = ConvVAE(config.model, (3, height, height), [Generator()])  # pyright: ignore
     model(torch.rand(1, values, 3, height, height), torch.randn(1, values, 128))

@@ -47,7 +47,9 @@ def test_multipliers_lie_in_zero_one_and_end_at_one(steps, cycles, ramp):
 
 def test_normalized_beta_is_higginss():
     config = NormalizedBeta(name="normalized", beta_norm=0.5)
-    assert schedules.final_beta(config, 3072, 128, 1.0) == 0.5 * 3072 / 128
+    assert (
+        schedules.final_beta(config, 3072, 128, schedules.Implied(1.0)) == 0.5 * 3072 / 128
+    )
 
 
 @given(
@@ -62,7 +64,7 @@ def test_matched_beta_implies_the_sigma_asked_for(sigma, reduction, scale):
     scales = scale * torch.tensor([0.9, 1.0, 1.2], dtype=torch.float64)
     unit = objective.implied_variance(1.0, weights, scales).mean().item()
     config = MatchedBeta(name="matched", sigma=sigma)
-    beta = schedules.final_beta(config, 3072, 128, unit)
+    beta = schedules.final_beta(config, 3072, 128, schedules.Implied(unit))
     variance = objective.implied_variance(beta, weights, scales)
     assert objective.implied_sigma(variance) == pytest.approx(sigma, rel=1e-9)
 

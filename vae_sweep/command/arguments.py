@@ -5,13 +5,14 @@ lines are read first: flags may stand anywhere, `beta=4` sets beta.value, a wron
 answered with the nearest right one, and a grid is counted before it is made.
 """
 
+import inspect
 import itertools
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,17 +25,25 @@ from hydra.core.override_parser.types import (
     ValueType,
 )
 from hydra.errors import HydraException
+from omegaconf import MISSING
 
+from vae_sweep import options
 from vae_sweep.command import experiments
-from vae_sweep.config import keys, options, unknown
+from vae_sweep.config import (
+    GROUPS,
+    keys,
+    own_keys,
+    own_model,
+    owns,
+    sections,
+    unknown,
+)
 from vae_sweep.errors import UserError, nearest, shown
-
-PACKAGE = Path(__file__).parents[1]
-# conf/ lies inside the package in a wheel, beside it in a checkout
-CONF = next(p / "conf" for p in (PACKAGE, PACKAGE.parent) if (p / "conf").is_dir())
 
 LONGEST = 20_000  # characters of an option; Hydra's parser reads 10,000 in a second
 LARGEST_GRID = 100_000  # points
+SEVERAL = ("log", "metric")  # groups of which a point may have several options
+OPEN = (*GROUPS, "log")  # groups that a user's own module:object may be of
 ONCE = ("rerun", "experiments")  # keys of a command, which are no axes of a grid's points
 
 # flags that Hydra knows -> the values that each takes, or None for any
@@ -97,9 +106,10 @@ def read(typed: list[str]) -> Typed:
     if not found.foreign:  # a group of Hydra's cannot be null
         overrides = [o for o in overrides if not _is_no_experiment(o)]
     alone = found.instead or ONE_POINT in lines
+    known = known_keys(overrides)
     for override in overrides:
         if not found.foreign:
-            check(override)
+            check(override, known)
         if alone and override.is_sweep_override():
             raise UserError(
                 f"one point is shown or run here, got {shown(override.input_line)[1:-1]}; "
@@ -109,10 +119,10 @@ def read(typed: list[str]) -> Typed:
     several = {
         o.key_or_group
         for o in overrides
-        if o.key_or_group in options() and o.is_sweep_override()
+        if o.key_or_group in sections() and o.is_sweep_override()
     }
     if any(o.key_or_group == "experiments" for o in overrides):  # may choose any
-        several |= options().keys()
+        several |= sections().keys()
     return Typed(flags, [_conditional(o, several) for o in overrides])
 
 
@@ -208,41 +218,102 @@ def parse(line: str, parser: OverridesParser) -> Override:
     return override
 
 
-@cache
 def choices() -> dict[str, tuple[str, ...]]:
-    """Group -> its options, from the files of conf/."""
-    folders = sorted(p for p in CONF.iterdir() if p.is_dir())
-    return {p.name: tuple(sorted(f.stem for f in p.glob("*.yaml"))) for p in folders}
+    """Group -> its options, ours and those of a user's ./conf."""
+    groups = sorted(p.name for p in options.CONF.iterdir() if p.is_dir())
+    return {g: (*options.words(g), *options.own_files(g)) for g in groups}
+
+
+def own_name(group: str, option: str) -> str | None:
+    """The module:object that a user's option stands for; None of one of ours."""
+    if options.is_own(option):
+        return option
+    file = options.own_files(group).get(option)
+    content = options.read_file(group, file) if file else None
+    return content["name"] if content else None
+
+
+def own_option(group: str, option: str) -> tuple[dict[str, Any], str]:
+    """(keys, package) that a user's option composes to: those that it sets, and the others
+    of its section at their defaults."""
+    file = options.own_files(group).get(option)
+    content = options.read_file(group, file) if file else None
+    own = content or {"name": option}
+    name = own["name"]
+    if group in SEVERAL:
+        return {name: {}}, group
+    if group not in owns():
+        return {group: name}, "_global_"
+    ours = yaml.safe_load((options.CONF / group / f"{defaults()[group]}.yaml").read_text())
+    common = {
+        key: None if type(None) in get_args(field.annotation) else ours[key]
+        for key, field in owns()[group].model_fields.items()
+        if key != "name"
+    }
+    given = options.parameters(group, name)
+    for key in common:  # latent, of a network's own default
+        if key in given and given[key].default is not inspect.Parameter.empty:
+            common[key] = given[key].default
+    fields = own_model(group, name).model_fields
+    values = {k: MISSING if f.is_required() else f.default for k, f in fields.items()}
+    return {**common, **values, **own}, group
+
+
+def known_keys(overrides: Iterable[Override]) -> Mapping[str, tuple[str, ...]]:
+    """`keys`, and those of the user's options that `overrides` or their experiments choose;
+    imports the modules of these."""
+    chosen: dict[tuple[str, str], None] = {}
+    found = list(overrides)
+    for override in list(found):
+        if override.key_or_group == "experiments" and not _is_no_experiment(override):
+            with suppress(UserError, HydraException):  # said when the experiment is read
+                parser = OverridesParser.create()
+                for name in experiment_names(override):
+                    for line in itertools.chain(*experiments.load(name)):
+                        found.append(parser.parse_override(line))
+    for override in found:
+        group = override.key_or_group
+        if group in owns() and override.type is OverrideType.CHANGE:
+            for value in values_of(override, 10_000):
+                name = own_name(group, value) if isinstance(value, str) else None
+                if name is not None:
+                    chosen[group, name] = None
+    known = dict(keys())
+    for group, name in chosen:
+        for key in own_keys(group, name):
+            known[key] = (*known.get(key, ()), name)
+    return known
 
 
 @cache
 def defaults() -> dict[str, str]:
     """Group -> the option that it has unless another is chosen."""
-    listed = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    listed = yaml.safe_load((options.CONF / "config.yaml").read_text())["defaults"]
     pairs = [item for line in listed if isinstance(line, dict) for item in line.items()]
     return {str(group): str(option) for group, option in pairs}
 
 
-@cache
 def name_of(group: str, option: str) -> str | None:
-    """The `name` that an option's file sets, conv for model=small; None without a file."""
-    if option not in choices().get(group, ()):
-        return None
-    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    """The `name` that an option's file sets, conv for model=small, or module:object;
+    None without a file."""
+    if option not in options.words(group):
+        return own_name(group, option)
+    content = yaml.safe_load((options.CONF / group / f"{option}.yaml").read_text())
     if "name" in content:
         return content["name"]
     return name_of(group, content["defaults"][0]) if "defaults" in content else None
 
 
-def check(override: Override) -> None:
-    """Raises UserError where an option names what there is not."""
+def check(override: Override, known: Mapping[str, tuple[str, ...]] | None = None) -> None:
+    """Raises UserError where an option names what there is not, of the keys `known`."""
+    known = keys() if known is None else known
     key, text = override.key_or_group, shown(override.input_line)[1:-1]
     if override.is_hydra_override() or key == "hydra":
         return
     if override.package is not None:
         raise UserError(f"an option has one place, got {text}; type {key}=...")
-    if key not in keys():
-        raise UserError(_unknown(key, text))
+    if key not in known:
+        raise UserError(_unknown(key, text, known))
     if override.is_delete():
         raise UserError(f"every point has {key}, got {text}; leave it out")
     if override.is_add() or override.is_force_add():
@@ -275,10 +346,10 @@ def experiment_names(chosen: Override) -> list[str]:
     return [str(value) for value in values]
 
 
-def _unknown(key: str, text: str) -> str:
-    said = unknown(key)
+def _unknown(key: str, text: str, known: Mapping[str, tuple[str, ...]]) -> str:
+    said = unknown(key, known)
     if "did you mean" not in said and "/" in key:
-        meant = nearest(key.replace("/", "."), keys())
+        meant = nearest(key.replace("/", "."), known)
         said = f"unknown key {key}; " + (
             f"did you mean {meant}?" if meant else "see --help"
         )
@@ -289,10 +360,17 @@ def _check_choice(override: Override, text: str) -> None:
     """A group's option must be one of its files; a number under beta is one as well."""
     group = override.key_or_group
     known = choices()[group]
-    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+    if group in SEVERAL:
+        _check_brackets(override, text)
+    elif override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         return
-    for value in values_of(override, 10_000):
+    values = values_of(override, 10_000)
+    if group in SEVERAL and isinstance(values[0], list):
+        [values] = values
+    for value in values:
         if value in known or (group == "beta" and _number(value) is not None):
+            continue
+        if options.is_own(value) and group in OPEN:
             continue
         also = "a number, or one of " if group == "beta" else ""
         if isinstance(value, list):
@@ -310,6 +388,19 @@ def _check_choice(override: Override, text: str) -> None:
         words: dict[Any, str] = {None: "null", True: "true", False: "false"}
         said = words[value] if value is None or isinstance(value, bool) else str(value)
         raise UserError(f"unknown option {group}={shown(said)[1:-1]}; {remedy}")
+
+
+def _check_brackets(override: Override, text: str) -> None:
+    """Raises UserError where several options of a group are to make a grid."""
+    group = override.key_or_group
+    if override.is_sweep_override():
+        names = "NAME,NAME"
+        if override.value_type != ValueType.GLOB_CHOICE_SWEEP:
+            names = ",".join(map(str, values_of(override, 10)))
+        raise UserError(
+            f"a point may have several of {group}, in brackets, got {text}; "
+            f"type {group}=[{names.strip('[]')}]"
+        )
 
 
 def values_of(override: Override, most: int | None = None) -> list[Any]:
@@ -403,17 +494,18 @@ def fitted(
     each point a number under beta sets beta.value. Raises UserError where no option that
     was chosen has a key.
     """
+    known = known_keys(overrides)
     chosen: dict[str, set[str]] = {}
     for override in overrides:
         group = override.key_or_group
-        if group in options() and not override.is_hydra_override():
+        if group in sections() and not override.is_hydra_override():
             chosen[group] = set(map(str, values_of(override)))
     if not any(len(names) > 1 for names in chosen.values()):
         for override in overrides:
             key = override.key_or_group
             group = key.partition(".")[0]
-            if key != group and group in options():
-                _check_owner(key, group, chosen.get(group) or {defaults()[group]})
+            if key != group and group in sections():
+                _check_owner(key, group, chosen.get(group) or {defaults()[group]}, known)
         return list(jobs)
     found = []
     betas: dict[str, str] = {}
@@ -422,26 +514,34 @@ def fitted(
             if line.startswith("beta=") and line not in betas:
                 betas[line] = constant_beta(parse(line, parser))
         lines = [betas.get(line, line) for line in job]
-        option = {g: v for g, _, v in (x.partition("=") for x in lines) if g in options()}
+        option = {g: v for g, _, v in (x.partition("=") for x in lines) if g in sections()}
         if sum(line.startswith("beta.value=") for line in lines) > 1:
             raise UserError("beta=NUMBER sets beta.value, got both; leave one of them out")
         kept = []
         for line in lines:
             key = line.partition("=")[0]
             group = key.partition(".")[0]
-            if key == group or group not in options():
+            if key == group or group not in sections():
                 kept.append(line)
                 continue
             names = chosen.get(group) or {defaults()[group]}
-            if _check_owner(key, group, names, option.get(group, defaults()[group])):
+            here = option.get(group, defaults()[group])
+            if _check_owner(key, group, names, known, here):
                 kept.append(line)
         found.append(kept)
     return found
 
 
-def _check_owner(key: str, group: str, chosen: set[str], option: str | None = None) -> bool:
-    """Whether `option` has `key`; UserError where none of the options `chosen` has it."""
-    owners = keys().get(key.lstrip("+"), ())
+def _check_owner(
+    key: str,
+    group: str,
+    chosen: set[str],
+    known: Mapping[str, tuple[str, ...]],
+    option: str | None = None,
+) -> bool:
+    """Whether `option` has `key`, one of those `known`; UserError where none of the options
+    `chosen` has it."""
+    owners = known.get(key.lstrip("+"), ())
     names = {
         name_of(group, defaults()[group] if _number(c) is not None else c) for c in chosen
     }
@@ -449,5 +549,5 @@ def _check_owner(key: str, group: str, chosen: set[str], option: str | None = No
         return True
     if not names & set(owners):
         got = ", ".join(f"{group}={c}" for c in sorted(chosen))
-        raise UserError(unknown(key.lstrip("+")).replace(";", f", got {got};", 1))
+        raise UserError(unknown(key.lstrip("+"), known).replace(";", f", got {got};", 1))
     return option is None or name_of(group, option) in owners

@@ -16,17 +16,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import vae_sweep
 from vae_sweep.command import arguments, experiments
-from vae_sweep.command.arguments import CONF
-from vae_sweep.config import (
-    ImageFolderConfig,
-    NpzConfig,
-    RunConfig,
-    current_versions,
-    expanded,
-    unknown,
-    validate,
-)
+from vae_sweep.config import RunConfig, expanded, provenance, unknown, validate
 from vae_sweep.errors import Failed, UserError, shown
+from vae_sweep.options import CONF
 from vae_sweep.system import machine, stop
 
 Grid = Callable[[list[RunConfig]], list[Any] | None]
@@ -91,17 +83,18 @@ def _container(root: DictConfig) -> Plain:
 
 
 def _validated(values: Plain) -> RunConfig:
-    if "versions" in values:
-        raise UserError(unknown("versions"))
+    for key in ("versions", "sources"):
+        if key in values:
+            raise UserError(unknown(key))
     try:
-        config = validate({**values, "versions": current_versions(values)})
+        config = validate({**values, **provenance(values)})
     except UserError as error:
         name = values.get("experiments")
         of = f" (in a point of experiments={name})" if name else ""
         raise UserError(f"{error}{of}") from None
     _ = config.sweep_dir, config.data.cache_dir  # raise where ~ is no known folder
-    if isinstance(config.data, ImageFolderConfig | NpzConfig):
-        expanded("data.path", config.data.path)
+    if place := config.data.place:
+        expanded(f"data.{place}", getattr(config.data, place))
     return config
 
 

@@ -16,7 +16,6 @@ from vae_sweep.config import (
     DeadLeavesConfig,
     ImageFolderConfig,
     NpzConfig,
-    TorchvisionConfig,
 )
 from vae_sweep.data import dead_leaves, image_folder, npz, torchvision_sets
 from vae_sweep.data.cache import Pixels, say
@@ -49,7 +48,7 @@ def read(config: DataConfig, tell: Callable[[str], None] = say) -> Splits:
         source = npz.read(config)
     else:
         source = torchvision_sets.read(config)
-    wanted = None if isinstance(config, TorchvisionConfig) else config.test_images
+    wanted = getattr(config, "test_images", None)
     train, test = _hold_out(source.train, source.test, wanted, "test")
     train, val = _hold_out(train, source.val, config.val_images, "val")
     splits = Splits(_shuffled(train), _shuffled(val), np.ascontiguousarray(test))

@@ -65,12 +65,14 @@ def open_wandb(config: RunConfig) -> Logger | None:
     return _WandbRun(config, mode)
 
 
-def wandb_mode(config: WandbConfig) -> Mode:
+def wandb_mode(config: WandbConfig | None) -> Mode:
     """Whether W&B runs online, offline or not at all: found as wandb does, without it.
 
     `auto`: WANDB_MODE, else online where a key is configured, else offline. Raises
     UserError where WANDB_MODE is none of wandb's.
     """
+    if config is None:
+        return "disabled"
     if config.mode != "auto":
         return config.mode
     if os.environ.get("WANDB_DISABLED", "").lower() in {"1", "t", "true", "y", "yes"}:
@@ -220,6 +222,7 @@ def _wandb_root(config: RunConfig) -> Path:
 
 def _project(config: RunConfig) -> str:
     wandb = config.log.wandb
+    assert wandb is not None
     return wandb.project or os.environ.get("WANDB_PROJECT") or "vae-sweep"
 
 
@@ -394,7 +397,7 @@ class _WandbRun:
         singleton = wandb.setup(settings=wandb.Settings(silent=True))
         self._run = wandb.init(
             project=_project(config),
-            entity=config.log.wandb.entity,
+            entity=config.log.wandb and config.log.wandb.entity,
             group=_group(config),
             id=config.run_id,
             name=config.run_id,

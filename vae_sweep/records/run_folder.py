@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from vae_sweep.config import ImageFolderConfig, NpzConfig, RunConfig
+from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.records import reader
@@ -81,7 +81,7 @@ class Kept:
     def config_of(self, config: RunConfig, fingerprint: str, steps: int) -> RunConfig:
         """`config`, or where its run is kept under another path of the same images, that
         run's: then its id, and its folder, are that run's as well."""
-        if not isinstance(config.data, ImageFolderConfig | NpzConfig):
+        if config.data.place is None:
             return config
         if config.run_dir.exists():
             return config
@@ -106,7 +106,7 @@ class Kept:
 
 def _without_path(config: RunConfig) -> str:
     settings = config.settings
-    return json.dumps({**settings, "data": {**settings["data"], "path": ""}})
+    return json.dumps({**settings, "data": {**settings["data"], config.data.place: ""}})
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vae_sweep.config import Head
-from vae_sweep.vae.heads import range_of
+from vae_sweep.vae.heads import Head
 from vae_sweep.vae.normalize import Affine, levels
 
 
@@ -30,7 +29,7 @@ def head_floor(head: Head, target: Affine, counts: Tensor) -> Floor:
     Exact: every pixel is one of 256 levels, and each pixel can be fitted on its own.
     """
     t = target.forward(levels(len(counts))).squeeze(1)
-    low, high = range_of(head, target)
+    low, high = head.range(target)
     distance = t - t.clamp(low[:, None], high[:, None])
     weight = counts.double() / counts.sum(1, keepdim=True)
     squared = (weight * distance**2).sum(1)

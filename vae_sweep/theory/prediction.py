@@ -7,16 +7,13 @@ from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Dataset
 from vae_sweep.theory.floor import head_floor
 from vae_sweep.theory.linear import LinearGaussian, Optimum
-from vae_sweep.vae.likelihoods import KINDS
+from vae_sweep.vae import heads, likelihoods
 from vae_sweep.vae.normalize import levels
 from vae_sweep.vae.objective import implied_sigma
 from vae_sweep.vae.point import Point
 
 NAN = math.nan
 UNKNOWN = Optimum(NAN, NAN, NAN, NAN, NAN, NAN, NAN)
-# likelihoods whose squared error has a closed-form linear optimum; a bin's width is
-# nothing beside the noise
-GAUSSIAN_NOISE = ("gaussian_learned", "gaussian_optimal", "discretized_gaussian")
 
 
 class Prediction(NamedTuple):
@@ -64,11 +61,11 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
     sigma = learned if math.isnan(point.sigma) else point.sigma
     low, high = _target_range(point, dataset)
     floor, val, test = (
-        head_floor(config.head, point.target, counts)
+        head_floor(heads.named(config.head), point.target, counts)
         for counts in (dataset.counts, dataset.val_counts, dataset.test_counts)
     )
     caps = {"training": floor.psnr_cap, "val": val.psnr_cap, "test": test.psnr_cap}
-    own_density = KINDS[config.likelihood] == "density"
+    own_density = likelihoods.named(config.likelihood).kind == "density"
     return Prediction(
         target_low=low,
         target_high=high,
@@ -93,10 +90,11 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
 
 
 def _optimum(config: RunConfig, point: Point, linear: LinearGaussian) -> Optimum:
-    if config.likelihood == "mse":
+    likelihood = likelihoods.named(config.likelihood)
+    if likelihood.is_squared:
         in_target_space = point.variance / point.target.scale**2  # equal in all channels
         return linear.at(in_target_space[0].item())
-    if config.likelihood in GAUSSIAN_NOISE:
+    if likelihood.is_gaussian:
         return linear.learned(point.tempering)
     return UNKNOWN
 
@@ -133,8 +131,8 @@ def _of_noise(config: RunConfig, point: Point, optimum: Optimum, sigma: float) -
     if math.isnan(sigma):
         return f"likelihood={config.likelihood} has no linear optimum in closed form"
     noise = f"{'implied' if point.sigma > 0 else 'learned'} noise {_short(sigma)}/255"
-    if config.reduction in ("mean", "pixel_mean"):
-        times = point.tempering / point.beta
+    times = point.tempering / point.beta
+    if times != 1:
         noise += f" (reduction={config.reduction} multiplies beta by {times:.4g})"
     latent, used = config.model.latent, optimum.active_units
     if math.isnan(used):

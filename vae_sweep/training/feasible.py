@@ -6,7 +6,6 @@ import numpy as np
 
 from vae_sweep.config import (
     MOST_STEPS,
-    CyclicalBeta,
     DataConfig,
     DeadLeavesConfig,
     RunConfig,
@@ -80,12 +79,7 @@ def warnings(config: RunConfig, steps: int) -> list[str]:
             f"train.momentum={train.momentum:g} has no effect with train.optimizer="
             f"{train.optimizer}; it is sgd's"
         )
-    if isinstance(config.beta, CyclicalBeta) and 2 * config.beta.cycles > steps:
-        found.append(
-            f"beta.cycles={config.beta.cycles} cycles in {steps} steps are less than two "
-            f"steps each; lower beta.cycles"
-        )
-    return found
+    return found + config.beta.warnings(steps)
 
 
 def check_images(config: DataConfig) -> None:

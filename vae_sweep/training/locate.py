@@ -31,6 +31,10 @@ def locate(configs: list[RunConfig], datasets: Datasets) -> list[Located]:
     kept = Kept()
     points = list({c.run_dir: c for c in configs}.values())
     for config in points:  # what needs no images, which may take long to get
+        if not config.run_dir.exists():
+            from vae_sweep.vae import point  # torch, which training needs anyway
+
+            point.check(config)
         loggers.wandb_mode(config.log.wandb)
         feasible.check_images(config.data)
         if config.train.steps is not None:

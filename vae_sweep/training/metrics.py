@@ -6,10 +6,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from vae_sweep.config import ERRORS, Likelihood
 from vae_sweep.vae import objective
 from vae_sweep.vae.cohort import Cohort, Forward
-from vae_sweep.vae.likelihoods import KINDS, Kind
+from vae_sweep.vae.likelihoods import Kind, Likelihood
 from vae_sweep.vae.streams import Streams
 
 NAMES = (
@@ -141,21 +140,21 @@ def _derived(
     cohort: Cohort, sums: Sums, beta: Tensor, gradient_norms: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
     pixels, kl = cohort.pixels, sums.mean("kl")
-    names = cohort.likelihoods.names
+    chosen = cohort.likelihoods.likelihoods
     sse_pixel = sums.mean("sse_pixel")  # [R, C]
     mse_pixel = sse_pixel.sum(1) / pixels
     log_likelihood, sigma = _own_likelihood(cohort, sums)
-    nll = {kind: _only(kind, names, -log_likelihood) for kind in get_args(Kind)}
+    nll = {kind: _only(kind, chosen, -log_likelihood) for kind in get_args(Kind)}
     elbo, elbo_discrete = -nll["density"] - kl, -nll["mass"] - kl
     best = mse_pixel[:, None]
     calibrated = objective.elbo(sse_pixel.sum(1, keepdim=True), kl, best, pixels)
     # the mean over chunks of gaussian_optimal's error has each chunk's own noise
-    optimal = _mask([name == "gaussian_optimal" for name in names], kl)
+    optimal = _mask([each.noise == "optimal" for each in chosen], kl)
     error = torch.where(optimal, -log_likelihood, sums.mean("error"))
     recon = cohort.recon_weight.double() * error
     loss = recon + beta * cohort.kl_weight.double() * kl
     # a density's logarithm is no share of anything: it may have either sign
-    is_share = [KINDS[name] != "density" or name in ERRORS for name in names]
+    is_share = [each.kind != "density" or each.noise == "implied" for each in chosen]
     mu_variance = sums.mean("mu_squared") - sums.mean("mu") ** 2
     bits, active = objective.bits_per_dim, (mu_variance > 0.01).sum(1)
     return {
@@ -170,7 +169,7 @@ def _derived(
         "nll_discrete": nll["mass"],
         "elbo_discrete": elbo_discrete,
         "bits_per_dim_discrete": bits(elbo_discrete, pixels) - 8,  # a mass has no bin width
-        "nll_bernoulli": nll["bernoulli"],
+        "nll_bernoulli": nll["cross_entropy"],
         "elbo_calibrated": calibrated,
         "bits_per_dim_calibrated": bits(calibrated, pixels),
         "sigma": sigma,
@@ -187,6 +186,8 @@ def _mask(flags: list[bool], like: Tensor) -> Tensor:
     return torch.tensor(flags, device=like.device)
 
 
-def _only(kind: Kind, names: list[Likelihood], values: Tensor) -> Tensor:
+def _only(kind: Kind, chosen: list[Likelihood], values: Tensor) -> Tensor:
     """`values` [R] of the runs whose likelihood is of this kind, nan for the others."""
-    return torch.where(_mask([KINDS[n] == kind for n in names], values), values, torch.nan)
+    return torch.where(
+        _mask([each.kind == kind for each in chosen], values), values, torch.nan
+    )

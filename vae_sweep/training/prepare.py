@@ -17,7 +17,7 @@ from vae_sweep.training import feasible
 from vae_sweep.training.device import check_precision, resolve_device
 from vae_sweep.training.locate import Located
 from vae_sweep.training.step import state_shape
-from vae_sweep.vae import networks
+from vae_sweep.vae import heads, networks
 from vae_sweep.vae.point import Point, point
 
 SHARE = 0.9  # of the memory, that one run and its images may take
@@ -65,7 +65,8 @@ def _prepared(located: Located) -> Prepared:
     device = resolve_device(config.train.device)
     check_precision(config.train, device)
     _, height, width = dataset.shape
-    networks.check(config, height, width)
+    networks.check(config, dataset.shape)
+    heads.check(config.head, config.train.batch_size * height * width)
     _check_memory(config, dataset.shape, device)
     constants = point(config, dataset.counts, height * width)
     _check_weight(config, constants)
@@ -78,11 +79,10 @@ def _check_weight(config: RunConfig, point: Point) -> None:
     finite = math.isfinite(point.beta) and bool(point.variance.isinf().logical_not().all())
     if finite and (point.beta == 0 or 1e-30 <= weight <= 1e18):
         return
-    key = {"matched": "beta.sigma", "normalized": "beta.beta_norm"}
     raise UserError(
         f"the KL's weight in the loss must be 0 or from 1e-30 to 1e+18, got {weight:.3g} "
         f"of beta={config.beta.label}, reduction={config.reduction} and these images; "
-        f"set another {key.get(config.beta.name, 'beta.value')}"
+        f"set another {config.beta.key}"
     )
 
 

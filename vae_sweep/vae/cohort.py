@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vae_sweep.config import Head, RunConfig
-from vae_sweep.vae import objective
-from vae_sweep.vae.heads import Heads, range_of
+from vae_sweep.config import RunConfig
+from vae_sweep.vae import heads, likelihoods, objective
+from vae_sweep.vae.heads import Heads
 from vae_sweep.vae.likelihoods import Likelihoods, Noise
 from vae_sweep.vae.networks import build
 from vae_sweep.vae.normalize import Affine
@@ -69,14 +69,13 @@ class Cohort(nn.Module):
         self.dtype = DTYPES[configs[0].train.precision]
         seeds = [config.seed for config in configs]
         self.model = build(configs[0].model, shape, Streams(seeds, "init").of_runs())
-        heads: list[Head] = [config.head for config in configs]
+        chosen = [heads.named(config.head) for config in configs]
         targets = [p.target for p in points]
-        self.heads = Heads(heads, targets, [p.zscore for p in points])
-        noises = [Noise(p.variance.sqrt(), p.spread) for p in points]
-        self.likelihoods = Likelihoods(
-            [config.likelihood for config in configs], heads, targets, noises
-        )
-        ranges = [range_of(*each) for each in zip(heads, targets, strict=True)]
+        self.heads = Heads(chosen, targets, [p.zscore for p in points])
+        noises = [Noise(p.variance.sqrt(), p.spread, p.tempering) for p in points]
+        of_runs = [likelihoods.named(config.likelihood) for config in configs]
+        self.likelihoods = Likelihoods(of_runs, chosen, targets, noises)
+        ranges = [h.range(target) for h, target in zip(chosen, targets, strict=True)]
         self._per_run("shift", [p.norm.shift for p in points])
         self._per_run("scale", [p.norm.scale for p in points])
         self._per_run("target_shift", [t.shift for t in targets])
@@ -118,25 +117,23 @@ class Cohort(nn.Module):
             a, mu, logvar = self.model(x, noise)
         a, mu, logvar = (v.to(self.dtype) for v in (a, mu, logvar))
         t = self.target.forward(u)
-        t_hat = self.heads(a)
-        if "continuous_bernoulli" in self.likelihoods.names:
-            runs = enumerate(zip(t_hat, a, strict=True))
-            t_hat = torch.stack([self.likelihoods.mean(r, *each) for r, each in runs])
+        t_hat = self.likelihoods.means(self.heads(a), a)
         return Forward(u, t, t_hat, a, mu, logvar)
 
     def errors(self, forward: Forward) -> Tensor:
         """What the loss weighs with w_r, per image, [R, B]: a squared or absolute error
         in target space, or a negative log likelihood of the pixels in nats."""
-        sse, names = forward.sse(), self.likelihoods.names
-        if set(names) == {"mse"}:
+        sse = forward.sse()
+        squared = [likelihood.is_squared for likelihood in self.likelihoods.likelihoods]
+        if all(squared):
             return sse
         u_hat = self.target.inverse(forward.t_hat)
         u = forward.u.expand_as(u_hat)
         rows = [
             sse[r]
-            if name == "mse"
+            if squared[r]
             else self.likelihoods.error(r, u[r], u_hat[r], forward.a[r])
-            for r, name in enumerate(names)
+            for r in range(len(squared))
         ]
         return torch.stack(rows)
 

@@ -1,39 +1,97 @@
 """Log likelihoods of pixels, elementwise in nats with all constants, and those of R runs.
 
 Three kinds that no column mixes: a `density` over [0, 1] (its value changes with the unit
-of the pixels, here u in [0, 1]), a `mass` over the 256 levels, and Bernoulli's cross
-entropy, which is a probability of black and white only and of gray values none.
+of the pixels, here u in [0, 1]), a `mass` over the 256 levels, and a `cross_entropy` as
+Bernoulli's, which is a probability of black and white only and of gray values none.
 """
 
+import inspect
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.special import log_ndtr
 
-from vae_sweep.config import ERRORS, UNIT_INTERVAL, Head, Likelihood
+from vae_sweep import options
 from vae_sweep.vae import objective
+from vae_sweep.vae.heads import Head
 from vae_sweep.vae.normalize import Affine
 
-Kind = Literal["density", "mass", "bernoulli"]
-KINDS: dict[Likelihood, Kind] = {
-    "mse": "density",
-    "l1": "density",
-    "laplace": "density",
-    "gaussian_learned": "density",
-    "gaussian_optimal": "density",
-    "continuous_bernoulli": "density",
-    "discretized_logistic": "mass",
-    "discretized_gaussian": "mass",
-    "bernoulli": "bernoulli",
-}
-# a on unit targets -> the logit of the head's output, which these multiply
-LOGIT_GAIN: dict[Head, float] = {"sigmoid": 1, "sigmoid_rescaled": 1, "tanh_rescaled": 2}
+Kind = Literal["density", "mass", "cross_entropy"]
 # steps of Adam are of the size of the learning rate; ln v has to go further than weights
 LOG_VARIANCE_GAIN = 10.0
 SERIES_BELOW = 0.1  # logits where a power series replaces 0 / 0
+
+
+class Likelihood:
+    """A likelihood of pixels u in [0, 1], given what the decoder says of them.
+
+    An own one is a class like this with `log_prob`, and what differs of:
+
+    Args:
+        kind: "density" over [0, 1], "mass" over the 256 levels, or "cross_entropy".
+        noise: Where its standard deviation comes from. "learned": one number per run, the
+            same in target space for all channels. "optimal": what fits a batch best, of
+            Gaussians. "implied": beta's, and `error` is what the loss weighs. "none".
+        takes: What `log_prob` is given of the decoder: its "mean" image in pixels, or the
+            "logit" of it, of values in [0, 1].
+        is_gaussian: Whether its noise is Gaussian, a bin's width being nothing beside it: a
+            linear VAE's optimum is then known.
+        mean: The mean image in [0, 1] from the logit; None where that is its sigmoid.
+    """
+
+    kind: ClassVar[Kind] = "density"
+    noise: ClassVar[Literal["learned", "optimal", "implied", "none"]] = "learned"
+    takes: ClassVar[Literal["mean", "logit"]] = "mean"
+    is_gaussian: ClassVar[bool] = False
+    is_squared: ClassVar[bool] = (
+        False  # its error is the squared one, which needs no pixels
+    )
+    mean: ClassVar[Callable[[Tensor], Tensor] | None] = None
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        """ln p(u), elementwise in nats.
+
+        Args:
+            u: Pixels in [0, 1], [B, C, H, W].
+            given: The mean image, or its logit (see `takes`), of the same shape.
+            std: Standard deviation of the noise in pixels, [C, 1, 1].
+        """
+        raise NotImplementedError
+
+    def error(self, difference: Tensor) -> Tensor:
+        """What the loss weighs of t - t_hat, elementwise; of implied noise alone."""
+        raise NotImplementedError
+
+    def variance(self, tempering: float, scale: Tensor) -> Tensor:
+        """The noise's variance per channel in pixels, [C], at which the loss is
+        `tempering` * (KL - ln p): implied noise. `scale` [C] is the target's."""
+        raise NotImplementedError
+
+    def of_split(self, error: Tensor, mse: Tensor, about: "Split") -> Tensor:
+        """Mean log likelihood of a split's images, nats per image.
+
+        `error` is the mean of what the loss weighs, `mse` [C] the squared pixel error.
+        """
+        if self.noise != "implied":
+            return -error
+        zero = torch.zeros_like(about.std)
+        peak = about.size * self.log_prob(zero, zero, about.std).sum()
+        value = -error / about.tempering + peak
+        return torch.where(about.std[0] > 0, value, torch.nan)
+
+
+class Split(NamedTuple):
+    """What a log likelihood of a whole split needs: `std` [C] in pixels, `size` H*W, the
+    target's `scale` [C], and nats of likelihood that the loss gives for a nat of KL."""
+
+    std: Tensor
+    size: int
+    scale: Tensor
+    tempering: float
 
 
 def gaussian(u: Tensor, u_hat: Tensor, std: Tensor) -> Tensor:
@@ -113,25 +171,129 @@ def _log1mexp(x: Tensor) -> Tensor:
     return torch.where(small, (-torch.expm1(-near)).log(), torch.log1p(-(-far).exp()))
 
 
-LOCATED = {  # ln p(u; u_hat, std), the noise being learned or the batch's own
-    "laplace": laplace,
-    "gaussian_learned": gaussian,
-    "gaussian_optimal": gaussian,
-    "discretized_logistic": discretized_logistic,
-    "discretized_gaussian": discretized_gaussian,
+class _Squared(Likelihood):
+    """The squared error in target space: a Gaussian of the noise that beta implies."""
+
+    noise, is_squared = "implied", True
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return gaussian(u, given, std)
+
+    def error(self, difference: Tensor) -> Tensor:
+        return difference**2
+
+    def variance(self, tempering: float, scale: Tensor) -> Tensor:
+        return objective.implied_variance(tempering, (1.0, 1.0), scale)
+
+    def of_split(self, error: Tensor, mse: Tensor, about: Split) -> Tensor:
+        pixels = about.size * len(mse)
+        return objective.gaussian_log_likelihood(about.size * mse, about.std**2, pixels)
+
+
+class _Absolute(Likelihood):
+    """The absolute error in target space: Laplace's density of the noise that beta
+    implies."""
+
+    noise = "implied"
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return laplace(u, given, std)
+
+    def error(self, difference: Tensor) -> Tensor:
+        return difference.abs()
+
+    def variance(self, tempering: float, scale: Tensor) -> Tensor:
+        return objective.implied_laplace_variance(tempering, (1.0, 1.0), scale)
+
+    def of_split(self, error: Tensor, mse: Tensor, about: Split) -> Tensor:
+        b = about.std / math.sqrt(2)  # [C], the same in target space for all channels
+        value = -error * (about.scale / b)[0] - about.size * (2 * b).log().sum()
+        return torch.where(b[0] > 0, value, torch.nan)
+
+
+class _Laplace(Likelihood):
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return laplace(u, given, std)
+
+
+class _Gaussian(Likelihood):
+    is_gaussian = True
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return gaussian(u, given, std)
+
+
+class _OptimalGaussian(_Gaussian):
+    """At the standard deviation of the batch's own errors (Rybkin et al. 2021)."""
+
+    noise = "optimal"
+    of_split = _Squared.of_split
+
+
+class _Bernoulli(Likelihood):
+    kind, noise, takes = "cross_entropy", "none", "logit"
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return bernoulli(u, given)
+
+
+class _ContinuousBernoulli(Likelihood):
+    noise, takes = "none", "logit"
+    mean = staticmethod(continuous_bernoulli_mean)
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return continuous_bernoulli(u, given)
+
+
+class _DiscretizedLogistic(Likelihood):
+    kind = "mass"
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return discretized_logistic(u, given, std)
+
+
+class _DiscretizedGaussian(Likelihood):
+    kind, is_gaussian = "mass", True
+
+    def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
+        return discretized_gaussian(u, given, std)
+
+
+OURS: dict[str, Likelihood] = {
+    "mse": _Squared(),
+    "l1": _Absolute(),
+    "laplace": _Laplace(),
+    "gaussian_learned": _Gaussian(),
+    "gaussian_optimal": _OptimalGaussian(),
+    "bernoulli": _Bernoulli(),
+    "continuous_bernoulli": _ContinuousBernoulli(),
+    "discretized_logistic": _DiscretizedLogistic(),
+    "discretized_gaussian": _DiscretizedGaussian(),
 }
-UNIT = {"bernoulli": bernoulli, "continuous_bernoulli": continuous_bernoulli}
+
+
+def _accept(given: Any) -> Likelihood | None:
+    if inspect.isclass(given) and issubclass(given, Likelihood):
+        return given()
+    return given if isinstance(given, Likelihood) else None
+
+
+def named(name: str) -> Likelihood:
+    """The likelihood of a name; raises UserError as options.find."""
+    return options.find("likelihood", name, OURS, _accept, "a class of Likelihood")
 
 
 class Noise(NamedTuple):
     """What is known of a decoder's noise before training.
 
     `implied` is the standard deviation per channel [C] in pixels that beta implies, nan
-    where the likelihood has its own; `start` is the data's, one number in target space.
+    where the likelihood has its own; `start` is the data's, one number in target space;
+    `tempering` is as in Split.
     """
 
     implied: Tensor
     start: float
+    tempering: float
 
 
 class Likelihoods(nn.Module):
@@ -146,64 +308,61 @@ class Likelihoods(nn.Module):
 
     def __init__(
         self,
-        names: list[Likelihood],
+        likelihoods: list[Likelihood],
         heads: list[Head],
         targets: list[Affine],
         noises: list[Noise],
     ):
         super().__init__()
-        self.names, self.heads, self.noises = names, heads, noises
-        self.log_variance = nn.Parameter(torch.zeros(len(names), 1))
+        self.likelihoods, self.heads, self.noises = likelihoods, heads, noises
+        self.log_variance = nn.Parameter(torch.zeros(len(likelihoods), 1))
         scale = torch.stack([t.scale for t in targets])  # [R, C]
         self.register_buffer("scale", scale, persistent=False)
 
     def std(self, r: int, mse: Tensor) -> Tensor:
         """Standard deviation of run r's noise per channel [C], in pixels.
 
-        `mse` [C] is the mean squared pixel error per channel, which gaussian_optimal
-        takes its noise from. nan for Bernoulli's two, which have none.
+        `mse` [C] is the mean squared pixel error per channel, which optimal noise is taken
+        from. nan where there is no noise.
         """
-        name, scale = self.names[r], self.scale[r].to(mse)
-        if name in (*ERRORS, *UNIT_INTERVAL):
+        noise, scale = self.likelihoods[r].noise, self.scale[r].to(mse)
+        if noise in ("implied", "none"):
             return self.noises[r].implied.to(mse)
-        if name == "gaussian_optimal":  # one variance in target space
+        if noise == "optimal":  # one variance in target space
             return scale * (mse / scale**2).mean().sqrt()
         ratio = torch.exp(0.5 * LOG_VARIANCE_GAIN * self.log_variance[r])
         return scale * ratio.to(mse) * self.noises[r].start
 
-    def mean(self, r: int, t_hat: Tensor, a: Tensor) -> Tensor:
-        """The decoder's mean image in target space, from the head's output [B, C, H, W]."""
-        if self.names[r] != "continuous_bernoulli":
+    def means(self, t_hat: Tensor, a: Tensor) -> Tensor:
+        """The decoders' mean images in target space, from the heads' outputs and what these
+        are of, [R, B, C, H, W]."""
+        if not any(likelihood.mean for likelihood in self.likelihoods):
             return t_hat
-        return continuous_bernoulli_mean(LOGIT_GAIN[self.heads[r]] * a)
+        rows = []
+        for r, likelihood in enumerate(self.likelihoods):
+            mean = likelihood.mean
+            rows.append(t_hat[r] if mean is None else mean(self.heads[r].logits(a[r])))
+        return torch.stack(rows)
 
     def error(self, r: int, u: Tensor, u_hat: Tensor, a: Tensor) -> Tensor:
         """What run r's loss weighs with w_r, per image [B]; arguments [B, C, H, W].
 
-        The absolute error in target space for l1; for all others but mse, whose squared
-        error needs no pixels, the negative log likelihood of the pixels in nats.
+        An error in target space where beta implies the noise; for all others the negative
+        log likelihood of the pixels in nats.
         """
-        name, scale = self.names[r], self.scale[r][:, None, None]
-        if name in UNIT:
-            return -UNIT[name](u, LOGIT_GAIN[self.heads[r]] * a).sum((1, 2, 3))
-        if name == "l1":
-            return ((u - u_hat).abs() / scale).sum((1, 2, 3))
-        std = self.std(r, ((u - u_hat) ** 2).mean((0, 2, 3)))
-        return -LOCATED[name](u, u_hat, std[:, None, None]).sum((1, 2, 3))
+        likelihood, scale = self.likelihoods[r], self.scale[r][:, None, None]
+        if likelihood.noise == "implied":
+            return likelihood.error((u - u_hat) / scale).sum((1, 2, 3))
+        std = self.std(r, ((u - u_hat) ** 2).mean((0, 2, 3)))[:, None, None]
+        given = self.heads[r].logits(a) if likelihood.takes == "logit" else u_hat
+        return -likelihood.log_prob(u, given, std).sum((1, 2, 3))
 
     def log_likelihood(self, r: int, error: Tensor, mse: Tensor, size: int) -> Tensor:
         """Mean log likelihood of a split's images, nats per image, from means over it.
 
         `error` as above, `mse` [C] the squared pixel error per channel, `size` H*W. At
         the implied noise (nan where beta is 0, which implies none), at the learned
-        one, or for gaussian_optimal at the split's own.
+        one, or at the split's own where it is optimal.
         """
-        name, std = self.names[r], self.std(r, mse)
-        if name in ("mse", "gaussian_optimal"):
-            pixels = size * len(mse)
-            return objective.gaussian_log_likelihood(size * mse, std**2, pixels)
-        if name != "l1":
-            return -error
-        b = std / math.sqrt(2)  # [C], the same in target space for all channels
-        value = -error * (self.scale[r] / b)[0] - size * (2 * b).log().sum()
-        return torch.where(b[0] > 0, value, torch.nan)
+        about = Split(self.std(r, mse), size, self.scale[r], self.noises[r].tempering)
+        return self.likelihoods[r].of_split(error, mse, about)

@@ -1,11 +1,13 @@
 """The networks, R runs at once."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Generator, Tensor, nn
 
 from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, RunConfig
 from vae_sweep.errors import UserError
-from vae_sweep.vae.heads import STANDARDIZED
 from vae_sweep.vae.layers import BatchNorm, Conv, GroupNorm, Linear
 
 ACTIVATIONS = {
@@ -132,6 +134,43 @@ class ConvVAE(nn.Module):
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
 
+    @classmethod
+    def check(cls, config: ConvConfig, shape: tuple[int, int, int], batch: int) -> None:
+        """Raises UserError where images (C, H, W), or batches, do not fit."""
+        _, height, width = shape
+        tall, wide = resolutions(config, height, width)[-1]
+        small = f"{height}x{width} images are 1x1 after {len(config.widths)} widths"
+        if config.norm_layer == "batch" and batch * tall * wide == 1:
+            raise UserError(
+                f"model.norm_layer=batch needs at least two values per channel, got one: "
+                f"train.batch_size=1, and {small}; set train.batch_size=2 or fewer widths"
+            )
+        if config.norm_layer == "group" and config.widths[-1] * tall * wide == 1:
+            raise UserError(
+                f"model.norm_layer=group needs at least two values per image, got one: the "
+                f"last width is 1, and {small}; set a larger width or fewer widths"
+            )
+
+    @classmethod
+    def size(cls, config: ConvConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """(parameters, least activations per image), counted without making it."""
+        sizes = resolutions(config, *shape[1:])
+        per_norm = 0 if config.norm_layer == "none" else 2
+        features = config.widths[-1] * sizes[-1][0] * sizes[-1][1]
+        d = config.latent
+        parameters = features * 2 * d + 2 * d + d * features + features
+        activations = features + 2 * d
+        before = shape[0]
+        for level, after in enumerate(config.widths):
+            refined = after * after * 9 + after + per_norm * after
+            area = sizes[level + 1][0] * sizes[level + 1][1]
+            strided = before * after * config.kernel**2
+            parameters += 2 * strided + after + before + 2 * (config.depth - 1) * refined
+            parameters += per_norm * (after + after)  # encoder's, and the decoder's input
+            activations += 2 * config.depth * after * area
+            before = after
+        return parameters, activations
+
 
 class LinearVAE(nn.Module):
     """mu = V x + c, one posterior variance per latent whatever x is, a = W z + b.
@@ -163,6 +202,22 @@ class LinearVAE(nn.Module):
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.to_mu.parameters(), self.logvar]
 
+    @classmethod
+    def check(cls, config: LinearConfig, shape: tuple[int, int, int], batch: int) -> None:
+        """Any images fit."""
+
+    @classmethod
+    def size(cls, config: LinearConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
+        pixels, d = math.prod(shape), config.latent
+        return pixels * d + d + d + d * pixels + pixels, pixels + 2 * d
+
+
+OURS = {"conv": ConvVAE, "linear": LinearVAE}
+
+
+def _class_of(config: ModelConfig) -> Any:
+    return OURS[config.name]
+
 
 def build(
     config: ModelConfig, shape: tuple[int, int, int], generators: list[Generator]
@@ -171,32 +226,12 @@ def build(
 
     Raises UserError where the image is too small for it.
     """
-    if isinstance(config, LinearConfig):
-        return LinearVAE(config, shape, generators)
-    return ConvVAE(config, shape, generators)
+    return _class_of(config)(config, shape, generators)
 
 
-def check(config: RunConfig, height: int, width: int) -> None:
-    """Raises UserError where images of this size, or batches, do not fit the network."""
-    model, batch = config.model, config.train.batch_size
-    if isinstance(model, ConvConfig):
-        tall, wide = resolutions(model, height, width)[-1]
-        small = f"{height}x{width} images are 1x1 after {len(model.widths)} widths"
-        if model.norm_layer == "batch" and batch * tall * wide == 1:
-            raise UserError(
-                f"model.norm_layer=batch needs at least two values per channel, got one: "
-                f"train.batch_size=1, and {small}; set train.batch_size=2 or fewer widths"
-            )
-        if model.norm_layer == "group" and model.widths[-1] * tall * wide == 1:
-            raise UserError(
-                f"model.norm_layer=group needs at least two values per image, got one: the "
-                f"last width is 1, and {small}; set a larger width or fewer widths"
-            )
-    if config.head == STANDARDIZED and batch * height * width == 1:
-        raise UserError(
-            f"head={STANDARDIZED} needs at least two values per channel, got one: "
-            f"train.batch_size=1 of 1x1 images; set train.batch_size=2"
-        )
+def check(config: RunConfig, shape: tuple[int, int, int]) -> None:
+    """Raises UserError where images (C, H, W), or batches, do not fit the network."""
+    _class_of(config.model).check(config.model, shape, config.train.batch_size)
 
 
 def size(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
@@ -205,24 +240,4 @@ def size(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
 
     Activations are the outputs of its convolutions, and of its linear layers.
     """
-    channels, height, width = shape
-    pixels = channels * height * width
-    if not isinstance(config, ConvConfig):
-        d = config.latent
-        return pixels * d + d + d + d * pixels + pixels, pixels + 2 * d
-    sizes = resolutions(config, height, width)
-    per_norm = 0 if config.norm_layer == "none" else 2
-    features = config.widths[-1] * sizes[-1][0] * sizes[-1][1]
-    d = config.latent
-    parameters = features * 2 * d + 2 * d + d * features + features
-    activations = features + 2 * d
-    before = channels
-    for level, after in enumerate(config.widths):
-        refined = after * after * 9 + after + per_norm * after
-        area = sizes[level + 1][0] * sizes[level + 1][1]
-        strided = before * after * config.kernel**2
-        parameters += 2 * strided + after + before + 2 * (config.depth - 1) * refined
-        parameters += per_norm * (after + after)  # encoder's, and the decoder's input
-        activations += 2 * config.depth * after * area
-        before = after
-    return parameters, activations
+    return _class_of(config).size(config, shape)

@@ -1,11 +1,13 @@
 """Squared error, KL, reductions, implied noise and the ELBO."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from vae_sweep.config import Reduction
+from vae_sweep import options
+from vae_sweep.errors import UserError
 
 
 def squared_error(t: Tensor, t_hat: Tensor) -> Tensor:
@@ -21,14 +23,46 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(-1)
 
 
-def reduction_weights(reduction: Reduction, pixels: int, latent: int):
+Reduction = Callable[[int, int], tuple[float, float]]  # (N, D) -> (w_r, w_k)
+
+
+def _half(pixels: int, latent: int) -> tuple[float, float]:
+    return 0.5, 1.0
+
+
+# of the objective w_r * SSE_t + beta * w_k * KL
+OURS: dict[str, Reduction] = {
+    "sum": lambda pixels, latent: (1.0, 1.0),
+    "gaussian": _half,
+    "mean": lambda pixels, latent: (1 / pixels, 1 / latent),
+    "pixel_mean": lambda pixels, latent: (1 / pixels, 1.0),
+}
+
+
+def reduction(name: str) -> Reduction:
+    """The reduction of a name; raises UserError as options.find."""
+    what = "a function (N, D) -> (w_r, w_k)"
+    return options.find("reduction", name, OURS, options.function, what)
+
+
+def check_reduction(name: str, likelihood: str, is_squared: bool) -> None:
+    """Raises UserError where a reduction has no meaning for a likelihood's error."""
+    if reduction(name) is _half and not is_squared:
+        raise UserError(
+            f"reduction={name} is the 1/2 of a Gaussian's squared error, which "
+            f"likelihood={likelihood} has not; set reduction=sum"
+        )
+
+
+def reduction_weights(name: str, pixels: int, latent: int) -> tuple[float, float]:
     """(w_r, w_k) of the objective w_r * SSE_t + beta * w_k * KL; pixels N, latent D."""
-    return {
-        "sum": (1.0, 1.0),
-        "gaussian": (0.5, 1.0),
-        "mean": (1 / pixels, 1 / latent),
-        "pixel_mean": (1 / pixels, 1.0),
-    }[reduction]
+    return reduction(name)(pixels, latent)
+
+
+def tempering(beta: float, weights: tuple[float, float]) -> float:
+    """Nats of likelihood that the loss gives for a nat of KL: beta w_k / w_r."""
+    w_r, w_k = weights
+    return beta * w_k / w_r
 
 
 def implied_variance(beta: float, weights: tuple[float, float], scale: Tensor) -> Tensor:
@@ -36,8 +70,7 @@ def implied_variance(beta: float, weights: tuple[float, float], scale: Tensor) -
 
     The objective divided by beta * w_k is sum_c SSE_u,c / (2 v_c) + KL.
     """
-    w_r, w_k = weights
-    return beta * w_k / w_r * scale**2 / 2
+    return tempering(beta, weights) * scale**2 / 2
 
 
 def implied_sigma(variance: Tensor) -> float:
@@ -45,13 +78,14 @@ def implied_sigma(variance: Tensor) -> float:
     return 255 * math.sqrt(variance.mean().item())
 
 
-def implied_laplace_variance(beta: float, weights: tuple[float, float], scale: Tensor):
+def implied_laplace_variance(
+    beta: float, weights: tuple[float, float], scale: Tensor
+) -> Tensor:
     """Variance v_c = 2 b_c^2 in pixel units, [C], of the Laplace decoder that an absolute
     error implies: divided by beta * w_k the objective is sum_c SAE_u,c / b_c + KL, with
     b_c = (beta w_k / w_r) scale_c.
     """
-    w_r, w_k = weights
-    return 2 * (beta * w_k / w_r * scale) ** 2
+    return 2 * (tempering(beta, weights) * scale) ** 2
 
 
 def gaussian_log_likelihood(sse: Tensor, variance: Tensor, pixels: int) -> Tensor:

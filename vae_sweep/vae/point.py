@@ -1,14 +1,16 @@
 """What a grid point and its training images fix before any training."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae_sweep.config import ERRORS, RunConfig
-from vae_sweep.vae import objective, schedules
-from vae_sweep.vae.heads import STANDARDIZED
-from vae_sweep.vae.normalize import Affine, fit, moments
+from vae_sweep.config import SAME, RunConfig
+from vae_sweep.errors import UserError
+from vae_sweep.vae import heads, likelihoods, normalize, objective, schedules
+from vae_sweep.vae.normalize import Affine
+from vae_sweep.vae.schedules import Implied
 
 
 class Point(NamedTuple):
@@ -35,7 +37,36 @@ class Point(NamedTuple):
     @property
     def tempering(self) -> float:
         """Nats of likelihood that the loss gives for a nat of KL: beta w_k / w_r."""
-        return self.beta * self.weights[1] / self.weights[0]
+        return objective.tempering(self.beta, self.weights)
+
+
+def check(config: RunConfig) -> None:
+    """Raises UserError where options do not fit one another, or one cannot be had: what can
+    be said before the images are read."""
+    for group in ("norm", "target"):
+        if (name := getattr(config, group)) != SAME:
+            normalize.named(name, group)
+    head, likelihood = heads.named(config.head), likelihoods.named(config.likelihood)
+    name = config.likelihood
+    if likelihood.takes == "logit":
+        if config.target_norm != "unit":
+            raise UserError(
+                f"likelihood={name} is one of values in [0, 1], which needs target=unit, "
+                f"got target={config.target_norm}; set target=unit"
+            )
+        if not head.is_unit:
+            *some, last = [word for word, h in heads.OURS.items() if h.is_unit]
+            raise UserError(
+                f"likelihood={name} needs a head with outputs in (0, 1), got "
+                f"head={config.head}; set head={', '.join(some)} or {last}"
+            )
+    objective.check_reduction(config.reduction, name, likelihood.is_squared)
+    implied = Implied(1.0 if likelihood.noise == "implied" else math.nan)
+    if math.isnan(schedules.final_beta(config.beta, 1, 1, implied)):
+        raise UserError(
+            f"beta={config.beta.name} solves for the noise that beta implies, but "
+            f"likelihood={name} has one of its own or none; set beta=1"
+        )
 
 
 def point(config: RunConfig, counts: Tensor, size: int) -> Point:
@@ -44,24 +75,30 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
     `size` is H*W. Raises UserError where a normalization is undefined.
     """
     pixels, latent = len(counts) * size, config.model.latent
-    target = fit(config.target_norm, counts)
+    target = normalize.fit(config.target_norm, counts)
     weights = objective.reduction_weights(config.reduction, pixels, latent)
-    implied, power = objective.implied_variance, 1
-    if config.likelihood == "l1":
-        implied, power = objective.implied_laplace_variance, 2
-    unit = implied(1.0, weights, target.scale).mean().item()
-    beta = schedules.final_beta(config.beta, pixels, latent, unit, power)
-    variance = implied(beta, weights, target.scale)
+    likelihood, head = likelihoods.named(config.likelihood), heads.named(config.head)
+    implied = Implied(math.nan)
+    if likelihood.noise == "implied":
+        one, two = (
+            likelihood.variance(objective.tempering(beta, weights), target.scale)
+            for beta in (1.0, 2.0)
+        )
+        implied = Implied(one.mean().item(), (two / one).mean().log2().item())
+    beta = schedules.final_beta(config.beta, pixels, latent, implied)
+    variance = torch.full_like(target.scale, torch.nan)
+    if likelihood.noise == "implied":
+        tempering = objective.tempering(beta, weights)
+        variance = likelihood.variance(tempering, target.scale)
     # images of one color have no spread; a level's is as good a start as any
-    std = moments(counts)[1].clamp(min=1 / 255) / target.scale
+    std = normalize.moments(counts)[1].clamp(min=1 / 255) / target.scale
+    needs = f"head={config.head}" if head.onto == "standardized" else None
     return Point(
-        norm=fit(config.norm, counts),
+        norm=normalize.fit(config.norm, counts),
         target=target,
-        zscore=fit("zscore", counts, f"head={STANDARDIZED}")
-        if config.head == STANDARDIZED
-        else None,
+        zscore=normalize.fit("zscore", counts, needs) if needs else None,
         weights=weights,
         beta=beta,
-        variance=variance if config.likelihood in ERRORS else variance * torch.nan,
+        variance=variance,
         spread=std.square().mean().sqrt().item(),
     )

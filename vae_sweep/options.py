@@ -1,0 +1,242 @@
+"""What the name of an option stands for: a word is one of ours, `module:object` a user's.
+
+Without torch, and without the user's module until the object itself is asked for: grids
+that have ended, and records, are read without the code that made them.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import traceback
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from vae_sweep.errors import UserError, nearest, shown
+
+PACKAGE = Path(__file__).parent
+# conf/ lies inside the package in a wheel, beside it in a checkout
+CONF = next(p / "conf" for p in (PACKAGE, PACKAGE.parent) if (p / "conf").is_dir())
+OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+T = TypeVar("T")
+
+
+@cache
+def words(group: str) -> tuple[str, ...]:
+    """The options of a group that are ours: the files of conf/GROUP/."""
+    return tuple(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+
+
+@cache
+def version(group: str, name: str) -> int:
+    """How often the numbers of an option have changed, and 1: its file states
+    `# @version N` where that is not 1. A user's own has none: its source decides."""
+    if name not in words(group):
+        return 1
+    text = (CONF / group / f"{name}.yaml").read_text()
+    found = re.search(r"^# @version (\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 1
+
+
+def is_own(name: Any) -> bool:
+    """Whether a name is a user's, module:object."""
+    return isinstance(name, str) and OWN.fullmatch(name) is not None
+
+
+def module_of(name: str) -> str:
+    return name.partition(":")[0]
+
+
+@cache
+def _file(module: str) -> Path:
+    """A module's source, found without importing it (but the packages around it)."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        spec = None
+    except Exception as error:  # a package raises what it likes
+        raise UserError(f"{module} cannot be imported: {_raised(error)}") from None
+    if spec is None:
+        raise UserError(
+            f"there is no module {module}: it must be {module.replace('.', '/')}.py in the "
+            f"working folder, {Path.cwd()}, or installed"
+        )
+    if not spec.has_location or spec.origin is None or not spec.origin.endswith(".py"):
+        raise UserError(f"module {module} must be a file of Python; name another")
+    return Path(spec.origin)
+
+
+def sha256(module: str) -> str:
+    """Of a module's source as it is now: what a user's option is, beside its name."""
+    try:
+        return hashlib.sha256(_file(module).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{_file(module)} cannot be read: {error.strerror}; make it readable"
+        ) from None
+
+
+@cache
+def _own(name: str) -> Any:
+    """The object that a user's name stands for; imports its module."""
+    module, _, attribute = name.partition(":")
+    file = _file(module)
+    try:
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{module} cannot be imported: {_raised(error, file)}") from None
+    if not hasattr(found, attribute):
+        meant = nearest(attribute, [n for n in vars(found) if not n.startswith("_")])
+        remedy = f"did you mean {module}:{meant}?" if meant else "define it there"
+        raise UserError(f"{file.name} has no {attribute}; {remedy}")
+    return getattr(found, attribute)
+
+
+def own(group: str, name: str) -> Any:
+    """The object that a user's name stands for; UserError says of which option."""
+    try:
+        return _own(name)
+    except UserError as error:
+        raise UserError(f"{group}={name}: {error}") from None
+
+
+def find(
+    group: str,
+    name: str,
+    ours: Mapping[str, T],
+    accept: Callable[[Any], T | None],
+    what: str,
+) -> T:
+    """The option `name`: of `ours`, or what `accept` makes of a user's object.
+
+    Raises:
+        UserError: There is no such object, or `accept` made None of it; `what` is the kind
+            that it must be.
+    """
+    if not is_own(name):
+        return ours[name]
+    given = own(group, name)
+    made = accept(given)
+    if made is None:
+        raise UserError(
+            f"{group}={name} must be {what}, got {_kind(given)} ({where(name)}); "
+            f"docs/extending.md shows one"
+        )
+    return made
+
+
+def function(given: Any) -> Any:
+    """What `find` accepts of options that are functions."""
+    return given if callable(given) else None
+
+
+def _kind(given: Any) -> str:
+    if inspect.isclass(given):
+        return f"the class {given.__name__}"
+    if inspect.isroutine(given):
+        return f"the function {given.__name__}"
+    return f"a {type(given).__name__}"
+
+
+def where(name: str) -> str:
+    """`mine.py, line 12`: where a user's object is defined."""
+    module, _, attribute = name.partition(":")
+    file = _file(module)
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return file.name
+    for node in body:
+        names = [getattr(node, "name", None)]
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+        if attribute in names:
+            return f"{file.name}, line {node.lineno}"
+    return file.name
+
+
+def raised(error: BaseException, name: str) -> str:
+    """What a user's object raised, and in which line of its module."""
+    return _raised(error, _file(module_of(name)))
+
+
+def _raised(error: BaseException, file: Path | None = None) -> str:
+    said = str(error).strip().partition("\n")[0] or "nothing said"
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" in {Path(error.filename).name}, line {error.lineno}"
+        return f"{type(error).__name__}{place}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if file is not None and Path(f.filename) == file]
+    place = f" in {file.name}, line {own[-1].lineno}" if own and file else ""
+    return f"{type(error).__name__}{place}: {shown(said)[1:-1]}"
+
+
+def parameters(group: str, name: str, given: int = 0) -> dict[str, inspect.Parameter]:
+    """Keyword parameters of a user's function or class, which are keys of its section; its
+    first `given` parameters are what the product hands it."""
+    target = own(group, name)
+    if not callable(target):
+        return {}
+    try:
+        found = list(inspect.signature(target, eval_str=True).parameters.values())
+    except Exception as error:  # an annotation may raise what it likes
+        raise UserError(
+            f"{group}={name} ({where(name)}) has parameters that cannot be read: "
+            f"{raised(error, name)}"
+        ) from None
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p for p in found[given:] if p.kind in kinds}
+
+
+def file_of(group: str, name: str) -> Path | None:
+    """A user's file ./conf/GROUP/NAME.yaml; None where there is none that is for us."""
+    return own_files(group).get(name)
+
+
+def own_files(group: str) -> dict[str, Path]:
+    """Name -> file of the options in a user's ./conf/GROUP/; files that name no option of
+    the group are another program's, and are left alone.
+
+    Raises:
+        UserError: One is named like an option of ours.
+    """
+    folder = Path("conf") / group
+    if not folder.is_dir() or folder.resolve() == (CONF / group).resolve():
+        return {}
+    found = {
+        path.stem: path
+        for path in sorted(folder.glob("*.yaml"))
+        if read_file(group, path) is not None
+    }
+    taken = sorted(set(found) & set(words(group)))
+    if taken:
+        raise UserError(
+            f"{found[taken[0]]} has the name of an option of ours, {group}={taken[0]}; "
+            f"rename it"
+        )
+    return found
+
+
+def read_file(group: str, path: Path) -> dict[str, Any] | None:
+    """A user's option: its `name`, and the keys that it sets. None of a file that is none.
+
+    `head: mine:SOFTSIGN` says the same as `name: mine:SOFTSIGN`.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        return None
+    name = content.get("name", content.get(group))
+    if not is_own(name):
+        return None
+    return {"name": name, **{k: v for k, v in content.items() if k not in ("name", group)}}
