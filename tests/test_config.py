@@ -5,7 +5,8 @@ from helpers import make_config
 from hydra.errors import HydraException
 from pydantic import ValidationError
 
-from vae_sweep.config import VERSIONS, validate
+from vae_sweep import options
+from vae_sweep.config import GROUPS, validate
 from vae_sweep.errors import UserError, nearest
 
 
@@ -144,12 +145,17 @@ def test_run_id_is_stable(overrides, run_id):
 def test_a_metric_that_is_defined_anew_makes_new_runs(monkeypatch):
     """One metrics.csv never mixes definitions."""
     before = make_config()
-    monkeypatch.setitem(VERSIONS["metric"], "psnr", 2)
+    stated = options.version
+    monkeypatch.setattr(
+        options,
+        "version",
+        lambda group, name: 2 if group == "metric" else stated(group, name),
+    )
     after = make_config()
-    assert after.versions == {"metric.psnr": 2}
+    assert after.versions == {"metric": 2}
     assert after.run_id != before.run_id
-    assert after.settings["versions"] == {"head": 1, "metric.psnr": 2}
-    assert make_config("head=tanh_standardized").versions == {"head": 2, "metric.psnr": 2}
+    assert after.settings["versions"] == {**dict.fromkeys(GROUPS, 1), "metric": 2}
+    assert make_config("head=tanh_standardized").versions == {"head": 2, "metric": 2}
 
 
 def test_epochs_replace_steps():

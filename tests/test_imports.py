@@ -19,6 +19,7 @@ LINES = (
     ("vae",),
     ("command",),
     ("config",),
+    ("options",),
     ("files", "system"),
     ("errors",),
 )

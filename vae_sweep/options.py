@@ -41,7 +41,7 @@ def version(group: str, name: str) -> int:
     if name not in words(group):
         return 1
     text = (CONF / group / f"{name}.yaml").read_text()
-    found = re.search(r"^# @version (\d+)", text, re.MULTILINE)
+    found = re.search(r"^# @version (\d+)$", text, re.MULTILINE)
     return int(found[1]) if found else 1
 
 

@@ -131,8 +131,9 @@ def _checked(lines: list[str], name: str, parser: OverridesParser) -> list[Overr
     """An experiment's lines; a UserError names its file."""
     try:
         overrides = [arguments.parse(line, parser) for line in lines]
+        known = arguments.known_keys(overrides)
         for override in overrides:
-            arguments.check(override)
+            arguments.check(override, known)
         lines = [arguments.constant_beta(override) for override in overrides]
     except UserError as error:
         raise UserError(f"in {experiments.available()[name]}: {error}") from None

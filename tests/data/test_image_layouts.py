@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from vae_sweep.config import ImageFolderConfig, current_versions, validate
+from vae_sweep.config import ImageFolderConfig, provenance, validate
 from vae_sweep.data import dataset, image_folder, layout
 from vae_sweep.errors import UserError
 from vae_sweep.records.run_folder import RunFolder
@@ -528,7 +528,7 @@ def test_golden_runs_of_the_old_standardized_head_keep_their_id():
     for config in GOLDEN.glob("schema1/*/*tanh_standardized*/config.yaml"):
         values = yaml.safe_load(config.read_text())
         assert validate(values).run_id == config.parent.name
-        now = validate({**values, "versions": current_versions(values)})
+        now = validate({**values, **provenance(values)})
         assert now.versions == {"head": 2}
         assert now.run_id != config.parent.name
 

@@ -10,6 +10,7 @@ from study.published import NORMS, Published, Study
 
 from vae_sweep.records.comparisons import Interval
 from vae_sweep.theory.floor import head_floor
+from vae_sweep.vae.heads import named
 from vae_sweep.vae.normalize import fit
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -43,7 +44,7 @@ def test_ranges_show_all_the_mass_and_what_a_head_cannot_reach(balance):
                 for bar in axes.patches[:-1]
                 if bar.get_facecolor() == to_rgba(figures.UNREACHABLE)
             )
-            floor = head_floor(head, fit(norm, balance.counts), balance.counts)
+            floor = head_floor(named(head), fit(norm, balance.counts), balance.counts)
             assert lost == pytest.approx(floor.outside, abs=0.02)
             assert f"{norm}, {head}: " in axes.get_title(loc="left")
 

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from vae_sweep.data.spectrum import Spectra
 from vae_sweep.theory.floor import head_floor
 from vae_sweep.theory.linear import LinearGaussian
-from vae_sweep.vae.heads import BASES, range_of
+from vae_sweep.vae.heads import OURS, named
 from vae_sweep.vae.normalize import fit, histograms
 
 NORMS = ("unit", "minus1_1", "zscore", "zscore_global", "raw255")
@@ -18,14 +18,14 @@ COUNTS = histograms(IMAGES)
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("head", BASES)
+@pytest.mark.parametrize("head", OURS)
 def test_floor_is_the_distance_of_every_pixel_to_the_range_by_brute_force(head, norm):
     target = fit(norm, COUNTS)
-    low, high = (end.numpy()[:, None, None] for end in range_of(head, target))
+    low, high = (end.numpy()[:, None, None] for end in named(head).range(target))
     t = target.forward(IMAGES.double() / 255).numpy()
     nearest = np.minimum(np.maximum(t, low), high)
     errors = (t - nearest) ** 2
-    floor = head_floor(head, target, COUNTS)
+    floor = head_floor(named(head), target, COUNTS)
     if errors.max() > 1e-20:
         assert floor.outside == pytest.approx((errors > 0).mean())
     scale = target.scale.numpy()[:, None, None]
@@ -39,7 +39,7 @@ def test_psnr_cap_by_hand():
     counts = histograms(IMAGES)
     levels = IMAGES.numpy().astype(float)
     expected = (np.clip(levels - 1, 0, None) ** 2).mean() / 255**2
-    floor = head_floor("tanh", fit("raw255", counts), counts)
+    floor = head_floor(named("tanh"), fit("raw255", counts), counts)
     assert floor.psnr_cap == pytest.approx(-10 * math.log10(expected))
 
 
@@ -56,7 +56,7 @@ def test_psnr_cap_by_hand():
     ],
 )
 def test_where_ranges_meet_there_is_no_floor(norm, head):
-    floor = head_floor(head, fit(norm, COUNTS), COUNTS)
+    floor = head_floor(named(head), fit(norm, COUNTS), COUNTS)
     assert floor == (0.0, 0.0, 0.0, math.inf)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_sweep.vae.heads import BASES, EPS, Heads, affine_of, range_of
+from vae_sweep.vae.heads import EPS, OURS, Heads, named
 from vae_sweep.vae.normalize import fit, histograms
 
 COUNTS = histograms(make_images(20))
@@ -17,11 +17,11 @@ ZSCORE = fit("zscore", COUNTS)
 def heads_of(*names: str, norm: str = "zscore") -> Heads:
     target = fit(norm, COUNTS)
     runs = len(names)
-    return Heads(list(names), [target] * runs, [ZSCORE] * runs).double()
+    return Heads([named(name) for name in names], [target] * runs, [ZSCORE] * runs).double()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("head", BASES)
+@pytest.mark.parametrize("head", OURS)
 def test_derivative_is_autograds(head: str, norm: str):
     heads = heads_of(head, norm=norm).eval()
     a = torch.randn(1, 4, 3, 5, 5, dtype=torch.float64, requires_grad=True)
@@ -33,7 +33,7 @@ def test_derivative_is_autograds(head: str, norm: str):
 @pytest.mark.parametrize("head", ["tanh_rescaled", "sigmoid_rescaled"])
 def test_rescaled_heads_cover_exactly_the_image_of_zero_one(head, norm):
     target = fit(norm, COUNTS)
-    low, high = range_of(head, target)
+    low, high = named(head).range(target)
     torch.testing.assert_close(low, target.forward(torch.zeros(3, 1, 1).double())[:, 0, 0])
     torch.testing.assert_close(high, target.forward(torch.ones(3, 1, 1).double())[:, 0, 0])
     extremes = torch.tensor([-50.0, 50.0]).double().view(1, 2, 1, 1, 1)
@@ -51,9 +51,9 @@ def test_tanh_rescaled_is_minus1_1_with_tanh_in_pixels(norm):
     torch.testing.assert_close(u_hat, (torch.tanh(a) + 1) / 2)
 
 
-@given(st.floats(-30, 30), st.sampled_from(sorted(set(BASES) - {"tanh_standardized"})))
+@given(st.floats(-30, 30), st.sampled_from(sorted(set(OURS) - {"tanh_standardized"})))
 def test_outputs_stay_inside_the_closure_of_the_range(a: float, head):
-    low, high = range_of(head, fit("zscore", COUNTS))
+    low, high = named(head).range(fit("zscore", COUNTS))
     out = heads_of(head)(torch.full((1, 1, 3, 1, 1), a, dtype=torch.float64))
     assert (out[0, 0, :, 0, 0] >= low - 1e-12).all()
     assert (out[0, 0, :, 0, 0] <= high + 1e-12).all()
@@ -62,10 +62,10 @@ def test_outputs_stay_inside_the_closure_of_the_range(a: float, head):
 def test_plain_ranges():
     target = fit("zscore", COUNTS)
     for head, ends in {"tanh": (-1, 1), "sigmoid": (0, 1), "hardtanh": (-1, 1)}.items():
-        low, high = range_of(head, target)
+        low, high = named(head).range(target)
         assert low.tolist() == [ends[0]] * 3
         assert high.tolist() == [ends[1]] * 3
-    low, high = range_of("linear", target)
+    low, high = named("linear").range(target)
     assert low.isneginf().all()
     assert high.isposinf().all()
 
@@ -143,7 +143,7 @@ def test_runs_have_their_own_heads_and_statistics():
 
 
 def test_affine_needs_no_zscore_where_it_is_not_used():
-    gain, bias = affine_of("tanh", fit("unit", COUNTS), None)
+    gain, bias = named("tanh").affine(fit("unit", COUNTS), None)
     assert gain.tolist() == [1, 1, 1]
     assert bias.tolist() == [0, 0, 0]
 
@@ -154,7 +154,8 @@ def test_neighbors_of_one_head_in_one_go_are_as_each_alone(training, monkeypatch
     names = ["tanh", "tanh", "tanh_standardized", "tanh_standardized", "linear", "tanh"]
     target = fit("minus1_1", COUNTS)
     zscore = fit("zscore", COUNTS)
-    pair = [Heads(names, [target] * 6, [zscore] * 6).double() for _ in range(2)]
+    chosen = list(map(named, names))
+    pair = [Heads(chosen, [target] * 6, [zscore] * 6).double() for _ in range(2)]
     for heads in pair:
         heads.train(training)
     monkeypatch.setattr(pair[1], "_parts", lambda a: pair[1].neighbors())

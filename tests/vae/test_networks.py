@@ -3,6 +3,7 @@ import torch
 from helpers import make_config
 from torch import Generator
 
+from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.vae import heads
 from vae_sweep.vae.networks import ConvVAE, check, resolutions
@@ -47,6 +48,11 @@ def test_an_image_too_small_to_halve_is_refused():
         resolutions(make_config().model, 4, 4)
 
 
+def check_all(config: RunConfig, height: int) -> None:
+    check(config, (3, height, height))
+    heads.check(config.head, config.train.batch_size * height * height)
+
+
 NORMED = ("model.widths=[4,8,1]", "train.batch_size=1")
 
 
@@ -59,10 +65,9 @@ NORMED = ("model.widths=[4,8,1]", "train.batch_size=1")
     ],
 )
 def test_statistics_of_one_value_are_refused(overrides, height, remedy):
+    config = make_config(*overrides)
     with pytest.raises(UserError, match=r"at least two values.*got one") as caught:
-        config = make_config(*overrides)
-        check(config, (3, height, height))
-        heads.check(config.head, config.train.batch_size * height * height)
+        check_all(config, height)
     assert remedy in str(caught.value)
 
 
@@ -78,8 +83,7 @@ def test_statistics_of_one_value_are_refused(overrides, height, remedy):
 )
 def test_statistics_of_two_values_are_not(overrides, height):
     config = make_config(*overrides)
-    check(config, (3, height, height))
-    heads.check(config.head, config.train.batch_size * height * height)
+    check_all(config, height)
     values = config.train.batch_size
     model = ConvVAE(config.model, (3, height, height), [Generator()])  # pyright: ignore
     model(torch.rand(1, values, 3, height, height), torch.randn(1, values, 128))

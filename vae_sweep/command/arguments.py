@@ -274,7 +274,10 @@ def known_keys(overrides: Iterable[Override]) -> Mapping[str, tuple[str, ...]]:
     for override in found:
         group = override.key_or_group
         if group in owns() and override.type is OverrideType.CHANGE:
-            for value in values_of(override, 10_000):
+            values: list[Any] = []
+            with suppress(UserError):  # said when it is checked
+                values = values_of(override, 10_000)
+            for value in values:
                 name = own_name(group, value) if isinstance(value, str) else None
                 if name is not None:
                     chosen[group, name] = None
