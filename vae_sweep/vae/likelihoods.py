@@ -7,7 +7,6 @@ Bernoulli's, which is a probability of black and white only and of gray values n
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -50,7 +49,7 @@ class Likelihood:
     is_squared: ClassVar[bool] = (
         False  # its error is the squared one, which needs no pixels
     )
-    mean: ClassVar[Callable[[Tensor], Tensor] | None] = None
+    mean: ClassVar[Any] = None
 
     def log_prob(self, u: Tensor, given: Tensor, std: Tensor) -> Tensor:
         """ln p(u), elementwise in nats.

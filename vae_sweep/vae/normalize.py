@@ -101,6 +101,13 @@ def named(name: str, group: str = "norm") -> Norm:
     return options.find(group, name, OURS, options.function, what)
 
 
+def is_identity(name: str) -> bool:
+    """Whether a normalization leaves pixels as they are, whatever the images."""
+    counts = torch.arange(1, 257)[None]
+    shift, scale = fit(name, counts)
+    return (shift.item(), scale.item()) == (0, 1)
+
+
 def fit(name: str, counts: Tensor, option: str | None = None) -> Affine:
     """The normalization `name` of a training split with level `counts` [C, 256].
 

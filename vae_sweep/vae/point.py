@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_sweep.config import SAME, RunConfig
+from vae_sweep import options
+from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
-from vae_sweep.vae import heads, likelihoods, normalize, objective, schedules
+from vae_sweep.vae import checks, heads, likelihoods, normalize, objective, schedules
 from vae_sweep.vae.normalize import Affine
 from vae_sweep.vae.schedules import Implied
 
@@ -43,13 +44,11 @@ class Point(NamedTuple):
 def check(config: RunConfig) -> None:
     """Raises UserError where options do not fit one another, or one cannot be had: what can
     be said before the images are read."""
-    for group in ("norm", "target"):
-        if (name := getattr(config, group)) != SAME:
-            normalize.named(name, group)
+    _check_own(config)
     head, likelihood = heads.named(config.head), likelihoods.named(config.likelihood)
     name = config.likelihood
     if likelihood.takes == "logit":
-        if config.target_norm != "unit":
+        if not normalize.is_identity(config.target_norm):
             raise UserError(
                 f"likelihood={name} is one of values in [0, 1], which needs target=unit, "
                 f"got target={config.target_norm}; set target=unit"
@@ -67,6 +66,21 @@ def check(config: RunConfig) -> None:
             f"beta={config.beta.name} solves for the noise that beta implies, but "
             f"likelihood={name} has one of its own or none; set beta=1"
         )
+
+
+def _check_own(config: RunConfig) -> None:
+    """Raises UserError where a user's own option is not what it says."""
+    for group in ("norm", "target"):
+        if options.is_own(name := getattr(config, group)):
+            checks.own_norm(name, group)
+    if options.is_own(config.head):
+        checks.own_head(config.head)
+    if options.is_own(config.likelihood):
+        checks.own_likelihood(config.likelihood)
+    if options.is_own(config.reduction):
+        checks.own_reduction(config.reduction)
+    if options.is_own(config.beta.name):
+        checks.own_schedule(config.beta)
 
 
 def point(config: RunConfig, counts: Tensor, size: int) -> Point:
