@@ -12,6 +12,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,7 +166,9 @@ def where(name: str) -> str:
 
 def raised(error: BaseException, name: str) -> str:
     """What a user's object raised, and in which line of its module."""
-    return _raised(error, _file(module_of(name)))
+    with suppress(UserError):  # in a test the object may have no such name
+        return _raised(error, _file(module_of(name)))
+    return _raised(error)
 
 
 def _raised(error: BaseException, file: Path | None = None) -> str:

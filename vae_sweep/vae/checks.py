@@ -38,8 +38,7 @@ def _called(what: str, name: str, function: Callable[..., Any], *arguments: Any)
     try:
         return function(*arguments)
     except Exception as error:
-        own = what.partition("=")[2]
-        said = options.raised(error, own) if options.is_own(own) else repr(error)
+        said = options.raised(error, what.partition("=")[2])
         raise UserError(f"{what}: its {name} raised {said}") from error
 
 
