@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vae_sweep.records import results
     from vae_sweep.records.results import load
+    from vae_sweep.vae.heads import Head
+    from vae_sweep.vae.likelihoods import Likelihood
+    from vae_sweep.vae.normalize import Affine
+    from vae_sweep.vae.schedules import Schedule
 
 __version__ = "0.1.0"
-__all__ = ["load", "results"]
+__all__ = ["Affine", "Head", "Likelihood", "Schedule", "load", "results"]
 
 _API = {  # name -> module, and what of it; imported when first asked for
     "load": ("vae_sweep.records.results", "load"),
     "results": ("vae_sweep.records.results", None),
+    # what an own option needs
+    "Affine": ("vae_sweep.vae.normalize", "Affine"),
+    "Head": ("vae_sweep.vae.heads", "Head"),
+    "Likelihood": ("vae_sweep.vae.likelihoods", "Likelihood"),
+    "Schedule": ("vae_sweep.vae.schedules", "Schedule"),
 }
 
 

@@ -210,11 +210,11 @@ def zeros(counts: torch.Tensor) -> torch.Tensor:
     ("norm", "found"),
     [
         (
-            lambda counts: Affine(torch.zeros(len(counts)), torch.zeros(len(counts))),
+            lambda counts: Affine(zeros(counts), zeros(counts)),
             "invert",
         ),
         (
-            lambda counts: Affine(torch.zeros(len(counts)), -torch.ones(len(counts))),
+            lambda counts: Affine(zeros(counts), zeros(counts) - 1),
             "above 0",
         ),
         (lambda counts: Affine(torch.zeros(1), torch.ones(3)), "1 shifts and 3 scales"),
