@@ -31,6 +31,7 @@ GROUPS = (  # whose options are objects, ours or a user's
     "metric",
 )
 SAME = "same"  # of target: the normalization of the encoder
+OUR_METRICS = "default"  # of metric: the columns that every run has
 
 # Bounds, far beyond what trains today: what lies outside overflows a number format, or
 # takes memory or days before the first step.
@@ -499,8 +500,8 @@ def _is_plain(values: Any) -> bool:
 def _metrics(value: Any) -> Any:
     """metric=[default,mine:MAE] composes {default: {}, mine:MAE: {}}."""
     names = tuple(value) if isinstance(value, dict | list) else value
-    if isinstance(names, tuple) and "default" not in names:
-        raise ValueError("must hold default: metric=[default,mine:METRIC]")
+    if isinstance(names, tuple) and OUR_METRICS not in names:
+        raise ValueError(f"must hold {OUR_METRICS}: metric=[{OUR_METRICS},mine:METRIC]")
     return names
 
 
@@ -540,7 +541,7 @@ class RunConfig(Frozen):
     data: DataConfig
     train: TrainConfig
     log: LogConfig
-    metric: Metrics = ("default",)
+    metric: Metrics = (OUR_METRICS,)
     versions: dict[str, int] = {}  # of options, where not 1; see `provenance`
     sources: dict[str, str] = {}  # module of a user's options -> SHA-256 of its file
 

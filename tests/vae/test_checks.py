@@ -163,7 +163,7 @@ def wrong(**what) -> Likelihood:
         (wrong(kind="cross_entropy"), "a cross entropy has no negative value"),
         (wrong(kind="odd"), "kind must be one of density, mass, cross_entropy"),
         (wrong(noise="odd"), "noise must be one of"),
-        (wrong(takes="odd"), "takes must be mean or logit"),
+        (wrong(takes="odd"), "takes must be image or logit"),
         (wrong(takes="logit"), "has noise='none'"),
         (
             wrong(log_prob=lambda self, u, m, s: gaussian(u, m.mean(), s)),

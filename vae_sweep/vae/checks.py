@@ -196,8 +196,8 @@ def check_likelihood(likelihood: Likelihood, what: str = "likelihood") -> None:
     noises = ("learned", "optimal", "implied", "none")
     if likelihood.noise not in noises:
         _refuse(what, f"noise must be one of {', '.join(noises)}", repr(likelihood.noise))
-    if likelihood.takes not in ("mean", "logit"):
-        _refuse(what, "takes must be mean or logit", repr(likelihood.takes))
+    if likelihood.takes not in ("image", "logit"):
+        _refuse(what, "takes must be image or logit", repr(likelihood.takes))
     if likelihood.takes == "logit" and likelihood.noise != "none":
         _refuse(what, "what takes the logit has noise='none'", repr(likelihood.noise))
     u, std = _drawn(0, 1), _drawn(0.1, 1)[0, :, :1, :1]
@@ -241,7 +241,7 @@ def _check_normalized(likelihood: Likelihood, given: float, std: float, what: st
     else:
         inside, mean = _integrals(likelihood, given, std, what)
         total = inside
-        if likelihood.takes == "mean" and abs(inside - 1) > NORMALIZED:
+        if likelihood.takes == "image" and abs(inside - 1) > NORMALIZED:
             total = _integral_of_all(likelihood, given, std, what)
         if abs(total - 1) > NORMALIZED:
             _refuse(what, "its density must integrate to 1", f"{total:.4g} (at {where})")

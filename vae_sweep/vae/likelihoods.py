@@ -35,7 +35,7 @@ class Likelihood:
         noise: Where its standard deviation comes from. "learned": one number per run, the
             same in target space for all channels. "optimal": what fits a batch best, of
             Gaussians. "implied": beta's, and `error` is what the loss weighs. "none".
-        takes: What `log_prob` is given of the decoder: its "mean" image in pixels, or the
+        takes: What `log_prob` is given of the decoder: its mean "image" in pixels, or the
             "logit" of it, of values in [0, 1].
         is_gaussian: Whether its noise is Gaussian, a bin's width being nothing beside it: a
             linear VAE's optimum is then known.
@@ -44,7 +44,7 @@ class Likelihood:
 
     kind: ClassVar[Kind] = "density"
     noise: ClassVar[Literal["learned", "optimal", "implied", "none"]] = "learned"
-    takes: ClassVar[Literal["mean", "logit"]] = "mean"
+    takes: ClassVar[Literal["image", "logit"]] = "image"
     is_gaussian: ClassVar[bool] = False
     is_squared: ClassVar[bool] = (
         False  # its error is the squared one, which needs no pixels
