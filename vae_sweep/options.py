@@ -74,14 +74,27 @@ def _file(module: str) -> Path:
     return Path(spec.origin)
 
 
+@cache
 def sha256(module: str) -> str:
-    """Of a module's source as it is now: what a user's option is, beside its name."""
+    """Of a module's source as this process first saw it: what a user's option is, beside
+    its name."""
     try:
         return hashlib.sha256(_file(module).read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(
             f"{_file(module)} cannot be read: {error.strerror}; make it readable"
         ) from None
+
+
+def check_sources(sources: Mapping[str, str]) -> None:
+    """Raises UserError where this process has another source of a user's module than
+    `sources`, module -> SHA-256: it was edited after the command had begun."""
+    for module, digest in sources.items():
+        if sha256(module) != digest:
+            raise UserError(
+                f"{_file(module)} was edited while its runs trained; start them again: "
+                f"with what it is now they are other runs"
+            )
 
 
 @cache

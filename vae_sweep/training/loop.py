@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Images
 from vae_sweep.records.checkpoint import State, weights
@@ -68,6 +69,8 @@ def train(
         Paused: `progress` asked to stop.
     """
     configs, points = [r.config for r in runs], [r.point for r in runs]
+    for config in configs:
+        options.check_sources(config.sources)
     images = Images(*(split.to(device) for split in images))
     trainer = Trainer(configs, points, images.train, device)
     states = [r.state for r in runs if r.state is not None]
