@@ -385,7 +385,8 @@ def _check_choice(override: Override, text: str) -> None:
         if (meant is None and group == "beta") or not isinstance(value, str):
             remedy = f"{group} takes {also or 'one of '}{', '.join(known)}"
         elif meant is None:
-            remedy = f"there are {', '.join(known)}"
+            own = ", or your own by module:object" if group in OPEN else ""
+            remedy = f"there are {', '.join(known)}{own}"
         else:
             remedy = f"did you mean {meant}?"
         words: dict[Any, str] = {None: "null", True: "true", False: "false"}
