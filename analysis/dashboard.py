@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vae_sweep.config import RunConfig, Slug, WandbConfig
 from vae_sweep.errors import UserError
-from vae_sweep.records.loggers import wandb_mode
+from vae_sweep.records.wandb_logger import wandb_mode
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

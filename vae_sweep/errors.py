@@ -22,6 +22,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def reason(error: BaseException) -> str:
+    """An exception in a line: its type and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
+
+
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """The one of `words` that was most likely meant by `word`, if any.
 

@@ -40,7 +40,7 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
     """Trains all points that have not ended; returns each one's summary, in order.
 
     Every point that is to train is validated before anything is written. At the end prints
-    the table, draws overview.png, and says where W&B's files lie.
+    the table, draws overview.png, and says what the loggers have to say.
     """
     console, datasets = Console(least=120), Datasets()
     located = locate(configs, datasets)
@@ -153,16 +153,17 @@ def _ended(console: Console, p: Located, look: Look, again: bool = True) -> Summ
 
 
 def _settle(points: list[Located], ended: dict[Path, Summary | None]) -> None:
-    """Tells W&B all of the runs that ended before it had heard of it."""
-    owed = [p for p in points if ended[p.folder.path] and loggers.is_owed(p.config)]
+    """Tells loggers all of the runs that ended before they had heard of it."""
+    owed = [p for p in points if ended[p.folder.path] and loggers.owed(p.config)]
     if not owed:
         return
     with loggers.settled(owed[0].config.sweep_dir):
         for p in owed:
-            summary, logger = ended[p.folder.path], loggers.open_wandb(p.config)
+            summary = ended[p.folder.path]
+            logger = loggers.open_all(p.config, loggers.owed(p.config))
             if summary is not None and logger is not None:
                 loggers.tell(logger, p.folder.rows(), p.folder.picture)
-                logger.finish(summary.stated(), exit_code=int(summary.status != "finished"))
+                logger.finish(summary.stated())
 
 
 def _outcome(run_id: str, summary: Summary | None) -> Summary | Failed:
@@ -218,5 +219,5 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
                 _say(console, line)
             path = overview.save_overview(whole, folder)
             _say(console, f"picture: {path}")
-    notes = dict.fromkeys(loggers.wandb_note(c) for c in configs)
-    _say(console, "\n".join(notes))
+    for note in loggers.notes(configs):
+        _say(console, note)

@@ -14,7 +14,7 @@ from helpers import make_config
 
 from analysis import dashboard
 from vae_sweep.errors import UserError
-from vae_sweep.records.loggers import wandb_note
+from vae_sweep.records.wandb_logger import WandbLogger
 from vae_sweep.training.metrics import COLUMNS
 
 ROOT = Path(dashboard.__file__).parents[1]
@@ -279,5 +279,5 @@ def test_wandb_accepts_the_sweep(agent):
     content = agent.content
     assert _validate_config_and_fill_distribution(content) == content
     assert content["metric"]["name"] in COLUMNS
-    note = wandb_note(make_config("log.wandb.mode=online"))
+    note = WandbLogger.note(make_config("log.wandb.mode=online"))
     assert f"project {content['project']}," in note

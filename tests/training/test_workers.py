@@ -77,8 +77,8 @@ class Kept:
         assert path.exists()
         self.calls.append(("images", step))
 
-    def finish(self, summary, exit_code=0):
-        self.calls.append(("finish", summary["status"], exit_code))
+    def finish(self, summary):
+        self.calls.append(("finish", summary["status"]))
 
 
 def job_of(*configs, logger=None) -> Job:
@@ -129,8 +129,8 @@ def test_the_parent_hears_of_every_step_row_and_end(config_of):
     assert len(heard.said) == 1
     assert "diverged" in heard.said[0]
     assert [c for c in kept.calls if c[0] == "finish"] == [
-        ("finish", "diverged", 1),
-        ("finish", "finished", 0),
+        ("finish", "diverged"),
+        ("finish", "finished"),
     ]
     assert [c[1] for c in kept.calls if c[0] == "images"].count(20) == 1
     assert not alive(pids)
@@ -329,11 +329,11 @@ def test_a_script_without_a_main_guard_trains_in_workers(config_of, tmp_path):
     assert (tmp_path / "ran").read_text() == "x"
 
 
-def test_wandb_runs_live_in_the_parent(config_of, monkeypatch):
+def test_loggers_live_in_the_parent(config_of, monkeypatch):
     kept = {}
     monkeypatch.setattr(
-        loggers, "open_wandb", lambda config: kept.setdefault(config.run_id, Kept())
+        loggers, "open_all", lambda config: kept.setdefault(config.run_id, Kept())
     )
     configs = [config_of("train.workers=2", f"seed={s}") for s in range(3)]
     grid.run(configs)
-    assert [kept[c.run_id].calls[-1] for c in configs] == [("finish", "finished", 0)] * 3
+    assert [kept[c.run_id].calls[-1] for c in configs] == [("finish", "finished")] * 3

@@ -120,7 +120,7 @@ class _Execution:
         p.folder.open(about, COLUMNS)
         path = p.folder.path
         if path not in self.loggers:
-            self.loggers[path] = loggers.open_wandb(p.config)
+            self.loggers[path] = loggers.open_all(p.config)
         logger = self.loggers[path]
         return Run(p.config, p.point, about, p.folder, logger, p.state, p.evaluated)
 
@@ -165,4 +165,4 @@ class _Execution:
             return
         self.summaries[p.folder.path] = summary
         if run.logger is not None:
-            run.logger.finish(summary.stated(), exit_code=1)
+            run.logger.finish(summary.stated())

@@ -26,7 +26,8 @@ def locate(configs: list[RunConfig], datasets: Datasets) -> list[Located]:
     Writes nothing but caches of images. `datasets` has lines to say of them.
 
     Raises:
-        UserError: The images of a point cannot be had, or are not enough for it.
+        UserError: The images of a point cannot be had, or are not enough for it, or a
+            logger of it is none.
     """
     kept = Kept()
     points = list({c.run_dir: c for c in configs}.values())
@@ -35,7 +36,7 @@ def locate(configs: list[RunConfig], datasets: Datasets) -> list[Located]:
             from vae_sweep.vae import point  # torch, which training needs anyway
 
             point.check(config)
-        loggers.wandb_mode(config.log.wandb)
+        loggers.check(config)
         feasible.check_images(config.data)
         if config.train.steps is not None:
             feasible.check_rate(config.train, config.train.steps)

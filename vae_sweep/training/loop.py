@@ -209,4 +209,4 @@ class Recorder:
             said = f"diverged at step {diverged_at}: its loss is not finite"
             self.progress.say(f"{run.config.run_id} {said}")
         if run.logger is not None:
-            run.logger.finish(summary.stated(), exit_code=int(diverged_at is not None))
+            run.logger.finish(summary.stated())

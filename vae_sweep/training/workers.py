@@ -2,7 +2,7 @@
 
 The images lie in a file without a name that all workers map, so that memory holds them
 once and nothing is left of them. A worker writes the run folders itself; what a person or
-W&B sees goes through the parent. Workers end with the parent, whatever ends it.
+a logger sees goes through the parent. Workers end with the parent, whatever ends it.
 """
 
 import json
@@ -327,5 +327,5 @@ class _ToldLogger:
     def images(self, step: int, path: Path) -> None:
         self._tell("images", step, path)
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> None:
-        self._tell("finish", summary, exit_code)
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self._tell("finish", summary)

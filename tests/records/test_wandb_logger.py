@@ -19,14 +19,8 @@ from vae_sweep import grid
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.records import loggers
-from vae_sweep.records.loggers import (
-    Logger,
-    drain,
-    open_wandb,
-    wandb_folder,
-    wandb_mode,
-    wandb_note,
-)
+from vae_sweep.records.loggers import Logger, drain, open_all
+from vae_sweep.records.wandb_logger import WandbLogger, wandb_folder, wandb_mode
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +36,7 @@ def config_of(home: Path, *overrides: str, mode: str = "offline") -> RunConfig:
 
 
 def opened(config: RunConfig) -> Logger:
-    logger = open_wandb(config)
+    logger = open_all(config)
     assert logger is not None
     return logger
 
@@ -103,7 +97,7 @@ def test_an_offline_run_holds_the_rows_and_the_point(home):
     png = home / "reconstructions.png"
     Image.fromarray(np.zeros((4, 8, 3), np.uint8)).save(png)
     logger.images(150, png)
-    logger.finish({"status": "diverged", "val/kl": 7.5, "seconds": 2.0}, exit_code=3)
+    logger.finish({"status": "diverged", "val/kl": 7.5, "seconds": 2.0})
     assert drain(config.sweep_dir)
 
     read = read_run(config)
@@ -121,12 +115,12 @@ def test_an_offline_run_holds_the_rows_and_the_point(home):
     assert read.summary["status"] == "diverged"
     assert read.summary["val/kl"] == 7.5
     assert read.summary["train/loss"] == rows[-1]["train/loss"]
-    assert read.exit_codes == [3]
+    assert read.exit_codes == [1]
 
 
 def test_a_run_without_rows_has_no_history(home):
     config = config_of(home)
-    opened(config).finish({"status": "failed"}, exit_code=1)
+    opened(config).finish({"status": "failed"})
     assert drain(home)
     read = read_run(config)
     assert curves(read.history) in ([], [{}])
@@ -158,7 +152,7 @@ def test_the_newest_file_of_a_resumed_run_holds_every_row_once(home):
         for row in part:
             logger.row(row)
         logger.row({**part[0], "train/loss": -1.0})  # W&B has that row
-        logger.finish({})
+        logger.finish({"status": "finished"})
         assert drain(home)
         time.sleep(1)  # folders are named by the second
     found = read_run(config)
@@ -177,9 +171,9 @@ def test_a_run_that_ended_before_wandb_had_heard_of_it_is_told_later(home, monke
     steps = ("train.steps=20", "train.eval_every=10", "train.workers=1")
     config = config_of(home, *data, *steps, "log.wandb.mode=offline")
     with monkeypatch.context() as deaf:
-        deaf.setattr(loggers._WandbRun, "_submit", lambda self, call: None)
+        deaf.setattr(loggers, "_submit", lambda name, task: None)
         grid.run([config])
-    assert (config.run_dir / loggers.OWED).exists()
+    assert (config.run_dir / ".wandb-owed").exists()
     assert not list(wandb_folder(config).glob("offline-run-*"))
     before = (config.run_dir / "summary.json").read_bytes()
     grid.run([config])
@@ -192,7 +186,7 @@ def test_a_run_that_ended_before_wandb_had_heard_of_it_is_told_later(home, monke
     pixels = (config.run_dir / "reconstructions.png").read_bytes()
     assert (read.folder / "files" / picture).read_bytes() == pixels
     assert (read.summary["status"], read.exit_codes) == ("finished", [0])
-    assert not (config.run_dir / loggers.OWED).exists()
+    assert not (config.run_dir / ".wandb-owed").exists()
     grid.run([config])
     assert len(list(wandb_folder(config).glob("offline-run-*"))) == 1
     assert (config.run_dir / "summary.json").read_bytes() == before
@@ -213,7 +207,7 @@ def test_rows_that_the_server_has_are_not_sent_again(home, monkeypatch):
     for row in rows_of(1.0, (0, 50, 100, 150)):
         logger.row(row)
     logger.images(100, home / "picture.png")  # of a row that is closed
-    logger.finish({})
+    logger.finish({"status": "finished"})
     assert drain(home)
     assert [step for step, values in sent if values] == [150]
 
@@ -228,9 +222,9 @@ def test_where_wandb_dir_cannot_be_written_the_sweep_has_the_files(
     config = config_of(home)
     logger = opened(config)
     logger.row(rows_of(1.0)[0])
-    logger.finish({})
+    logger.finish({"status": "finished"})
     assert drain(home)
-    note = wandb_note(config)
+    note = WandbLogger.note(config)
     folder = Path(note.split(" ")[1].rstrip(";"))
     assert folder == config.sweep_dir / "wandb"
     assert list(folder.glob(f"offline-run-*-{config.run_id}/*.wandb"))
@@ -242,9 +236,9 @@ def test_wandb_variables_fill_what_is_null(home, monkeypatch):
     monkeypatch.setenv("WANDB_ENTITY", "team")
     monkeypatch.setenv("WANDB_RUN_GROUP", "together")
     config = config_of(home)
-    opened(config).finish({})
+    opened(config).finish({"status": "finished"})
     named = config_of(home, "seed=1", "log.wandb.project=mine")
-    opened(named).finish({})
+    opened(named).finish({"status": "finished"})
     assert drain(home)
     assert wandb_folder(config) == home / "elsewhere" / "wandb"
     run = read_run(config).run
@@ -266,7 +260,7 @@ def test_the_first_run_under_an_agent_is_the_agents_the_others_are_their_own(
     open_runs = [opened(config) for config in configs]
     for seed, logger in enumerate(open_runs):
         logger.row(rows_of(seed + 1.0)[0])
-        logger.finish({})
+        logger.finish({"status": "finished"})
     assert drain(home)
 
     ids = ["a1b2", *(config.run_id for config in configs[1:])]
@@ -345,25 +339,25 @@ def test_mode(home, monkeypatch, mode, variables, files, resolved):
 def test_a_wrong_mode_in_the_environment_is_the_users_to_correct(home, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match="got 'ofline'; correct it"):
-        open_wandb(config_of(home, mode="auto"))
+        loggers.check(config_of(home, mode="auto"))
 
 
 def test_disabled_opens_nothing(home):
     config = config_of(home, mode="disabled")
-    assert open_wandb(config) is None
-    assert wandb_note(config) == "W&B: disabled"
+    assert open_all(config) is None
+    assert WandbLogger.note(config) == "W&B: disabled"
     assert drain(home)
 
 
 def test_the_note_says_how_to_sync_and_where_it_went(home):
     folder = home / "runs" / "main" / "wandb"
-    assert wandb_note(config_of(home, "sweep=main")) == "W&B: no files were written"
+    assert WandbLogger.note(config_of(home, "sweep=main")) == "W&B: no files were written"
     folder.mkdir(parents=True)
-    assert wandb_note(config_of(home, "sweep=main")) == (
+    assert WandbLogger.note(config_of(home, "sweep=main")) == (
         f"W&B: {folder}; sync it with: wandb sync {folder}/offline-run-*"
     )
     online = config_of(home, "sweep=main", "log.wandb.project=p", mode="online")
-    assert wandb_note(online) == "W&B: online, project p, group main"
+    assert WandbLogger.note(online) == "W&B: online, project p, group main"
 
 
 class FakeRun:
@@ -462,7 +456,7 @@ def test_what_cannot_start_online_is_kept_offline(home, monkeypatch, caplog):
     fake = install(monkeypatch, init=online_fails)
     configs = [config_of(home, f"seed={s}", mode="online") for s in range(3)]
     for config in configs:
-        opened(config).finish({})
+        opened(config).finish({"status": "finished"})
     assert drain(home)
     modes = [c[2] for c in fake.calls if c[0] == "init"]
     assert modes == ["online", "offline", "offline", "offline"]
@@ -485,7 +479,7 @@ def test_a_hanging_wandb_blocks_neither_training_nor_the_end(home, monkeypatch, 
     assert fake.calls[-1] == ("teardown",)  # which takes wandb's exit hook away
     release.set()
     for thread in threading.enumerate():
-        if thread.name == "wandb":
+        if thread.name == "loggers":
             thread.join(10)
     assert [c[0] for c in fake.calls] == ["init", "log", "teardown"]
 
@@ -495,10 +489,10 @@ import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from helpers import make_config
-from vae_sweep.records.loggers import drain, open_wandb
+from vae_sweep.records.loggers import drain, open_all
 
 config = make_config("runs=" + sys.argv[2], "log.wandb.mode=offline")
-logger = open_wandb(config)
+logger = open_all(config)
 logger.row({"step": 0.0, "epoch": 0.0})
 while "WANDB_SERVICE" not in os.environ or not list(Path(sys.argv[2]).glob("*/wandb/*")):
     time.sleep(0.05)
@@ -508,7 +502,7 @@ for pid in " ".join(file.read_text() for file in children).split():
     os.kill(int(pid), signal.SIGKILL)
 time.sleep(0.2)
 logger.row({"step": 1.0, "epoch": 0.0})
-logger.finish({})
+logger.finish({"status": "finished"})
 drain(config.sweep_dir)
 print("trained")
 """
