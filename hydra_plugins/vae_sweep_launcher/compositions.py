@@ -47,7 +47,9 @@ class Compositions:
         if len(options) + len(values) == len(overrides) and self._base is not None:
             config = self._with_values(self._with_options(options), values)
             if config is not None:
-                return Job(config, {o.key_or_group: str(o.value()) for o in options})
+                # Hydra records no choice of several: log=[wandb,mine:LOGGER]
+                chosen = [o for o in options if not isinstance(o.value(), list)]
+                return Job(config, {o.key_or_group: str(o.value()) for o in chosen})
         return Job(_plain(self._loaded(lines)), None)
 
     def hydras(self, lines: Sequence[str], job: Job) -> DictConfig:
