@@ -70,21 +70,25 @@ def _accepted(given: Any, name: str) -> Any:
     """What `options.find` accepts of a user's object: None where it cannot be called."""
     if not callable(given):
         return None
-    wrong = inspect.isclass(given) and _missing(given)
-    if wrong:
-        wrong = f"has {wrong}"
-    else:
-        try:
-            inspect.signature(given).bind("the RunConfig")
-        except TypeError as error:
-            wrong = f"is called with a run's RunConfig alone, but {error}"
-        except ValueError:  # a class in C, whose parameters are not known
-            pass
+    wrong = _complaint(given)
     if wrong:
         raise UserError(
             f"log={name} ({options.where(name)}) {wrong}; docs/extending.md shows a logger"
         )
     return given
+
+
+def _complaint(given: Callable[..., Any]) -> str:
+    """Why a class or function makes no logger, as far as it shows; "" where it may."""
+    missing = _missing(given) if inspect.isclass(given) else ""
+    if missing:
+        return f"has {missing}"
+    with suppress(ValueError):  # a class in C, whose parameters are not known
+        try:
+            inspect.signature(given).bind("the RunConfig")
+        except TypeError as error:
+            return f"is called with a run's RunConfig alone, but {error}"
+    return ""
 
 
 def _missing(made: Any) -> str:
