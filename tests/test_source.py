@@ -64,8 +64,10 @@ OWN = {
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_no_name_of_an_option_is_tested(path):
-    tree = ast.parse((ROOT / path).read_text())
-    assert list(compared(tree)) == []
+    found = [word for _, word in compared(ast.parse((ROOT / path).read_text()))]
+    if path.name == "wandb_logger.py":  # whether its own package is imported
+        found.remove("wandb")
+    assert found == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
