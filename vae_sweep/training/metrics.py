@@ -83,7 +83,9 @@ def _gradient_norms(cohort: Cohort, forward: Forward, beta: Tensor):
     recon, kl = cohort.terms(forward, beta)
     norms = []
     for term, keep in ((recon, True), (kl, False)):
-        gradients = torch.autograd.grad(term.sum(), parameters, retain_graph=keep)
+        gradients = torch.autograd.grad(
+            term.sum(), parameters, retain_graph=keep, materialize_grads=True
+        )
         rows = torch.cat([g.flatten(1) for g in gradients], 1).double()
         # row by row: a sum over [R, P] may round by R
         norms.append(torch.stack([row.square().sum().sqrt() for row in rows]))

@@ -65,9 +65,9 @@ def _prepared(located: Located) -> Prepared:
     device = resolve_device(config.train.device)
     check_precision(config.train, device)
     _, height, width = dataset.shape
+    _check_memory(config, dataset.shape, device)  # before a network of a user's is made
     networks.check(config, dataset.shape)
     heads.check(config.head, config.train.batch_size * height * width)
-    _check_memory(config, dataset.shape, device)
     constants = point(config, dataset.counts, height * width)
     _check_weight(config, constants)
     return Prepared(config, dataset, constants, folder, device, steps)
@@ -100,8 +100,8 @@ def _check_memory(
         raise UserError(
             f"a run must fit the {there / 1e9:.3g} GB of {device}'s memory, got "
             f"{float(parameters):.3g} parameters in batches of {config.train.batch_size}, "
-            f"which take {needed / 1e9:.3g} GB at least; lower model.latent, model.widths, "
-            f"model.depth or train.batch_size"
+            f"which take {needed / 1e9:.3g} GB at least; make the network smaller by the "
+            f"keys of model, or lower train.batch_size"
         )
 
 

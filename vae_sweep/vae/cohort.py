@@ -8,18 +8,12 @@ from torch import Tensor, nn
 from vae_sweep.config import RunConfig
 from vae_sweep.vae import heads, likelihoods, objective
 from vae_sweep.vae.heads import Heads
+from vae_sweep.vae.layers import DTYPES
 from vae_sweep.vae.likelihoods import Likelihoods, Noise
 from vae_sweep.vae.networks import build
 from vae_sweep.vae.normalize import Affine
 from vae_sweep.vae.point import Point
 from vae_sweep.vae.streams import Streams
-
-DTYPES = {  # of weights and what is accumulated
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.float32,
-    "fp64": torch.float64,
-}
 
 
 class Forward(NamedTuple):

@@ -17,6 +17,12 @@ from vae_sweep.vae import transposed as narrow
 
 Way = Literal["loop", "grouped", "products"]
 WAYS: tuple[Way, ...] = get_args(Way)
+DTYPES = {  # of weights and what is accumulated
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.float32,
+    "fp64": torch.float64,
+}
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generators: list[Generator]):
@@ -28,24 +34,24 @@ def _uniform(shape: tuple[int, ...], bound: float, generators: list[Generator]):
     return nn.Parameter(torch.stack([drawn[id(g)] for g in generators]))
 
 
-def _runs(x: Tensor) -> Sequence[Tensor]:
+def apart(x: Tensor) -> Sequence[Tensor]:
     """[R, ...] -> R tensors [...]; the only one of one run is a view, without a copy."""
     return [x.squeeze(0)] if len(x) == 1 else x.unbind(0)
 
 
-def _together(ys: list[Tensor]) -> Tensor:
+def together(ys: list[Tensor]) -> Tensor:
     """R tensors [...] -> [R, ...]."""
     return ys[0].unsqueeze(0) if len(ys) == 1 else torch.stack(ys)
 
 
 def _unstack(x: Tensor) -> list[Tensor]:
     """[R, B, C, H, W] -> R tensors [B, C, H, W]; gradients stay channels-last."""
-    return [y.permute(0, 3, 1, 2) for y in _runs(x.permute(0, 1, 3, 4, 2))]
+    return [y.permute(0, 3, 1, 2) for y in apart(x.permute(0, 1, 3, 4, 2))]
 
 
-def _stack(ys: list[Tensor]) -> Tensor:
+def stack(ys: list[Tensor]) -> Tensor:
     """R tensors [B, C, H, W] -> [R, B, C, H, W], channels-last in memory."""
-    return _together([y.permute(0, 2, 3, 1) for y in ys]).permute(0, 1, 4, 2, 3)
+    return together([y.permute(0, 2, 3, 1) for y in ys]).permute(0, 1, 4, 2, 3)
 
 
 def _merge(x: Tensor) -> Tensor:
@@ -101,9 +107,9 @@ class Conv(nn.Module):
     def loop(self, x: Tensor) -> Tensor:
         """A call for each run, channels-last."""
         layout = torch.channels_last
-        weights = [w.contiguous(memory_format=layout) for w in _runs(self.weight)]
-        each = zip(_unstack(x), weights, _runs(self.bias), strict=True)
-        return _stack([self._convolve(*args) for args in each])
+        weights = [w.contiguous(memory_format=layout) for w in apart(self.weight)]
+        each = zip(_unstack(x), weights, apart(self.bias), strict=True)
+        return stack([self._convolve(*args) for args in each])
 
     def grouped(self, x: Tensor) -> Tensor:
         """All runs in one call with R groups."""
@@ -157,8 +163,8 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda:
             return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
-        each = zip(_runs(x), _runs(self.weight), _runs(self.bias), strict=True)
-        return _together([F.linear(*args) for args in each])
+        each = zip(apart(x), apart(self.weight), apart(self.bias), strict=True)
+        return together([F.linear(*args) for args in each])
 
 
 class BatchNorm(nn.Module):
@@ -179,8 +185,8 @@ class BatchNorm(nn.Module):
         if x.is_cuda:
             flat = [s.flatten() for s in state]
             return _split(F.batch_norm(_merge(x), *flat, training=self.training), len(x))
-        each = zip(_unstack(x), *map(_runs, state), strict=True)
-        return _stack([F.batch_norm(y, *args, training=self.training) for y, *args in each])
+        each = zip(_unstack(x), *map(apart, state), strict=True)
+        return stack([F.batch_norm(y, *args, training=self.training) for y, *args in each])
 
 
 class GroupNorm(nn.Module):
@@ -197,5 +203,5 @@ class GroupNorm(nn.Module):
             weight, bias = self.weight.flatten(), self.bias.flatten()
             y = F.group_norm(_merge(x), len(x) * self.groups, weight, bias)
             return _split(y, len(x))
-        each = zip(_unstack(x), _runs(self.weight), _runs(self.bias), strict=True)
-        return _stack([F.group_norm(y, self.groups, w, b) for y, w, b in each])
+        each = zip(_unstack(x), apart(self.weight), apart(self.bias), strict=True)
+        return stack([F.group_norm(y, self.groups, w, b) for y, w, b in each])

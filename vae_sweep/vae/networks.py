@@ -1,4 +1,4 @@
-"""The networks, R runs at once."""
+"""The networks, R runs at once: ours, and a user's own."""
 
 import math
 from typing import Any
@@ -6,8 +6,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from vae_sweep.config import ConvConfig, LinearConfig, ModelConfig, RunConfig
+from vae_sweep import options
+from vae_sweep.config import (
+    ConvConfig,
+    LinearConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 from vae_sweep.errors import UserError
+from vae_sweep.vae import own_network
+from vae_sweep.vae.adapter import Stacked
 from vae_sweep.vae.layers import BatchNorm, Conv, GroupNorm, Linear
 
 ACTIVATIONS = {
@@ -135,12 +144,14 @@ class ConvVAE(nn.Module):
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
 
     @classmethod
-    def check(cls, config: ConvConfig, shape: tuple[int, int, int], batch: int) -> None:
+    def check(
+        cls, config: ConvConfig, shape: tuple[int, int, int], train: TrainConfig
+    ) -> None:
         """Raises UserError where images (C, H, W), or batches, do not fit."""
         _, height, width = shape
         tall, wide = resolutions(config, height, width)[-1]
         small = f"{height}x{width} images are 1x1 after {len(config.widths)} widths"
-        if config.norm_layer == "batch" and batch * tall * wide == 1:
+        if config.norm_layer == "batch" and train.batch_size * tall * wide == 1:
             raise UserError(
                 f"model.norm_layer=batch needs at least two values per channel, got one: "
                 f"train.batch_size=1, and {small}; set train.batch_size=2 or fewer widths"
@@ -203,7 +214,9 @@ class LinearVAE(nn.Module):
         return [*self.to_mu.parameters(), self.logvar]
 
     @classmethod
-    def check(cls, config: LinearConfig, shape: tuple[int, int, int], batch: int) -> None:
+    def check(
+        cls, config: LinearConfig, shape: tuple[int, int, int], train: TrainConfig
+    ) -> None:
         """Any images fit."""
 
     @classmethod
@@ -216,12 +229,12 @@ OURS = {"conv": ConvVAE, "linear": LinearVAE}
 
 
 def _class_of(config: ModelConfig) -> Any:
-    return OURS[config.name]
+    return options.find("model", config.name, OURS, own_network.accept, own_network.WHAT)
 
 
 def build(
     config: ModelConfig, shape: tuple[int, int, int], generators: list[Generator]
-) -> ConvVAE | LinearVAE:
+) -> ConvVAE | LinearVAE | Stacked:
     """The network of `config` for images (C, H, W); one generator per run.
 
     Raises UserError where the image is too small for it.
@@ -231,7 +244,7 @@ def build(
 
 def check(config: RunConfig, shape: tuple[int, int, int]) -> None:
     """Raises UserError where images (C, H, W), or batches, do not fit the network."""
-    _class_of(config.model).check(config.model, shape, config.train.batch_size)
+    _class_of(config.model).check(config.model, shape, config.train)
 
 
 def size(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[int, int]:

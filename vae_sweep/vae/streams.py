@@ -4,15 +4,32 @@ Streams of equal seed and name are equal, whatever else is in a cohort.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
 
 
+def seed_of(content: bytes) -> int:
+    """A seed that follows from `content`."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little") >> 1
+
+
 def stream(seed: int, name: str) -> Generator:
     """The CPU generator `name` of a run with `seed`; CPU, so that CUDA sees its numbers."""
-    digest = hashlib.sha256(f"{name}:{seed}".encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return Generator().manual_seed(seed_of(f"{name}:{seed}".encode()))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """PyTorch's own CPU generator starts from `seed`, and afterwards is what it was."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 class Streams:

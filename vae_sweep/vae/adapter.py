@@ -1,0 +1,219 @@
+"""A user's network, an ordinary torch.nn.Module for one run, as R runs.
+
+class Net(nn.Module):
+    def __init__(self, shape, latent, *, blocks=2): ...
+    def encode(self, x): ...  # [B, C, H, W] -> mu, logvar, each [B, D]
+    def decode(self, z): ...  # [B, D] -> the last pre-activation a [B, C, H, W]
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+from vae_sweep.errors import UserError
+from vae_sweep.vae import transposed
+from vae_sweep.vae.layers import apart, stack, together
+from vae_sweep.vae.streams import seed_of, seeded
+
+Make = Callable[[], nn.Module]  # builds the module of one run
+Shape = tuple[int, int, int]  # an image's (C, H, W)
+
+PROBED = 2  # images of the batch that a module is tried on
+SEEDING = 16  # numbers of a run's noise that decide what its module draws
+
+
+class _Pass(nn.Module):
+    """Both halves of a module in the one call that functional_call makes."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        network: Any = self.network
+        mu, logvar = network.encode(x)
+        return network.decode(mu + torch.exp(0.5 * logvar) * noise), mu, logvar
+
+
+class _Doubling(nn.ConvTranspose2d):
+    """Kernel 4, stride 2, padding 1, by the faster way where there is one."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if input.ndim == 4 and output_size is None and transposed.pays(input, self.weight):
+            return transposed.Doubling.apply(input, self.weight, self.bias)  # pyright: ignore
+        return super().forward(input, output_size)
+
+    @staticmethod
+    def replaces(m: nn.Module) -> bool:
+        return (
+            type(m) is nn.ConvTranspose2d
+            and (m.kernel_size, m.stride, m.padding) == ((4, 4), (2, 2), (1, 1))
+            and (m.output_padding, m.dilation, m.groups) == ((0, 0), (1, 1), 1)
+            and m.bias is not None
+        )
+
+
+class Stacked(nn.Module):
+    """R modules of a user's class, with the interface of our networks.
+
+    `network` is one of them, in which each parameter and buffer is stacked over the runs,
+    [R, ...]; a run's pass sees its own there. Parameters that are not to be trained are
+    buffers. Each module's initial weights are those that torch draws from its run's stream,
+    and so is what it draws later, from a seed that follows from the run's noise.
+    """
+
+    _pass: nn.Module
+
+    def __init__(
+        self, make: Make, shape: Shape, latent: int, generators: Sequence[Generator]
+    ):
+        """`generators` holds one per run; runs that share one share the draw.
+
+        Raises:
+            UserError: The module keeps a parameter elsewhere than where it is registered.
+        """
+        super().__init__()
+        self.latent, self.runs = latent, len(generators)
+        made: dict[int, nn.Module] = {}
+        for g in generators:
+            if id(g) not in made:
+                with seeded(int(torch.randint(2**63 - 1, (), generator=g))):
+                    made[id(g)] = make()
+        modules = [made[id(g)] for g in generators]
+        self.network = modules[0]
+        originals = list(self.network.parameters())
+        self._take(*stack_module_state(modules))
+        self.float()
+        for module in self.network.modules():
+            if _Doubling.replaces(module):
+                module.__class__ = _Doubling
+        # not registered: names are to begin with `network.`, in it as here
+        object.__setattr__(self, "_pass", _Pass(self.network))
+        self.layout = torch.channels_last
+        x = torch.randn(PROBED, *shape, generator=Generator().manual_seed(0))
+        if not self._runs_on(x):
+            self.layout = torch.contiguous_format
+        self._find_encoder(x, originals)
+
+    def _take(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
+        """Puts stacked tensors, by name, in the places of the module's own."""
+        first = dict([*self.network.named_parameters(), *self.network.named_buffers()])
+        stacks: dict[int, Tensor] = {
+            id(first[name]): nn.Parameter(t.detach()) if t.requires_grad else t
+            for name, t in (parameters | buffers).items()
+        }
+        for module in self.network.modules():
+            for name, t in [*module._parameters.items()]:
+                if t is not None and t.requires_grad:
+                    module._parameters[name] = stacks[id(t)]  # pyright: ignore
+                elif t is not None:
+                    del module._parameters[name]
+                    module.register_buffer(name, stacks[id(t)])
+            for name, t in module._buffers.items():
+                if id(t) in stacks:
+                    module._buffers[name] = stacks[id(t)]
+
+    def _runs_on(self, x: Tensor) -> bool:
+        """Whether a pass takes the layout, in training and in evaluation."""
+        training = self.training
+        try:
+            with torch.no_grad():
+                for mode in (True, False):
+                    self.train(mode)
+                    self._run(0, x)
+        except Exception:  # what it raises of a view that cannot be had
+            return False
+        finally:
+            self.train(training)
+        return True
+
+    def _run(self, r: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, mu, logvar) of run r for x [B, C, H, W] and noise 0; changes nothing."""
+        return self._called(self._of_runs()[r], x, x.new_zeros(len(x), self.latent))
+
+    def _find_encoder(self, x: Tensor, originals: list[nn.Parameter]) -> None:
+        """Finds the parameters that mu or logvar depend on, by their gradient."""
+        training = self.training
+        self.eval()
+        with torch.enable_grad():
+            a, mu, logvar = self._run(0, x)
+        self.train(training)
+        mine = list(self.parameters())
+
+        def reached(parameters: list[nn.Parameter], *outputs: Tensor):
+            value = torch.stack([y.sum() for y in outputs]).sum()
+            if not (parameters and value.requires_grad):
+                return []
+            found = torch.autograd.grad(
+                value, parameters, retain_graph=True, allow_unused=True
+            )
+            return [p for p, g in zip(parameters, found, strict=True) if g is not None]
+
+        if reached([p for p in originals if p.requires_grad], a, mu, logvar):
+            raise UserError(
+                "keeps a parameter where it is not registered, too, in a list or as "
+                "torch.nn.GRU does; use torch.nn.ParameterList, or layers that do not"
+            )
+        self._encoder = reached(mine, mu, logvar)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Those that mu or logvar depend on."""
+        return self._encoder
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
+        states = self._of_runs()
+        each = zip(states, apart(x), apart(noise), strict=True)
+        outputs = [self._called(*args) for args in each]
+        with torch.no_grad():
+            for name, stacked in self.named_buffers():
+                for t, state in zip(stacked.unbind(0), states, strict=True):
+                    t.copy_(state[name])
+        a, mu, logvar = ([of[i] for of in outputs] for i in range(3))
+        # equal strides for any R, so that sums over them round alike
+        if a[0].is_contiguous(memory_format=torch.channels_last):
+            joined = stack([y.contiguous(memory_format=torch.channels_last) for y in a])
+        else:
+            joined = together([y.contiguous() for y in a])
+        return (
+            joined,
+            together([y.contiguous() for y in mu]),
+            together([y.contiguous() for y in logvar]),
+        )
+
+    def _called(
+        self, state: dict[str, Tensor], x: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One run's pass, with its parameters and buffers; `state` then holds those
+        buffers that the module has put in the places of the old ones."""
+        x = x.contiguous(memory_format=self.layout)
+        if x.is_cuda:
+            return functional_call(self._pass, state, (x, noise), tie_weights=False)
+        bits = noise.flatten()[:SEEDING].numpy().tobytes()
+        with seeded(seed_of(bits)):
+            return functional_call(self._pass, state, (x, noise), tie_weights=False)
+
+    def _of_runs(self) -> list[dict[str, Tensor]]:
+        """Name -> tensor, of each run: parameters, and copies of the buffers, as a module
+        may change them before the backward pass of another run."""
+        states: list[dict[str, Tensor]] = [{} for _ in range(self.runs)]
+        parts: dict[int, Sequence[Tensor]] = {}  # tied ones once
+        for name, p in self.named_parameters(remove_duplicate=False):
+            if id(p) not in parts:
+                parts[id(p)] = [
+                    t.contiguous(memory_format=self._layout(t)) for t in apart(p)
+                ]
+            for state, part in zip(states, parts[id(p)], strict=True):
+                state[name] = part
+        for name, b in self.named_buffers(remove_duplicate=False):
+            if id(b) not in parts:
+                parts[id(b)] = [t.clone(memory_format=self._layout(t)) for t in b.unbind(0)]
+            for state, part in zip(states, parts[id(b)], strict=True):
+                state[name] = part
+        return states
+
+    def _layout(self, t: Tensor) -> torch.memory_format:
+        return self.layout if t.ndim == 4 else torch.contiguous_format
