@@ -1,5 +1,6 @@
 import itertools
 import math
+from contextlib import nullcontext
 from functools import partial
 from typing import get_args
 
@@ -367,13 +368,9 @@ EVERYTHING = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("norm_layer", ["none", "batch", "group"])
-def test_a_step_never_asks_the_device_and_replays_from_what_it_launched(norm_layer):
+def check_replay(configs: list[RunConfig]) -> None:
     """What a CUDA graph does, on CPU: the step's operations are traced once, and their
     repetition, with no Python between, is as good as the step."""
-    common = (f"model.norm_layer={norm_layer}", "train.clip=1")
-    configs = [config_of(*o, *common) for o in EVERYTHING]
     stepped, replayed = (capturable(trainer_of(*configs, ahead=4)) for _ in range(2))
 
     traced: list[GraphModule] = []
@@ -392,8 +389,53 @@ def test_a_step_never_asks_the_device_and_replays_from_what_it_launched(norm_lay
         replayed.update()
         assert torch.equal(stepped.losses, replayed.losses)
         assert torch.equal(stepped.rows.values, replayed.rows.values)
+    for mine, its in zip(replayed.cohort.buffers(), stepped.cohort.buffers(), strict=True):
+        assert torch.equal(mine, its)
     assert len(traced) == 1
     assert (replayed.died < 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm_layer", ["none", "batch", "group"])
+def test_a_step_never_asks_the_device_and_replays_from_what_it_launched(norm_layer):
+    common = (f"model.norm_layer={norm_layer}", "train.clip=1")
+    check_replay([config_of(*o, *common) for o in EVERYTHING])
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, shape, latent):
+        super().__init__()
+        c, h, w = shape
+        self.down = nn.Sequential(nn.Conv2d(c, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.SiLU())
+        self.to_posterior = nn.Linear(h * w, 2 * latent)
+        self.up = nn.Sequential(
+            nn.Linear(latent, h * w), nn.Unflatten(1, (4, h // 2, w // 2)),
+            nn.ConvTranspose2d(4, c, 4, 2, 1),
+        )
+        self.register_buffer("scale", torch.ones(()))
+
+    def encode(self, x):
+        if self.training:
+            self.scale = 0.9 * self.scale + 0.1 * x.std()
+        return self.to_posterior(self.down(x / self.scale).flatten(1)).chunk(2, 1)
+
+    def decode(self, z):
+        return self.up(z)
+"""
+
+
+def test_an_own_networks_step_replays_from_what_it_launched(tmp_path, monkeypatch):
+    (tmp_path / "mine_step.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("vae_sweep.vae.adapter.drawing", nullcontext)  # as on CUDA
+    common = ("train.batch_size=8", "train.steps=40", "train.clip=1", "train.device=cpu")
+    own = ("model=mine_step:Net", "model.latent=4", "log.wandb.mode=disabled", *common)
+    check_replay([make_config(*own, f"seed={seed}") for seed in range(3)])
 
 
 def test_learning_rates_of_one_cohort_may_differ():

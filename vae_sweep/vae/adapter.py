@@ -7,6 +7,7 @@ class Net(nn.Module):
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,14 @@ Shape = tuple[int, int, int]  # an image's (C, H, W)
 
 PROBED = 2  # images of the batch that a module is tried on
 SEEDING = 16  # numbers of a run's noise that decide what its module draws
+
+
+def drawing(noise: Tensor) -> AbstractContextManager[None]:
+    """What PyTorch draws on CPU follows from a run's noise, which its seed and the step
+    decide. On CUDA nothing may draw (own_network.verify)."""
+    if noise.is_cuda:
+        return nullcontext()
+    return seeded(seed_of(noise.flatten()[:SEEDING].numpy().tobytes()))
 
 
 class _Pass(nn.Module):
@@ -190,10 +199,7 @@ class Stacked(nn.Module):
         """One run's pass, with its parameters and buffers; `state` then holds those
         buffers that the module has put in the places of the old ones."""
         x = x.contiguous(memory_format=self.layout)
-        if x.is_cuda:
-            return functional_call(self._pass, state, (x, noise), tie_weights=False)
-        bits = noise.flatten()[:SEEDING].numpy().tobytes()
-        with seeded(seed_of(bits)):
+        with drawing(noise):
             return functional_call(self._pass, state, (x, noise), tie_weights=False)
 
     def _of_runs(self) -> list[dict[str, Tensor]]:

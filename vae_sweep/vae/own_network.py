@@ -58,6 +58,7 @@ def verify(
         for training, images in ((True, few), (False, few), (False, 1)):
             module.to(dtype).train(training)
             _check_pass(module, _images(images, shape, dtype), latent, raised)
+        _check_kept(module, again.train(module.training))
         if cuda and not before.equal(torch.get_rng_state()):
             raise UserError(
                 "draws random numbers in encode or decode, which cannot be repeated on "
@@ -154,24 +155,11 @@ def _check_stacked(stacked: Stacked, x: Tensor) -> None:
         raise UserError("must have parameters to train that mu or logvar depends on")
     x = torch.stack([x] * stacked.runs)
     noise = torch.zeros(*x.shape[:2], stacked.latent, dtype=x.dtype)
-    network = stacked.network
-    names, numbers = set(network.state_dict()), _numbers(network)
-    before = {name: b.clone() for name, b in network.named_buffers()}
+    before = [b.clone() for b in stacked.buffers()]
     first = stacked(x, noise)
     torch.stack([y.sum() for y in first]).sum().backward()
-    if set(network.state_dict()) != names:
-        [name, *_] = sorted(set(network.state_dict()) ^ names)
-        raise UserError(f"must register its buffers in __init__, got {name} later")
-    for name, value in _numbers(network).items():
-        if value != numbers.get(name, value):
-            raise UserError(
-                f"must keep numbers that change in buffers, got {name} = {value} after "
-                f"{numbers[name]}; use register_buffer"
-            )
-    for name, b in network.named_buffers():
-        if name not in names and not b.equal(before[name]):
-            raise UserError(f"must keep {name}, which changes, in its state_dict")
-        b.copy_(before[name])
+    for b, was in zip(stacked.buffers(), before, strict=True):
+        b.copy_(was)
     second = stacked(x, noise)
     pairs = zip(first, second, strict=True)
     if not all(y[0].equal(o[r]) for y, o in pairs for r in (0, 1)):
@@ -179,6 +167,22 @@ def _check_stacked(stacked: Stacked, x: Tensor) -> None:
             "must give equal outputs for equal inputs and weights, got others; draw random "
             "numbers by torch's own generator, and keep what changes in buffers"
         )
+
+
+def _check_kept(called: nn.Module, new: nn.Module) -> None:
+    """What a module that was called keeps, against one that was not."""
+    names, numbers = set(new.state_dict()), _numbers(new)
+    if late := sorted(set(called.state_dict()) - names):
+        raise UserError(f"must register its buffers in __init__, got {late[0]} later")
+    for name, value in _numbers(called).items():
+        if value != numbers.get(name, value):
+            raise UserError(
+                f"must keep numbers that change in buffers, got {name} = {value} after "
+                f"{numbers[name]}; use register_buffer"
+            )
+    for name, b in called.named_buffers():
+        if name not in names and not b.equal(new.get_buffer(name).to(b)):
+            raise UserError(f"must keep {name}, which changes, in its state_dict")
 
 
 def _numbers(module: nn.Module) -> dict[str, float]:
