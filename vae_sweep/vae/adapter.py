@@ -163,8 +163,8 @@ class Stacked(nn.Module):
 
         if reached([p for p in originals if p.requires_grad], a, mu, logvar):
             raise UserError(
-                "keeps a parameter where it is not registered, too, in a list or as "
-                "torch.nn.GRU does; use torch.nn.ParameterList, or layers that do not"
+                "keeps a parameter where it is not registered, too, as in a list; use "
+                "torch.nn.ParameterList"
             )
         self._encoder = reached(mine, mu, logvar)
 

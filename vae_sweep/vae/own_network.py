@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -74,7 +75,8 @@ def verify(
 
 
 def _made(make: Make, raised: Callable[[Exception], str]) -> nn.Module:
-    with seeded(0):
+    with seeded(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are said where it is made to be trained
         try:
             module = make()
         except Exception as error:
@@ -296,9 +298,9 @@ def _check(
 def _size(own: Own, config: OwnModel, shape: Shape) -> int:
     make, name = own.maker(config, shape), config.name
     try:
-        with torch.device("meta"), seeded(0):
-            module = make()
-    except Exception:  # it computes with what it draws, or reads files
+        with torch.device("meta"):
+            module = _made(make, repr)
+    except UserError:  # it computes with what it draws, or reads files
         try:
             module = _made(make, lambda error: options.raised(error, name))
         except UserError as error:
