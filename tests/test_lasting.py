@@ -19,14 +19,16 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 CHANGES = {  # file -> what stands there, and what the release to come has in its place
     "vae_sweep/training/metrics.py": (
-        ('    "loss",  #', '    "kl_per_unit",\n    "loss",  #'),
-        ('        "loss": loss,', '        "kl_per_unit": kl / 4,\n        "loss": loss,'),
+        (
+            '        Metric("kl", kl,',
+            '        Metric("kl_per_unit", kl, lambda kl: kl / 4),\n        Metric("kl", kl,',
+        ),
     ),
     "vae_sweep/config.py": (
         ("    eval_every: Count", "    ema: float = 0.0\n    eval_every: Count"),
         ("    norm: Norm\n", "    norm: Norm\n    palette: str = 'plain'\n"),
-        ('{"tanh_standardized": 2}', '{"tanh_standardized": 2, "tanh": 2}'),
     ),
+    "conf/head/tanh.yaml": (("head: tanh", "# @version 2\nhead: tanh"),),
     "conf/train/default.yaml": (("steps: 500", "ema: 0.0\nsteps: 500"),),
     "conf/config.yaml": (("seed: 0", "seed: 0\npalette: plain"),),
 }

@@ -20,7 +20,7 @@ from vae_sweep.records.checkpoint import State, StateShape
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder, lock
 from vae_sweep.records.summary import Summary
-from vae_sweep.training.metrics import COLUMNS
+from vae_sweep.training.metrics import columns
 
 ABOUT = Summary.of(
     {
@@ -44,7 +44,7 @@ def state_of(step: int, fill: float = 1.0) -> State:
 def folder(tmp_path) -> RunFolder:
     config = make_config(*TINY, f"runs={tmp_path}", "train.eval_every=10")
     folder = RunFolder(config, "abc")
-    folder.open(ABOUT, COLUMNS)
+    folder.open(ABOUT, columns(folder.config))
     return folder
 
 
@@ -80,7 +80,7 @@ def test_rows_come_back_as_the_floats_they_were(folder):
     assert [r["epoch"] for r in back] == [0, 1 / 7, 2 / 7, 3 / 7]
     assert math.isnan(back[0]["test/kl"])
     header = (folder.path / "metrics.csv").read_text().split("\n")[0]
-    assert tuple(header.split(",")) == COLUMNS
+    assert tuple(header.split(",")) == columns(folder.config)
 
 
 @pytest.mark.parametrize("step", [0, 7, 10, 20])
@@ -291,7 +291,7 @@ def test_a_damaged_summary_is_kept_aside_and_the_run_ends_again(folder, case):
     assert summary is None
     assert complaint.startswith("summary.json")
     assert later.resume(SHAPE, 20).state.step == 20  # with all of its rows
-    later.open(ABOUT, COLUMNS)
+    later.open(ABOUT, columns(folder.config))
     assert (folder.path / "summary.json.old-1").read_bytes() == damaged
     later.finish(ABOUT.but(status="finished", steps=20))
     assert again(folder).ended()[0] is not None
@@ -364,7 +364,7 @@ def test_a_damaged_configuration_is_written_anew(folder, content):
 
 def test_another_runs_configuration_is_found_out(folder, tmp_path):
     other = RunFolder(make_config(*TINY, f"runs={tmp_path}", "seed=7"), "abc")
-    other.open(ABOUT, COLUMNS)
+    other.open(ABOUT, columns(folder.config))
     path = folder.path / "config.yaml"
     path.write_bytes((other.path / "config.yaml").read_bytes())
     assert reader.read_config(folder.path).seed == 7  # it is whole
@@ -378,11 +378,11 @@ def test_another_runs_configuration_is_found_out(folder, tmp_path):
 def test_another_runs_summary_is_said_and_kept(folder, tmp_path):
     later = ended(folder)
     other = RunFolder(make_config(*TINY, f"runs={tmp_path}", "seed=1"), "abc")
-    other.open(ABOUT.but(run_id=other.config.run_id), COLUMNS)
+    other.open(ABOUT.but(run_id=other.config.run_id), columns(folder.config))
     content = (other.path / "summary.json").read_bytes()
     (later.path / "summary.json").write_bytes(content)
     assert later.ended() == (None, "summary.json is another run's")
-    later.open(ABOUT, COLUMNS)
+    later.open(ABOUT, columns(folder.config))
     assert (later.path / "summary.json.old-1").read_bytes() == content
     assert not reader.read_summary(later.path).states("run_id")
 

@@ -17,7 +17,7 @@ from vae_sweep.records.summary import Summary
 from vae_sweep.training import workers
 from vae_sweep.training.device import limited_threads
 from vae_sweep.training.loop import Run
-from vae_sweep.training.metrics import COLUMNS
+from vae_sweep.training.metrics import columns
 from vae_sweep.training.step import state_shape
 from vae_sweep.training.workers import Job, WorkerDied, Workers
 
@@ -87,7 +87,7 @@ def job_of(*configs, logger=None) -> Job:
         about = Summary(
             status="running", run_id=p.config.run_id, steps=0, total_steps=p.steps
         )
-        p.folder.open(about, COLUMNS)
+        p.folder.open(about, columns(p.config))
         runs.append(Run(p.config, p.point, about, p.folder, logger, None))
     return Job(runs, points[0].dataset.images)
 

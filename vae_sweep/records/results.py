@@ -149,7 +149,7 @@ def read(
         waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in found]
     return Results(
         curves=_with_columns(_curves(runs, identities), DRAWN),
-        finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *NUMBERS)),
+        finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *numbers(runs))),
         theory=_theory(runs),
         runs=tuple(runs),
         skipped=skipped,
@@ -352,19 +352,35 @@ def labels(finals: pd.DataFrame) -> dict[str, str]:
     return dict(zip(finals["run_id"], texts, strict=True))
 
 
+def numbers(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
+    """Column of `finals` -> column of `table`, and the digits printed: NUMBERS, then users'
+    own metrics, of which several runs may state one; the last one's words hold."""
+    stated = [run.summary.metrics for run in runs if run.summary is not None]
+    own = {name: metric for metrics in stated for name, metric in metrics.items()}
+    found = dict(NUMBERS)
+    for name, metric in own.items():
+        unit = f" ({metric.unit})" if metric.unit else ""
+        header = f"val {metric.label or name}{unit}"
+        if header in dict(found.values()):
+            header += f" [{name}]"
+        found.setdefault(f"val/{name}", (header, metric.digits))
+    return found
+
+
 def table(results: Results) -> pd.DataFrame:
     """One line per run: what tells it from the others, then its last numbers.
 
     sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
-    nats per image; pred. is what a linear VAE reaches at its optimum.
+    nats per image; pred. is what a linear VAE reaches at its optimum. Users' own metrics
+    follow, `val <label> (<unit>)`.
     """
-    finals = results.finals
-    shown = distinguishing(finals).join(finals.filter(items=list(NUMBERS)))
+    finals, names = results.finals, numbers(results.runs)
+    shown = distinguishing(finals).join(finals.filter(items=list(names)))
     own = finals["implied_sigma"].fillna(finals["val/sigma"])  # else learned
     shown["implied_sigma"] = own
     if bool((finals["status"] != "finished").any()):
         shown["status"] = finals["status"]
-    shown.columns = [NUMBERS[c][0] if c in NUMBERS else c for c in shown.columns]
+    shown.columns = [names[c][0] if c in names else c for c in shown.columns]
     return shown
 
 

@@ -33,12 +33,21 @@ class Predicted(_Kept):
     bits_per_dim_calibrated: Number = None
 
 
+class Measured(_Kept):
+    """How a user's own metric is shown: `val <label> (<unit>)` with so many decimals."""
+
+    label: str = ""
+    unit: str = ""
+    digits: Annotated[int, Field(ge=0, le=15)] = 3
+
+
 class Summary(_Kept):
     """A run as its summary.json states it.
 
     `steps` are those that it has trained, of `total_steps`; `final` is its last row;
     `implied_sigma` is in 8-bit levels, `psnr_cap` in dB, of the training split, where None
     that is stated is no cap. `seconds` are those of its cohort, of `cohort_size` runs.
+    `metrics` are a user's own, by name.
     `rows`, `metrics_sha256` and `picture_sha256` say what belongs to a run that ended.
     """
 
@@ -57,6 +66,7 @@ class Summary(_Kept):
     seconds: Number = None
     cohort_size: int | None = None
     kernels: list[str] = []
+    metrics: dict[str, Measured] = {}
     device: str | None = None
     processor: str | None = None
     command: str | None = None

@@ -1,6 +1,8 @@
 """The table of a sweep: in a terminal, and on a page with means over seeds."""
 
 import math
+import textwrap
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -8,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vae_sweep.records.results import NUMBERS, Results, labels, table
+from vae_sweep.records.results import NUMBERS, Results, labels, numbers, table
 from vae_sweep.reporting.style import DIVERGED, Look
 
-DIGITS = dict(NUMBERS.values())
+BUILT_IN = dict(NUMBERS.values())  # column -> digits
+HEADER = 16  # characters of a line in a header that breaks
 NEAR_CAP = 0.3  # dB
 PREDICTIONS = ("pred. PSNR", "pred. KL", "pred. units")  # not printed where narrow
 
@@ -25,18 +28,23 @@ MEASURED = ("val PSNR (dB)", "KL (nats)", "active units", "calibrated bits/dim")
 
 def print_table(results: Results, console: Console) -> None:
     """Prints `table`; a star marks a PSNR that the head, not the training, limits."""
-    frame = table(results)
-    printed = _rich_table(frame)
+    frame, digits = table(results), _digits_of(results)
+    printed = _rich_table(frame, digits)
     unlimited = console.options.update_width(1000)
     if console.measure(printed, options=unlimited).maximum > console.width:
-        kept = [name for name in (*DIGITS, "status") if name not in PREDICTIONS]
+        kept = [name for name in (*digits, "status") if name not in PREDICTIONS]
         frame = frame.filter(items=kept)
         frame.insert(0, "run", list(labels(results.finals).values()))  # wraps at spaces
-        printed = _rich_table(frame)
+        printed = _rich_table(frame, digits)
     console.print(printed)
 
 
-def _rich_table(frame: pd.DataFrame) -> Table:
+def _digits_of(results: Results) -> dict[str, int]:
+    """Column of numbers -> digits, in their order."""
+    return dict(numbers(results.runs).values())
+
+
+def _rich_table(frame: pd.DataFrame, digits: dict[str, int]) -> Table:
     caption = "sigma: noise of the decoder"
     if PREDICTIONS[0] in frame:
         caption += "; pred.: a linear VAE at its optimum"
@@ -44,12 +52,21 @@ def _rich_table(frame: pd.DataFrame) -> Table:
         caption += f"; *: within {NEAR_CAP} dB of the cap of the head's range"
     printed = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     for name in frame.columns:
-        header = Text("\n".join(str(name).rsplit(" ", 1)))
-        justify = "right" if name in DIGITS or name == "seed" else "left"
+        header = Text(_header(str(name)))
+        justify = "right" if name in digits or name == "seed" else "left"
         printed.add_column(header, justify=justify, no_wrap=name != "run", overflow="fold")
     for line in frame.to_dict("records"):
-        printed.add_row(*(Text(_printed(str(name), line)) for name in frame.columns))
+        cells = (_printed(str(name), line, digits) for name in frame.columns)
+        printed.add_row(*map(Text, cells))
     return printed
+
+
+def _header(name: str) -> str:
+    """A column's name in lines: the unit, or the last word, is the last."""
+    if name in BUILT_IN or " (" not in name:
+        return "\n".join(name.rsplit(" ", 1))
+    label, unit = name.split(" (", 1)
+    return "\n".join([*textwrap.wrap(label, HEADER), f"({unit}"])
 
 
 def absent(name: str, value: float) -> str:
@@ -57,13 +74,13 @@ def absent(name: str, value: float) -> str:
     return "?" if name == "PSNR cap (dB)" and math.isnan(value) else "–"
 
 
-def _printed(name: str, line: dict[Any, Any]) -> str:
+def _printed(name: str, line: dict[Any, Any], digits: dict[str, int]) -> str:
     value = line[name]
-    if name not in DIGITS:
+    if name not in digits:
         return str(value)
     if not math.isfinite(value):
         return absent(name, value)
-    return f"{_star(name, line)}{value:.{_digits(name, value)}f}"
+    return f"{_star(name, line)}{value:.{_shown(name, value, digits)}f}"
 
 
 def _star(name: str, line: dict[Any, Any]) -> str:
@@ -72,8 +89,8 @@ def _star(name: str, line: dict[Any, Any]) -> str:
     return "*" if near else ""
 
 
-def _digits(name: str, value: float) -> int:
-    return 1 if name == "sigma (8-bit)" and value < 9.95 else DIGITS[name]
+def _shown(name: str, value: float, digits: dict[str, int]) -> int:
+    return 1 if name == "sigma (8-bit)" and value < 9.95 else digits[name]
 
 
 class Cell(NamedTuple):
@@ -105,9 +122,9 @@ class Board(NamedTuple):
 
 def runs_table(loaded: Results, looked: dict[str, Look]) -> Board:
     """`table` with the differences observed - predicted, in the same units."""
-    frame = _with_differences(table(loaded))
-    numbers = _numbers()
-    identity = [name for name in frame.columns if name not in numbers]
+    frame, digits = _with_differences(table(loaded)), _digits_of(loaded)
+    shown = _with_their_differences(digits)
+    identity = [name for name in frame.columns if name not in shown]
     names = labels(loaded.finals)
     rows = [
         Row(
@@ -116,13 +133,13 @@ def runs_table(loaded: Results, looked: dict[str, Look]) -> Board:
             label=names[run_id],
             look=looked[run_id],
             identity={name: str(line[name]) for name in identity},
-            cells=[_cell(name, line) for name in numbers],
+            cells=[_cell(name, line, digits) for name in shown],
         )
         for i, (run_id, line) in enumerate(
             zip(loaded.finals["run_id"], frame.to_dict("records"), strict=True)
         )
     ]
-    return Board(identity, numbers, rows)
+    return Board(identity, shown, rows)
 
 
 def means_table(loaded: Results, looked: dict[str, Look]) -> Board | None:
@@ -131,9 +148,10 @@ def means_table(loaded: Results, looked: dict[str, Look]) -> Board | None:
     Units as in `table`. What was measured has its standard deviation (n - 1).
     """
     finals = loaded.finals
-    frame = _with_differences(table(loaded))
-    numbers = _numbers()
-    identity = [n for n in frame.columns if n not in (*numbers, "seed", "status")]
+    frame, digits = _with_differences(table(loaded)), _digits_of(loaded)
+    shown = _with_their_differences(digits)
+    measured = [*MEASURED, *(name for name in digits if name not in BUILT_IN)]
+    identity = [n for n in frame.columns if n not in (*shown, "seed", "status")]
     points = [looked[run_id].label for run_id in finals["run_id"]]
     if len(set(points)) == len(points):
         return None
@@ -142,14 +160,14 @@ def means_table(loaded: Results, looked: dict[str, Look]) -> Board | None:
         members = [i for i, other in enumerate(points) if other == point]
         ended = [i for i in members if finals["status"].iloc[i] == "finished"]
         finished = frame.iloc[ended]
-        means = finished[numbers].mean().to_dict()
-        spread = finished[list(MEASURED)].std().to_dict() if len(finished) > 1 else {}
+        means = finished[shown].mean().to_dict()
+        spread = finished[measured].std().to_dict() if len(finished) > 1 else {}
         own = {name: str(frame[name].iloc[members[0]]) for name in identity}
         seeds = f"{len(finished)} of {len(members)}"
-        cells = [_cell(name, means, spread.get(name, math.nan)) for name in numbers]
+        cells = [_cell(n, means, digits, spread.get(n, math.nan)) for n in shown]
         first = f"run-{members[0]}"
         rows.append(Row("", first, point, look, own | {"seeds": seeds}, cells))
-    return Board([*identity, "seeds"], numbers, rows)
+    return Board([*identity, "seeds"], shown, rows)
 
 
 def filters(board: Board) -> dict[str, list[str]]:
@@ -181,9 +199,9 @@ def _order(value: str) -> tuple[bool, float, str]:
         return True, 0.0, value
 
 
-def _numbers() -> list[str]:
-    """The columns of numbers in their order, each difference after its prediction."""
-    pairs = [(name, DIFFERENCES.get(name, ("",))[0]) for name in DIGITS]
+def _with_their_differences(columns: Iterable[str]) -> list[str]:
+    """Columns of numbers in their order, each difference after its prediction."""
+    pairs = [(name, DIFFERENCES.get(name, ("",))[0]) for name in columns]
     return [name for pair in pairs for name in pair if name]
 
 
@@ -192,16 +210,18 @@ def _with_differences(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**new)
 
 
-def _cell(name: str, line: dict[Any, Any], spread: float = math.nan) -> Cell:
+def _cell(
+    name: str, line: dict[Any, Any], digits: dict[str, int], spread: float = math.nan
+) -> Cell:
     value = float(line[name])
-    signed = {of[0]: DIGITS[predicted] for predicted, of in DIFFERENCES.items()}
+    signed = {of[0]: BUILT_IN[predicted] for predicted, of in DIFFERENCES.items()}
     if name in signed:
         return Cell(decimal(value, signed[name], "+"), _exact(value))
     if not math.isfinite(value):
         return Cell(absent(name, value), _exact(value))
-    digits = _digits(name, value)
-    noise = "" if math.isnan(spread) else f"±{decimal(spread, max(digits, 1))}"
-    return Cell(_star(name, line) + decimal(value, digits), _exact(value), noise)
+    places = _shown(name, value, digits)
+    noise = "" if math.isnan(spread) else f"±{decimal(spread, max(places, 1))}"
+    return Cell(_star(name, line) + decimal(value, places), _exact(value), noise)
 
 
 def _exact(value: float) -> str:

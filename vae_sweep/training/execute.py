@@ -15,9 +15,9 @@ from vae_sweep.records.run_folder import RecordsChanged, environment
 from vae_sweep.records.summary import Summary
 from vae_sweep.system import stop
 from vae_sweep.theory.prediction import predict
+from vae_sweep.training import metrics
 from vae_sweep.training.device import device_name, keep_freed_memory, limited_threads
 from vae_sweep.training.loop import Paused, Progress, Run, train
-from vae_sweep.training.metrics import COLUMNS
 from vae_sweep.training.plan import Plan
 from vae_sweep.training.prepare import Prepared, resumed
 from vae_sweep.training.workers import Job, Outcome, WorkerDied, Workers
@@ -115,9 +115,10 @@ class _Execution:
                 "device": device_name(p.device),
                 "threads": threads,
                 **environment(),
+                **metrics.stated(p.config),
             }
         )
-        p.folder.open(about, COLUMNS)
+        p.folder.open(about, metrics.columns(p.config))
         path = p.folder.path
         if path not in self.loggers:
             self.loggers[path] = loggers.open_all(p.config)

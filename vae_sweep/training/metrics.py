@@ -1,80 +1,347 @@
-"""Every logged number, defined once. Means are over images, not over batches."""
+"""Every logged number: what is measured of each image, and what its mean over a split says.
 
-from collections.abc import Callable
-from typing import get_args
+A metric is one object, ours or a user's own. Means are over images, not over batches.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vae_sweep import options
+from vae_sweep.config import RunConfig
+from vae_sweep.errors import UserError, shown
 from vae_sweep.vae import objective
-from vae_sweep.vae.cohort import Cohort, Forward
-from vae_sweep.vae.likelihoods import Kind, Likelihood
+from vae_sweep.vae.cohort import DTYPES, Cohort, Forward
+from vae_sweep.vae.likelihoods import Kind
 from vae_sweep.vae.streams import Streams
 
-NAMES = (
-    "loss",  # what is minimized, at the beta of the step
-    "mse",  # per element, target space
-    "mse_pixel",  # per element, [0, 1] space, unclipped
-    "psnr",  # dB, of the mean squared error of the clipped images
-    "kl",  # nats per image
-    "nll",  # nats per image, of the run's own density in pixel space, at its noise
-    "elbo",
-    "bits_per_dim",
-    "nll_discrete",  # nats per image, of the run's own mass over the 256 levels
-    "elbo_discrete",
-    "bits_per_dim_discrete",
-    "nll_bernoulli",  # nats per image; no probability of gray values
-    "elbo_calibrated",  # of a Gaussian density at the variance that fits best
-    "bits_per_dim_calibrated",
-    "sigma",  # noise of the run's own likelihood, 8-bit levels
-    "recon_share",  # the reconstruction term's share of the loss, unless a density's
-    "active_units",  # latents whose mean's variance over the split is above 0.01
-    "grad_norm_recon",  # of the loss's two terms in the encoder's parameters, on the
-    "grad_norm_kl",  # split's first CHUNK images
-    "head_saturation",  # share of outputs where |g'| < 0.05
-    "out_of_range",  # share of targets outside the head's range
-)
-
 SPLITS = ("train", "val", "test")
-COLUMNS = ("step", "epoch", *(f"{s}/{name}" for s in SPLITS for name in NAMES))
-
 CHUNK = 64  # images that are evaluated at once
+MOST_DIGITS = 15
+NEAR = 1e-3  # of a metric's largest value: as much may rounding do
 
 
-class Sums:
-    """Float64 sums over the images of a split, for R runs."""
+class Pass(NamedTuple):
+    """A pass over a batch of B images of R runs; a metric may use any of it.
 
-    def __init__(self):
-        self.images = 0
-        self.total: dict[str, Tensor] = {}
+    `u`, `u_hat`, `t`, `t_hat`, `a` and `slope` are [R, B, C, H, W]: pixels in [0, 1] and
+    their reconstruction (unclipped), both in target space, the decoder's last
+    pre-activation, and the head's derivative there. `mu` and `logvar` are [R, B, D], of the
+    posterior. `low` and `high` [R, 1, C, 1, 1] are the ends of the head's range in target
+    space. `error` [R, B] is what the loss weighs of each image.
+    """
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Adds [R, B, ...] tensors, summed over B."""
-        self.images += next(iter(values.values())).shape[1]
-        for name, value in values.items():
-            part = value.double().sum(1)
-            self.total[name] = self.total[name] + part if name in self.total else part
+    u: Tensor
+    u_hat: Tensor
+    t: Tensor
+    t_hat: Tensor
+    a: Tensor
+    mu: Tensor
+    logvar: Tensor
+    low: Tensor
+    high: Tensor
+    slope: Tensor
+    error: Tensor
 
-    def mean(self, name: str) -> Tensor:
-        return self.total[name] / self.images
+    @classmethod
+    def of(cls, cohort: Cohort, forward: Forward) -> "Pass":
+        """What a cohort's pass says, of all its runs."""
+        _, t, t_hat, a, mu, logvar = forward
+        u_hat = cohort.target.inverse(t_hat)
+        u, t = forward.u.expand_as(u_hat), t.expand_as(t_hat)
+        slope = cohort.heads.derivative(a)
+        error = cohort.errors(forward)
+        seen = (u, u_hat, t, t_hat, a, mu, logvar)
+        return cls(*seen, cohort.low, cohort.high, slope, error)
+
+    @classmethod
+    def made_up(cls, shape: tuple[int, int, int], latent: int, like: Tensor) -> "Pass":
+        """Of three random images (C, H, W) of two runs; `like` has the type and device."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(2, *size, generator=generator, dtype=torch.float64).to(like)
+
+        u, u_hat, a, slope = (normal(3, *shape).sigmoid() for _ in range(4))
+        mu, logvar = normal(3, latent), normal(3, latent)
+        ends = normal(1, shape[0], 1, 1)
+        low, high = torch.full_like(ends, -1), torch.full_like(ends, 1)
+        t, t_hat, error = 2 * u - 1, 2 * u_hat - 1, normal(3).abs()
+        return cls(u, u_hat, t, t_hat, a, mu, logvar, low, high, slope, error)
 
 
-def _per_image(cohort: Cohort, u: Tensor, forward: Forward) -> dict[str, Tensor]:
-    """What is summed over images: [R, B], or [R, B, C] and [R, B, D] where it says so."""
-    u_hat = cohort.target.inverse(forward.t_hat)
-    outside = (forward.t < cohort.low) | (forward.t > cohort.high)
-    saturated = cohort.heads.derivative(forward.a).abs() < 0.05
-    return {
-        "sse": forward.sse(),
-        "error": cohort.errors(forward),
-        "sse_pixel": objective.squared_error(u, u_hat).sum((3, 4)),  # [R, B, C]
-        "sse_clipped": objective.squared_error(u, u_hat.clamp(0, 1)).sum((2, 3, 4)),
-        "kl": forward.kl(),
-        "mu": forward.mu.double(),  # [R, B, D]
-        "mu_squared": forward.mu.double() ** 2,  # [R, B, D]
-        "outside": outside.expand_as(forward.a).double().mean((2, 3, 4)),
-        "saturated": saturated.double().mean((2, 3, 4)),
-    }
+PerImage = Callable[[Pass], Tensor]  # -> floating [R, B] or [R, B, K]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run on the images of a split.
+
+    Args:
+        name: Of its columns, `val/<name>` and those of the other splits: a lower-case
+            identifier.
+        per_image: What is measured of each image: given a Pass, a floating tensor [R, B] or
+            [R, B, K]. Several such functions where one does not do.
+        reduce: The number, [R], of the means over the split's images, float64 [R] or [R, K]
+            of each function; the mean itself unless set.
+        label, unit: As tables show it: `val <label> (<unit>)`.
+        digits: Decimals in tables.
+        of_split: What ours have in place of `reduce` where means do not do: the number of a
+            Split.
+    """
+
+    name: str
+    per_image: PerImage | tuple[PerImage, ...]
+    reduce: Callable[..., Tensor] = lambda mean: mean
+    label: str = ""
+    unit: str = ""
+    digits: int = 3
+    of_split: "Callable[[Split], Tensor] | None" = None
+
+    @property
+    def functions(self) -> tuple[PerImage, ...]:
+        return self.per_image if isinstance(self.per_image, tuple) else (self.per_image,)
+
+    def value(self, split: "Split") -> Tensor:
+        """The number, float64 [R]."""
+        if self.of_split is not None:
+            return self.of_split(split)
+        return _of_each(self.reduce, *map(split.mean, self.functions)).double()
+
+
+def _of_each(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """`function` of tensors [R, ...]: on CUDA at once; on CPU of each run alone, as sums
+    and vector kernels may round one run's numbers otherwise beside another's."""
+    if values[0].is_cuda:
+        return function(*values)
+    rows = (tuple(v[r : r + 1] for v in values) for r in range(len(values[0])))
+    return torch.cat([function(*row) for row in rows])
+
+
+class Split:
+    """What a split says of R runs: means over its images, and what is made of them.
+
+    `means` has float64 [R] or [R, K] per function; `beta` and `gradient_norms` (of the
+    loss's two terms) are float64 [R].
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        means: Mapping[PerImage, Tensor],
+        beta: Tensor,
+        gradient_norms: tuple[Tensor, Tensor],
+    ):
+        self.cohort, self.beta, self.gradient_norms = cohort, beta, gradient_norms
+        self._means = means
+        self.pixels = cohort.pixels
+        self.likelihoods = cohort.likelihoods.likelihoods
+
+    def mean(self, function: PerImage) -> Tensor:
+        return self._means[function]
+
+    @property
+    def mse_pixel(self) -> Tensor:
+        return self.mean(sse_pixel).sum(1) / self.pixels
+
+    @cached_property
+    def _own(self) -> tuple[Tensor, Tensor]:
+        sse = self.mean(sse_pixel)
+        size = self.pixels // sse.shape[1]
+        values, stds = [], []
+        with torch.no_grad():
+            for r, mse in enumerate(sse / size):
+                of_run = self.mean(error)[r]
+                likelihoods = self.cohort.likelihoods
+                values.append(likelihoods.log_likelihood(r, of_run, mse, size))
+                stds.append(likelihoods.std(r, mse).square().mean().sqrt())
+        return torch.stack(values), torch.stack(stds)
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Of the runs' own likelihoods, nats per image."""
+        return self._own[0]
+
+    @property
+    def std(self) -> Tensor:
+        """Noise of the runs' own likelihoods, in pixels."""
+        return self._own[1]
+
+    def nll(self, kind: Kind) -> Tensor:
+        """Minus `log_likelihood` of the runs whose likelihood is of this kind, else nan."""
+        chosen = self.where([each.kind == kind for each in self.likelihoods])
+        return torch.where(chosen, -self.log_likelihood, torch.nan)
+
+    def elbo(self, kind: Kind) -> Tensor:
+        return -self.nll(kind) - self.mean(kl)
+
+    @property
+    def elbo_calibrated(self) -> Tensor:
+        """Of a Gaussian density at the variance that fits best."""
+        sse, best = self.mean(sse_pixel).sum(1, keepdim=True), self.mse_pixel[:, None]
+        return objective.elbo(sse, self.mean(kl), best, self.pixels)
+
+    def bits_per_dim(self, elbo: Tensor) -> Tensor:
+        return objective.bits_per_dim(elbo, self.pixels)
+
+    @property
+    def recon(self) -> Tensor:
+        """The loss's reconstruction term."""
+        # the mean over chunks of gaussian_optimal's error has each chunk's own noise
+        optimal = self.where([each.noise == "optimal" for each in self.likelihoods])
+        weighed = torch.where(optimal, -self.log_likelihood, self.mean(error))
+        return self.cohort.recon_weight.double() * weighed
+
+    @property
+    def loss(self) -> Tensor:
+        return self.recon + self.beta * self.cohort.kl_weight.double() * self.mean(kl)
+
+    @property
+    def recon_share(self) -> Tensor:
+        # a density's logarithm is no share of anything: it may have either sign
+        is_share = [e.kind != "density" or e.noise == "implied" for e in self.likelihoods]
+        return torch.where(self.where(is_share), self.recon / self.loss, torch.nan)
+
+    def where(self, flags: list[bool]) -> Tensor:
+        return torch.tensor(flags, device=self.beta.device)
+
+
+IMAGE = (-3, -2, -1)  # axes of [R, B, C, H, W]
+
+
+def sse(p: Pass) -> Tensor:
+    return objective.squared_error(p.t, p.t_hat).sum(IMAGE)
+
+
+def error(p: Pass) -> Tensor:
+    return p.error
+
+
+def sse_pixel(p: Pass) -> Tensor:
+    """Per channel, [R, B, C]."""
+    return objective.squared_error(p.u, p.u_hat).sum((-2, -1))
+
+
+def sse_clipped(p: Pass) -> Tensor:
+    return objective.squared_error(p.u, p.u_hat.clamp(0, 1)).sum(IMAGE)
+
+
+def kl(p: Pass) -> Tensor:
+    return objective.kl_divergence(p.mu, p.logvar)
+
+
+def mu(p: Pass) -> Tensor:
+    """[R, B, D]."""
+    return p.mu.double()
+
+
+def mu_squared(p: Pass) -> Tensor:
+    """[R, B, D]."""
+    return p.mu.double() ** 2
+
+
+def outside(p: Pass) -> Tensor:
+    """The share of targets that the head does not reach."""
+    return ((p.t < p.low) | (p.t > p.high)).double().mean(IMAGE)
+
+
+def saturated(p: Pass) -> Tensor:
+    """The share of outputs where the head is flat."""
+    return (p.slope.abs() < 0.05).double().mean(IMAGE)
+
+
+def _active(mu: Tensor, mu_squared: Tensor) -> Tensor:
+    """Latents whose mean varies over the split (Burda et al. 2016)."""
+    return (mu_squared - mu**2 > 0.01).sum(-1).double()
+
+
+LIKELIHOOD = error, sse_pixel  # what the run's own is computed from
+NATS, BITS = "nats per image", "bits per dimension"
+
+OURS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        # what is minimized, at the beta of the step
+        Metric("loss", (*LIKELIHOOD, kl), label="loss", of_split=lambda s: s.loss),
+        Metric(
+            "mse", sse, label="mean squared error", unit="target space",
+            of_split=lambda s: s.mean(sse) / s.pixels
+        ),
+        Metric(
+            "mse_pixel", sse_pixel, label="mean squared error", unit="pixels in [0, 1]",
+            of_split=lambda s: s.mse_pixel
+        ),
+        Metric(
+            "psnr", sse_clipped, label="PSNR", unit="dB",
+            of_split=lambda s: -10 * torch.log10(s.mean(sse_clipped) / s.pixels)
+        ),
+        Metric("kl", kl, label="KL", unit=NATS),
+        # of the run's own density in pixel space, at its noise
+        Metric(
+            "nll", LIKELIHOOD, label="negative log likelihood", unit=NATS,
+            of_split=lambda s: s.nll("density")
+        ),
+        Metric(
+            "elbo", (*LIKELIHOOD, kl), label="ELBO", unit=NATS,
+            of_split=lambda s: s.elbo("density")
+        ),
+        Metric(
+            "bits_per_dim", (*LIKELIHOOD, kl), label="ELBO", unit=BITS,
+            of_split=lambda s: s.bits_per_dim(s.elbo("density"))
+        ),
+        # of the run's own mass over the 256 levels, which has no bin width
+        Metric(
+            "nll_discrete", LIKELIHOOD, label="discrete negative log likelihood", unit=NATS,
+            of_split=lambda s: s.nll("mass")
+        ),
+        Metric(
+            "elbo_discrete", (*LIKELIHOOD, kl), label="discrete ELBO", unit=NATS,
+            of_split=lambda s: s.elbo("mass")
+        ),
+        Metric(
+            "bits_per_dim_discrete", (*LIKELIHOOD, kl), label="discrete ELBO", unit=BITS,
+            of_split=lambda s: s.bits_per_dim(s.elbo("mass")) - 8
+        ),
+        # no probability of gray values
+        Metric(
+            "nll_bernoulli", LIKELIHOOD, label="cross entropy", unit=NATS,
+            of_split=lambda s: s.nll("cross_entropy")
+        ),
+        Metric(
+            "elbo_calibrated", (sse_pixel, kl), label="calibrated ELBO", unit=NATS,
+            of_split=lambda s: s.elbo_calibrated
+        ),
+        Metric(
+            "bits_per_dim_calibrated", (sse_pixel, kl), label="calibrated ELBO", unit=BITS,
+            of_split=lambda s: s.bits_per_dim(s.elbo_calibrated)
+        ),
+        Metric(
+            "sigma", LIKELIHOOD, label="noise of the likelihood", unit="8-bit levels",
+            of_split=lambda s: 255 * s.std
+        ),
+        Metric(
+            "recon_share", (*LIKELIHOOD, kl), label="reconstruction's share of the loss",
+            of_split=lambda s: s.recon_share
+        ),
+        Metric("active_units", (mu, mu_squared), _active, "active latents", digits=0),
+        # of the loss's two terms in the encoder's parameters, on the first CHUNK images
+        Metric(
+            "grad_norm_recon", (), label="gradient norm of the reconstruction",
+            of_split=lambda s: s.gradient_norms[0]
+        ),
+        Metric(
+            "grad_norm_kl", (), label="gradient norm of the KL",
+            of_split=lambda s: s.gradient_norms[1]
+        ),
+        Metric("head_saturation", saturated, label="share of outputs where |g'| < 0.05"),
+        Metric("out_of_range", outside, label="share of targets outside the head's range"),
+    )
+}  # fmt: skip
 
 
 def _gradient_norms(cohort: Cohort, forward: Forward, beta: Tensor):
@@ -97,10 +364,11 @@ def evaluate(
     images: Tensor,
     beta: Tensor,
     seeds: list[int],
+    chosen: Sequence[Metric] = tuple(OURS.values()),
     chunk: int = CHUNK,
     pause: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """NAMES -> float64 [R] over uint8 `images` [n, C, H, W], with sampled z.
+    """Name -> float64 [R] of `chosen`, over uint8 `images` [n, C, H, W], with sampled z.
 
     `beta` [R] is that of the step. The noise is the same at every call. `pause` is called
     before each chunk, and may raise.
@@ -108,7 +376,8 @@ def evaluate(
     was_training = cohort.training
     cohort.eval()
     noise_streams = Streams(seeds, "evaluation")
-    sums = Sums()
+    functions = dict.fromkeys(f for metric in chosen for f in metric.functions)
+    totals: dict[PerImage, Tensor] = {}
     gradient_norms: tuple[Tensor, Tensor] | None = None
     for part in images.split(chunk):
         pause()
@@ -119,77 +388,177 @@ def evaluate(
         if gradient_norms is None:
             gradient_norms = _gradient_norms(cohort, forward, beta)
         with torch.no_grad():
-            sums.add(_per_image(cohort, u, forward))
+            seen = Pass.of(cohort, forward)
+            for function in functions:
+                values = _of_each(lambda *v, f=function: f(Pass(*v)), *seen)
+                total = values.double().sum(1)
+                totals[function] = totals[function] + total if function in totals else total
     cohort.train(was_training)
     assert gradient_norms is not None
-    return _derived(cohort, sums, beta.double(), gradient_norms)
+    means = {function: total / len(images) for function, total in totals.items()}
+    split = Split(cohort, means, beta.double(), gradient_norms)
+    return {metric.name: metric.value(split) for metric in chosen}
 
 
-def _own_likelihood(cohort: Cohort, sums: Sums) -> tuple[Tensor, Tensor]:
-    """(log likelihood in nats per image, noise in 8-bit levels), each [R]."""
-    error, sse_pixel = sums.mean("error"), sums.mean("sse_pixel")
-    size = cohort.pixels // sse_pixel.shape[1]
-    values, sigmas = [], []
-    with torch.no_grad():
-        for r, mse in enumerate(sse_pixel / size):
-            values.append(cohort.likelihoods.log_likelihood(r, error[r], mse, size))
-            std = cohort.likelihoods.std(r, mse)
-            sigmas.append(255 * std.square().mean().sqrt())
-    return torch.stack(values), torch.stack(sigmas)
-
-
-def _derived(
-    cohort: Cohort, sums: Sums, beta: Tensor, gradient_norms: tuple[Tensor, Tensor]
-) -> dict[str, Tensor]:
-    pixels, kl = cohort.pixels, sums.mean("kl")
-    chosen = cohort.likelihoods.likelihoods
-    sse_pixel = sums.mean("sse_pixel")  # [R, C]
-    mse_pixel = sse_pixel.sum(1) / pixels
-    log_likelihood, sigma = _own_likelihood(cohort, sums)
-    nll = {kind: _only(kind, chosen, -log_likelihood) for kind in get_args(Kind)}
-    elbo, elbo_discrete = -nll["density"] - kl, -nll["mass"] - kl
-    best = mse_pixel[:, None]
-    calibrated = objective.elbo(sse_pixel.sum(1, keepdim=True), kl, best, pixels)
-    # the mean over chunks of gaussian_optimal's error has each chunk's own noise
-    optimal = _mask([each.noise == "optimal" for each in chosen], kl)
-    error = torch.where(optimal, -log_likelihood, sums.mean("error"))
-    recon = cohort.recon_weight.double() * error
-    loss = recon + beta * cohort.kl_weight.double() * kl
-    # a density's logarithm is no share of anything: it may have either sign
-    is_share = [each.kind != "density" or each.noise == "implied" for each in chosen]
-    mu_variance = sums.mean("mu_squared") - sums.mean("mu") ** 2
-    bits, active = objective.bits_per_dim, (mu_variance > 0.01).sum(1)
-    return {
-        "loss": loss,
-        "mse": sums.mean("sse") / pixels,
-        "mse_pixel": mse_pixel,
-        "psnr": -10 * torch.log10(sums.mean("sse_clipped") / pixels),
-        "kl": kl,
-        "nll": nll["density"],
-        "elbo": elbo,
-        "bits_per_dim": bits(elbo, pixels),
-        "nll_discrete": nll["mass"],
-        "elbo_discrete": elbo_discrete,
-        "bits_per_dim_discrete": bits(elbo_discrete, pixels) - 8,  # a mass has no bin width
-        "nll_bernoulli": nll["cross_entropy"],
-        "elbo_calibrated": calibrated,
-        "bits_per_dim_calibrated": bits(calibrated, pixels),
-        "sigma": sigma,
-        "recon_share": torch.where(_mask(is_share, kl), recon / loss, torch.nan),
-        "active_units": active.double(),
-        "grad_norm_recon": gradient_norms[0],
-        "grad_norm_kl": gradient_norms[1],
-        "head_saturation": sums.mean("saturated"),
-        "out_of_range": sums.mean("outside"),
-    }
-
-
-def _mask(flags: list[bool], like: Tensor) -> Tensor:
-    return torch.tensor(flags, device=like.device)
-
-
-def _only(kind: Kind, chosen: list[Likelihood], values: Tensor) -> Tensor:
-    """`values` [R] of the runs whose likelihood is of this kind, nan for the others."""
-    return torch.where(
-        _mask([each.kind == kind for each in chosen], values), values, torch.nan
+def named(name: str) -> tuple[Metric, ...]:
+    """The metrics of a name: our set, or a user's own one; raises as options.find."""
+    return options.find(
+        "metric",
+        name,
+        {"default": tuple(OURS.values())},
+        lambda given: (given,) if isinstance(given, Metric) else None,
+        "a Metric(name, per_image)",
     )
+
+
+def of(names: Sequence[str]) -> tuple[Metric, ...]:
+    """All metrics of `config.metric`; UserError where two have one name."""
+    found: list[Metric] = []
+    owner = dict.fromkeys(OURS, "one of ours")
+    for option in names:
+        metrics = named(option)
+        for metric in metrics if options.is_own(option) else ():
+            if metric.name in owner:
+                raise UserError(
+                    f"metric={option} ({options.where(option)}): its name must be its own, "
+                    f"got {metric.name}, which {owner[metric.name]} has"
+                )
+            owner[metric.name] = option
+        found += metrics
+    return tuple(found)
+
+
+def columns(config: RunConfig) -> tuple[str, ...]:
+    """The columns of a run's metrics.csv."""
+    names = [metric.name for metric in of(config.metric)]
+    return ("step", "epoch", *(f"{split}/{name}" for split in SPLITS for name in names))
+
+
+def stated(config: RunConfig) -> dict[str, Any]:
+    """What a summary states of a user's own metrics, for readers without their code."""
+    own = [m for name in filter(options.is_own, config.metric) for m in named(name)]
+    about = {m.name: {"label": m.label, "unit": m.unit, "digits": m.digits} for m in own}
+    return {"metrics": about} if about else {}
+
+
+@cache
+def check_own(
+    names: tuple[str, ...],
+    shape: tuple[int, int, int],
+    latent: int,
+    precision: str,
+    device: torch.device,
+) -> None:
+    """Raises UserError as `check` and `of`, of the own metrics among `names`, tried on
+    images (C, H, W) of the shape, type and device that the runs have."""
+    like = torch.empty(0, dtype=DTYPES[precision], device=device)
+    for name in filter(options.is_own, names):
+        for metric in named(name):
+            check(metric, f"metric={name}", Pass.made_up(shape, latent, like))
+    of(names)
+
+
+def check(metric: Metric, what: str, example: Pass | None = None) -> None:
+    """Tries a metric on a pass over made-up images, of several runs.
+
+    Args:
+        metric: The object.
+        what: What names it in a message: metric=module:object, of a user's own.
+        example: The pass; over images of 3 x 8 x 8 pixels unless given.
+
+    Raises:
+        UserError: It is not what a Metric must be; says what was found, and in which line.
+    """
+    p = Pass.made_up((3, 8, 8), 4, torch.empty(0)) if example is None else example
+    name = what.partition("=")[2]
+    own = options.is_own(name)
+    try:
+        with torch.no_grad():
+            wrong = _misstated(metric) or _wrong(metric, p)
+    except Exception as error:
+        said = options.raised(error, name) if own else repr(error)
+        raise UserError(f"{what}: raised {said}") from error
+    if wrong:
+        raise UserError(f"{what}{f' ({options.where(name)})' if own else ''}: {wrong}")
+
+
+def _misstated(metric: Metric) -> str | None:
+    """What is wrong with what a metric states."""
+    if not (isinstance(metric.name, str) and re.fullmatch("[a-z][a-z0-9_]*", metric.name)):
+        return f"its name must be a lower-case identifier, got {shown(metric.name)}"
+    for key, text in (("label", metric.label), ("unit", metric.unit)):
+        if not (isinstance(text, str) and text.isprintable()):
+            return f"its {key} must be a line of text, got {shown(text)}"
+    if not (isinstance(metric.digits, int) and 0 <= metric.digits <= MOST_DIGITS):
+        return f"its digits must be 0 to {MOST_DIGITS}, got {shown(metric.digits)}"
+    functions = *metric.functions, metric.reduce
+    if len(functions) == 1 and metric.of_split is None:
+        return "per_image must be a function or several, got none"
+    for wrong in (each for each in functions if not callable(each)):
+        return f"per_image and reduce must be functions, got {shown(wrong)}"
+    return None
+
+
+def _wrong(metric: Metric, p: Pass) -> str | None:
+    """What is wrong with what a metric's functions do, which may raise."""
+    runs, images = p.error.shape
+    means = []
+    for function in dict.fromkeys(metric.functions):
+        given = Pass(*(v.clone() for v in p))
+        values = function(given)
+        if not all(map(torch.equal, given, p)):
+            return "per_image must leave what it is given as it is, got one that changes it"
+        if wrong := _misshapen(values, runs, images):
+            return wrong
+        alone = [function(each) for each in _single(p)]
+        for value in alone:
+            if wrong := _misshapen(value, 1, 1):
+                return wrong
+        if not _near(torch.cat([v.flatten() for v in alone]), values.flatten()):
+            return (
+                "per_image must be a function of one image of one run, got other values "
+                "for an image alone than beside others"
+            )
+        means.append(values.double().mean(1))
+    if metric.of_split is not None:
+        return None
+    number = _of_each(metric.reduce, *means)
+    is_floating = isinstance(number, Tensor) and number.is_floating_point()
+    if not (is_floating and number.shape == (runs,)):
+        given = " and ".join(str(list(mean.shape)) for mean in means)
+        rule = f"reduce must return a floating tensor [{runs}] of means {given}"
+        return f"{rule} of {runs} runs, got {_kind(number)}"
+    return None
+
+
+def _misshapen(values: Any, runs: int, images: int) -> str | None:
+    """What is wrong with what a function per image returned."""
+    is_floating = isinstance(values, Tensor) and values.is_floating_point()
+    if is_floating and values.shape[:2] == (runs, images) and values.ndim <= 3:
+        return None
+    return (
+        f"per_image must return a floating tensor [R, B] or [R, B, K] of R runs and B "
+        f"images, here of {runs} and {images}, got {_kind(values)}"
+    )
+
+
+def _single(p: Pass) -> Iterator[Pass]:
+    """The passes of each run over each image alone, in order."""
+    runs, images = p.error.shape
+    for r in range(runs):
+        for b in range(images):
+            alone = (v[r : r + 1] for v in p)  # `low` and `high` have one for all images
+            parts = (v[:, b : b + 1] if v.shape[1] == images else v for v in alone)
+            yield Pass(*(v.clone() for v in parts))
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    a, b = a.double(), b.double()
+    size = b[b.isfinite()].abs().max().item() if b.isfinite().any() else 0.0
+    return torch.allclose(a, b, rtol=0, atol=NEAR * size, equal_nan=True)
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

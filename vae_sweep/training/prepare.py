@@ -13,7 +13,7 @@ from vae_sweep.errors import UserError
 from vae_sweep.records.checkpoint import State, StateShape
 from vae_sweep.records.run_folder import RunFolder
 from vae_sweep.system import machine
-from vae_sweep.training import feasible
+from vae_sweep.training import feasible, metrics
 from vae_sweep.training.device import check_precision, resolve_device
 from vae_sweep.training.locate import Located
 from vae_sweep.training.step import state_shape
@@ -46,7 +46,7 @@ class Prepared(NamedTuple):
         c = self.config
         train = c.train.model_copy(update={"lr": 1.0})
         start = self.step, self.state is not None, self.evaluated
-        return self.device, c.model, c.data, train, c.log.reconstructions, start
+        return self.device, c.model, c.data, c.metric, train, c.log.reconstructions, start
 
 
 def prepare(located: list[Located]) -> list[Prepared]:
@@ -68,6 +68,8 @@ def _prepared(located: Located) -> Prepared:
     _check_memory(config, dataset.shape, device)  # before a network of a user's is made
     networks.check(config, dataset.shape)
     heads.check(config.head, config.train.batch_size * height * width)
+    latent, precision = config.model.latent, config.train.precision
+    metrics.check_own(config.metric, dataset.shape, latent, precision, device)
     constants = point(config, dataset.counts, height * width)
     _check_weight(config, constants)
     return Prepared(config, dataset, constants, folder, device, steps)

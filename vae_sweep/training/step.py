@@ -113,6 +113,7 @@ class Trainer:
         self.images, self.device = train, torch.device(device)
         cuda = self.device.type == "cuda"
         self.seeds = [config.seed for config in configs]
+        self.metrics = metrics.of(configs[0].metric)
         channels, height, width = train.shape[1:]
         self.cohort = Cohort(configs, points, (channels, height, width)).to(device)
         set_precision(self.config)
@@ -230,8 +231,10 @@ class Trainer:
     def evaluate(
         self, images: Tensor, pause: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:
-        """metrics.NAMES -> float64 [R] on a split; `pause` is called again and again."""
-        return metrics.evaluate(self.cohort, images, self.beta, self.seeds, pause=pause)
+        """Metric's name -> float64 [R] on a split; `pause` is called again and again."""
+        return metrics.evaluate(
+            self.cohort, images, self.beta, self.seeds, self.metrics, pause=pause
+        )
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Clipped reconstructions of sampled z, uint8 [R, n, C, H, W], in eval mode."""
