@@ -21,7 +21,8 @@ CHANGES = {  # file -> what stands there, and what the release to come has in it
     "vae_sweep/training/metrics.py": (
         (
             '        Metric("kl", kl,',
-            '        Metric("kl_per_unit", kl, lambda kl: kl / 4),\n        Metric("kl", kl,',
+            '        Metric("kl_per_unit", kl, lambda kl: kl / 4),\n'
+            '        Metric("kl", kl,',
         ),
     ),
     "vae_sweep/config.py": (
