@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vae_sweep.records import results
     from vae_sweep.records.results import load
+    from vae_sweep.training.metrics import Metric
     from vae_sweep.vae.heads import Head
     from vae_sweep.vae.likelihoods import Likelihood
     from vae_sweep.vae.normalize import Affine
     from vae_sweep.vae.schedules import Schedule
 
 __version__ = "0.1.0"
-__all__ = ["Affine", "Head", "Likelihood", "Schedule", "load", "results"]
+__all__ = ["Affine", "Head", "Likelihood", "Metric", "Schedule", "load", "results"]
 
 _API = {  # name -> module, and what of it; imported when first asked for
     "load": ("vae_sweep.records.results", "load"),
@@ -21,6 +22,7 @@ _API = {  # name -> module, and what of it; imported when first asked for
     "Affine": ("vae_sweep.vae.normalize", "Affine"),
     "Head": ("vae_sweep.vae.heads", "Head"),
     "Likelihood": ("vae_sweep.vae.likelihoods", "Likelihood"),
+    "Metric": ("vae_sweep.training.metrics", "Metric"),
     "Schedule": ("vae_sweep.vae.schedules", "Schedule"),
 }
 

@@ -52,21 +52,21 @@ def _rich_table(frame: pd.DataFrame, digits: dict[str, int]) -> Table:
         caption += f"; *: within {NEAR_CAP} dB of the cap of the head's range"
     printed = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     for name in frame.columns:
-        header = Text(_header(str(name)))
+        shown = Text("\n".join(header(str(name))))
         justify = "right" if name in digits or name == "seed" else "left"
-        printed.add_column(header, justify=justify, no_wrap=name != "run", overflow="fold")
+        printed.add_column(shown, justify=justify, no_wrap=name != "run", overflow="fold")
     for line in frame.to_dict("records"):
         cells = (_printed(str(name), line, digits) for name in frame.columns)
         printed.add_row(*map(Text, cells))
     return printed
 
 
-def _header(name: str) -> str:
+def header(name: str) -> list[str]:
     """A column's name in lines: the unit, or the last word, is the last."""
-    if name in BUILT_IN or " (" not in name:
-        return "\n".join(name.rsplit(" ", 1))
+    if " (" not in name:
+        return name.rsplit(" ", 1)
     label, unit = name.split(" (", 1)
-    return "\n".join([*textwrap.wrap(label, HEADER), f"({unit}"])
+    return [*textwrap.wrap(label, HEADER), f"({unit}"]
 
 
 def absent(name: str, value: float) -> str:
