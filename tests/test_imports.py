@@ -9,7 +9,7 @@ import pytest
 
 # folders of vae_sweep/ and modules beside them: each imports only from lines below
 LINES = (
-    ("run", "predict", "report"),
+    ("run", "predict", "report", "testing"),
     ("grid",),
     ("reporting",),
     ("training",),

@@ -2,7 +2,6 @@ import itertools
 import math
 from contextlib import nullcontext
 from functools import partial
-from typing import get_args
 
 import pytest
 import torch
@@ -12,8 +11,9 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_sweep.config import Head, Norm, Reduction, RunConfig, validate
+from vae_sweep.config import RunConfig, validate
 from vae_sweep.errors import UserError
+from vae_sweep.options import words
 from vae_sweep.training.device import resolve_device
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.normalize import histograms
@@ -272,7 +272,7 @@ def test_every_combination_trains_as_one_cohort():
     betas = [make_config(f"beta={name}").beta for name in BETAS]
     base = config_of("train.batch_size=2", "model.widths=[4]").model_dump()
     grid = itertools.product(
-        get_args(Norm), ("same", *get_args(Norm)), get_args(Head), get_args(Reduction)
+        words("norm"), words("target"), words("head"), words("reduction")
     )
     configs = [
         validate(base | dict(zip(KEYS, point, strict=True)) | {"beta": beta.model_dump()})

@@ -347,12 +347,18 @@ class Net(nn.Module):
     assert networks.size(OwnModel(name=f"{slow}:Net", latent=2), SHAPE)[0] == 4
 
 
+def builder(name: str):
+    """What makes the stacked network of one run per generator."""
+    make = maker(name)
+    return lambda generators: Stacked(make, SHAPE, LATENT, generators)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sound_networks_pass(module, kind, precision):
     config = config_of(f"{module}:{kind}", f"train.precision={precision}")
     networks.check(config, SHAPE)
-    verify_runs(maker(f"{module}:{kind}"), SHAPE, LATENT)
+    verify_runs(builder(f"{module}:{kind}"), SHAPE, LATENT)
 
 
 def test_the_planner_and_the_tuner_take_it(module, tmp_path):
@@ -496,4 +502,4 @@ def test_runs_that_share_what_they_must_not_are_found(write):
     module = write(BROKEN.format(**{**DEFAULTS, **state}))
     config_of(f"{module}:Net")
     with pytest.raises(UserError, match="whatever runs stand beside it"):
-        verify_runs(maker(f"{module}:Net"), SHAPE, LATENT)
+        verify_runs(builder(f"{module}:Net"), SHAPE, LATENT)

@@ -70,7 +70,7 @@ def _accepted(given: Any, name: str) -> Any:
     """What `options.find` accepts of a user's object: None where it cannot be called."""
     if not callable(given):
         return None
-    wrong = _complaint(given)
+    wrong = complaint(given)
     if wrong:
         raise UserError(
             f"log={name} ({options.where(name)}) {wrong}; docs/extending.md shows a logger"
@@ -78,11 +78,11 @@ def _accepted(given: Any, name: str) -> Any:
     return given
 
 
-def _complaint(given: Callable[..., Any]) -> str:
+def complaint(given: Callable[..., Any]) -> str:
     """Why a class or function makes no logger, as far as it shows; "" where it may."""
-    missing = _missing(given) if inspect.isclass(given) else ""
-    if missing:
-        return f"has {missing}"
+    lacks = missing(given) if inspect.isclass(given) else ""
+    if lacks:
+        return f"has {lacks}"
     with suppress(ValueError):  # a class in C, whose parameters are not known
         try:
             inspect.signature(given).bind("the RunConfig")
@@ -91,7 +91,7 @@ def _complaint(given: Callable[..., Any]) -> str:
     return ""
 
 
-def _missing(made: Any) -> str:
+def missing(made: Any) -> str:
     """The methods of a logger that a class or object lacks, as a message lists them."""
     lacking = [name for name in METHODS if not callable(getattr(made, name, None))]
     return " and ".join(f"no {name}" for name in lacking)
@@ -360,9 +360,8 @@ class _Guarded:
 
     def _open(self) -> None:
         logger = named(self._name)(self._config)
-        missing = _missing(logger)
-        if missing:
-            raise TypeError(f"a {type(logger).__name__} has {missing}")
+        if lacks := missing(logger):
+            raise TypeError(f"a {type(logger).__name__} has {lacks}")
         self._logger = logger
 
 
