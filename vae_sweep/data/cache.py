@@ -10,15 +10,17 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import track
 
 from vae_sweep.files import replace
 
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
 CHECKSUM = "checksum"  # the array, or the key of a JSON object, that holds it
 
 
@@ -106,3 +108,13 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, NDArray
 def say(text: str) -> None:
     console = Console(stderr=True)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def tracked(items: Iterable[T], count: int, text: str, more: str) -> Iterable[T]:
+    """`items`, `count` of them that take long: with a bar on a terminal, else after a line,
+    `text` and `more`."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return track(items, text, count, console=console)
+    say(f"{text}{more}")
+    return items

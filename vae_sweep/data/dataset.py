@@ -20,6 +20,8 @@ from vae_sweep.data.splits import Splits
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vae_sweep.data.random_transform import Random
+
 
 class Images(NamedTuple):
     """The three splits as tensors, each uint8 [n, C, H, W]."""
@@ -31,11 +33,16 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The splits, and the spectra of the training split."""
+    """The splits, and the spectra of the training split.
+
+    Where the data has a random transform both are of fixed draws of it; `random` has the
+    training images before it.
+    """
 
     splits: Splits
     fingerprint: str
     spectra: Spectra
+    random: "Random | None" = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -93,9 +100,30 @@ class Datasets:
 
 
 def load(config: DataConfig, tell: Callable[[str], None] = say) -> Dataset:
-    made = splits.read(config, tell)
+    given = splits.named(config.name).read(config)
+    made, random = splits.split(given, config, tell), None
     digest = fingerprint(made)
-    return Dataset(made, digest, Spectra(made.train, digest, config.cache_dir))
+    if given.transform is not None:
+        import torch
+
+        from vae_sweep.data.random_transform import Random, fixed
+
+        before = made
+        tensors = {name: torch.from_numpy(s) for name, s in before._asdict().items()}
+        random = Random(config.name, tensors["train"], given.transform)
+        draws = (fixed(config.name, given.transform, t, s) for s, t in tensors.items())
+        made = Splits(*(draw.numpy() for draw in draws))
+        digest = fingerprint((*before, *made))
+    return Dataset(made, digest, Spectra(made.train, digest, config.cache_dir), random)
+
+
+def random_of(config: DataConfig, images: "Tensor") -> "Random":
+    """The Random of `config` again from its images, in another process."""
+    from vae_sweep.data.random_transform import Random
+
+    transform = splits.named(config.name).transform(config)
+    assert transform is not None
+    return Random(config.name, images, transform)
 
 
 def fingerprint(made: tuple[Pixels, ...]) -> str:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from vae_sweep.config import DeadLeavesConfig
 from vae_sweep.data.cache import Pixels, cached_images, say
-from vae_sweep.data.source import Source
+from vae_sweep.data.source import Given, Source
 from vae_sweep.errors import UserError
 from vae_sweep.system import machine
 
 VERSION = 1  # of the images: raise it whenever the same seed gives other bytes
 
+MOST_PIXELS = 2 * 10**9  # about five minutes on a core
 MANY_PIXELS = 50_000_000  # take seconds to make, so a line says what goes on
 
 SMALLEST = 1.5  # radius, in pixels
@@ -35,7 +36,18 @@ SPREAD = 1.13  # makes up for what clipping to [0, 1] and antialiasing take from
 CHUNK = 2**22  # supersampled pixels painted at once; part of VERSION
 
 
-def read(config: DeadLeavesConfig) -> Source:
+def check(config: DeadLeavesConfig) -> None:
+    """Raises UserError where the images take too long to make or more than memory."""
+    pixels = config.images * config.size**2
+    if pixels > MOST_PIXELS or 3 * 3 * pixels > machine.memory():
+        raise UserError(
+            f"dead-leaves images have at most {MOST_PIXELS:,} pixels together and fit "
+            f"memory, got data.images={config.images} of data.size={config.size}; "
+            f"set a smaller one"
+        )
+
+
+def read(config: DeadLeavesConfig) -> Given:
     """The images, none held out. Raises UserError where they do not fit memory."""
     n, size, seed = config.images, config.size, config.seed
     needed = 3 * n * size**2
@@ -51,7 +63,7 @@ def read(config: DeadLeavesConfig) -> Source:
         return generate(n, size, seed)
 
     name = f"dead_leaves-v{VERSION}-n{n}-size{size}-seed{seed}.npz"
-    return Source(cached_images(config.cache_dir / name, n, make), None, None)
+    return Given(cached_images(config.cache_dir / name, n, make), None, None)
 
 
 def generate(images: int, size: int, seed: int) -> NDArray[np.uint8]:
@@ -138,3 +150,6 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     """start, start + 1, ... (`length` of them) for each pair, one after the other."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+
+
+SOURCE = Source(read, check)

@@ -13,14 +13,12 @@ from multiprocessing.pool import ThreadPool
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from vae_sweep.config import ImageFolderConfig, expanded
 from vae_sweep.data import layout
-from vae_sweep.data.cache import Pixels, are_images, cached, say
+from vae_sweep.data.cache import Pixels, are_images, cached, tracked
 from vae_sweep.data.decode import Done, decode
-from vae_sweep.data.source import Source
+from vae_sweep.data.source import Given, Source
 from vae_sweep.errors import UserError
 
 VERSION = 2  # of the cache: raise it when the same files give other bytes
@@ -29,7 +27,7 @@ DIGEST = 16  # bytes
 NAMED = 5  # files that cannot be read, in a message
 
 
-def read(config: ImageFolderConfig) -> Source:
+def read(config: ImageFolderConfig) -> Given:
     """The images of a folder, each as a person sees it.
 
     Raises UserError for a folder that is missing, empty or cannot be read, for a corrupt
@@ -52,7 +50,7 @@ def read(config: ImageFolderConfig) -> Source:
     images, done = _decoded(files, config)
     ends = np.cumsum([len(listing) for listing in found.splits.values()])
     splits = dict(zip(found.splits, np.split(images, ends[:-1]), strict=True))
-    return Source(
+    return Given(
         splits["train"],
         splits.get("val"),
         splits.get("test"),
@@ -121,12 +119,9 @@ def _decode_all(
         given = zip(files, digests, strict=True)
         decoded: Iterable[tuple[Pixels, Done] | str] = pool.imap(one, given, chunksize=64)
         if len(files) >= MANY_FILES:
-            console = Console(stderr=True)
             text = f"decoding {len(files)} images"
-            if console.is_terminal:
-                decoded = track(decoded, text, len(files), console=console)
-            else:
-                say(f"{text} of {config.path} (kept for next time)")
+            more = f" of {config.path} (kept for next time)"
+            decoded = tracked(decoded, len(files), text, more)
         out, done = None, np.zeros(len(files), np.uint8)
         broken = []
         for i, made in enumerate(decoded):
@@ -184,3 +179,6 @@ def _decode(given: tuple[str, str], config: ImageFolderConfig) -> tuple[Pixels, 
     except Exception as error:  # Pillow's decoders raise what they like
         reason = " ".join(str(error).split()) or type(error).__name__
     return f"{file} ({reason})"
+
+
+SOURCE = Source(read)

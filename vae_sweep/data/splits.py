@@ -11,17 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_sweep.config import (
-    DataConfig,
-    DeadLeavesConfig,
-    ImageFolderConfig,
-    NpzConfig,
-)
-from vae_sweep.data import dead_leaves, image_folder, npz, torchvision_sets
-from vae_sweep.data.cache import Pixels, say
-from vae_sweep.data.source import Source
+from vae_sweep import options
+from vae_sweep.config import DataConfig
+from vae_sweep.data import dead_leaves, image_folder, npz, own, torchvision_sets
+from vae_sweep.data.cache import Pixels
+from vae_sweep.data.source import Given, Source
 from vae_sweep.errors import UserError
 
+OURS: dict[str, Source] = {
+    "dead_leaves": dead_leaves.SOURCE,
+    "image_folder": image_folder.SOURCE,
+    "npz": npz.SOURCE,
+    **torchvision_sets.SOURCES,
+}
 DARK = 32  # levels: images that are nowhere brighter are mostly meant to be
 
 
@@ -33,49 +35,50 @@ class Splits(NamedTuple):
     test: Pixels
 
 
-def read(config: DataConfig, tell: Callable[[str], None] = say) -> Splits:
-    """The images of `config`, split; `tell` is given the lines about a user's own.
+def named(name: str) -> Source:
+    """The source of a name; raises UserError as options.find."""
+    return options.find("data", name, OURS, own.accepted, own.WHAT)
+
+
+def split(given: Given, config: DataConfig, tell: Callable[[str], None]) -> Splits:
+    """The images of `config` that its source gave, split; `tell` is given the lines about a
+    user's own.
 
     Where the set has no test or validation split of its own, random images (always the
     same ones) are split off its training images, test first. Raises UserError where the
-    set cannot be had, is malformed, or is too small for its splits.
+    set is too small for its splits.
     """
-    if isinstance(config, DeadLeavesConfig):
-        source = dead_leaves.read(config)
-    elif isinstance(config, ImageFolderConfig):
-        source = image_folder.read(config)
-    elif isinstance(config, NpzConfig):
-        source = npz.read(config)
-    else:
-        source = torchvision_sets.read(config)
     wanted = getattr(config, "test_images", None)
-    train, test = _hold_out(source.train, source.test, wanted, "test")
-    train, val = _hold_out(train, source.val, config.val_images, "val")
-    splits = Splits(_shuffled(train), _shuffled(val), np.ascontiguousarray(test))
-    if isinstance(config, ImageFolderConfig | NpzConfig):
-        tell(f"{config.path}: {_summary(source, splits)}")
-        for warning in [*_dark(source), *_shared(splits)]:
+    train, test = _hold_out(given.train, given.test, wanted, "test")
+    train, val = _hold_out(train, given.val, config.val_images, "val")
+    splits = Splits(
+        _shuffled(train), _shuffled(val), np.require(test, np.uint8, ["C", "W"])
+    )
+    if given.where is not None:
+        place = config.place or "name"
+        tell(f"{getattr(config, place)}: {_summary(given, splits)}")
+        for warning in [*_dark(given), *_shared(splits)]:
             tell(f"warning: {warning}")
     return splits
 
 
-def _summary(source: Source, made: Splits) -> str:
+def _summary(given: Given, made: Splits) -> str:
     """`train 40 (train/), val 10 (val/), test: 4 split off train; ignored: 20 .gif`."""
-    own = {"train": source.train, "val": source.val, "test": source.test}
+    own = {"train": given.train, "val": given.val, "test": given.test}
     parts = []
     for split, pixels in own.items():
-        where = (source.where or {}).get(split)
+        where = (given.where or {}).get(split)
         if pixels is None:
             count = len(made._asdict()[split])
             parts.append(f"{split}: {count} split off train")
         else:
             parts.append(f"{split} {len(pixels)}" + (f" ({where})" if where else ""))
-    return "; ".join([", ".join(parts), *source.notes])
+    return "; ".join([", ".join(parts), *given.notes])
 
 
-def _dark(source: Source) -> list[str]:
+def _dark(given: Given) -> list[str]:
     """Of each split that the set comes with, a warning if its images are almost black."""
-    own = {"train": source.train, "val": source.val, "test": source.test}
+    own = {"train": given.train, "val": given.val, "test": given.test}
     tops = {split: int(pixels.max()) for split, pixels in own.items() if pixels is not None}
     return [
         f"no pixel of the {split} images is above {top} of 255: they are almost black; if "

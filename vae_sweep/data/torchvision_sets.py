@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from vae_sweep.config import TorchvisionConfig
 from vae_sweep.data.cache import Pixels, say
-from vae_sweep.data.source import Source
+from vae_sweep.data.source import Given, Source
 from vae_sweep.errors import UserError
 
 TORCHVISION = {  # data.name -> class in torchvision.datasets
@@ -23,7 +23,7 @@ TORCHVISION = {  # data.name -> class in torchvision.datasets
 }
 
 
-def read(config: TorchvisionConfig) -> Source:
+def read(config: TorchvisionConfig) -> Given:
     """A set with its own test split.
 
     Raises UserError where it can neither be read nor downloaded.
@@ -46,7 +46,7 @@ def read(config: TorchvisionConfig) -> Source:
             f"data={config.name} could not be downloaded or read ({reason});\n"
             f"put {', '.join(names)} into {folder}, or use data=dead_leaves"
         ) from None
-    return Source(train, None, test)
+    return Given(train, None, test)
 
 
 def _files(dataset: Any, root: Path) -> tuple[Path, list[str]]:
@@ -86,3 +86,6 @@ def _pixels(dataset: Any) -> Pixels:
     if data.ndim == 3:
         return data[:, None]
     return data.transpose(0, 3, 1, 2) if data.shape[3] == 3 else data
+
+
+SOURCES = dict.fromkeys(TORCHVISION, Source(read))

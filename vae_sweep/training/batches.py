@@ -12,28 +12,39 @@ import torch
 from torch import Tensor
 
 from vae_sweep.config import RunConfig
+from vae_sweep.data.random_transform import Random
 from vae_sweep.vae import schedules
 from vae_sweep.vae.point import Point
 from vae_sweep.vae.streams import Streams, stream
 
 
 class Block(NamedTuple):
-    """K steps of R runs with S distinct seeds."""
+    """K steps of R runs with S distinct seeds.
 
-    images: Tensor  # which are in the batch, int64 [K, S, B]
+    `images` are the numbers of those in the batch, int64 [K, S, B]; where the data has a
+    random transform, the pixels u [K, S, B, C, H, W] that it made of them.
+    """
+
+    images: Tensor
     noise: Tensor  # standard normal float32 [K, S, B, D]
     beta: Tensor  # [K, R]
     rate: Tensor  # what the learning rate is multiplied with, [K]
 
 
 class Feed:
-    """Blocks for the runs of `configs` on a training split of `images` images."""
+    """Blocks for the runs of `configs` on a training split of `images` images, of which
+    `random` draws the batches where the data has a random transform."""
 
     def __init__(
-        self, configs: Sequence[RunConfig], points: Sequence[Point], images: int, steps: int
+        self,
+        configs: Sequence[RunConfig],
+        points: Sequence[Point],
+        images: int,
+        steps: int,
+        random: Random | None = None,
     ):
         self.train, self.latent = configs[0].train, configs[0].model.latent
-        self.images, self.steps = images, steps
+        self.images, self.steps, self.random = images, steps, random
         seeds = [config.seed for config in configs]
         self.seeds = list(dict.fromkeys(seeds))
         self.seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds])  # [R]
@@ -52,7 +63,7 @@ class Feed:
         """Steps `step` to `step + count`; the noise is whatever its streams give next."""
         self._before = [g.get_state() for g in self.noise.generators]
         return Block(
-            torch.stack([self.batch(s) for s in range(step, step + count)]),
+            torch.stack([self._images(s) for s in range(step, step + count)]),
             torch.stack([self._noise(self.noise) for _ in range(count)]),
             self.betas[step : step + count],
             self.rates[step : step + count],
@@ -60,6 +71,14 @@ class Feed:
 
     def _noise(self, streams: Streams) -> Tensor:
         return streams.normal(self.train.batch_size, self.latent)
+
+    def _images(self, step: int) -> Tensor:
+        """What a Block holds of a step's images."""
+        batch, random = self.batch(step), self.random
+        if random is None:
+            return batch
+        each = zip(batch, self.seeds, strict=True)
+        return torch.stack([random.batch(index, seed, step) for index, seed in each])
 
     def batch(self, step: int) -> Tensor:
         """[S, B]: epoch e visits the training split in the order of stream `order<e>`."""

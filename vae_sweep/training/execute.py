@@ -79,7 +79,8 @@ class _Execution:
     def _trained_here(self, job: Job) -> Outcome:
         with stop.deferred():
             try:
-                return train(job.runs, job.images, self.plan.device, self.display)
+                device, random = self.plan.device, job.random
+                return train(job.runs, job.images, device, self.display, random)
             except Paused:
                 return []  # stop.deferred raises
             except Exception as error:
@@ -98,7 +99,8 @@ class _Execution:
         threads = self.plan.threads
         runs = [self._open(p, threads) for p in attempt.cohort]
         self.current[id(runs)] = attempt
-        return Job(runs, attempt.cohort[0].dataset.images)
+        dataset = attempt.cohort[0].dataset
+        return Job(runs, dataset.images, dataset.random)
 
     def _open(self, p: Prepared, threads: int) -> Run:
         predicted = predict(p.config, p.point, p.dataset)

@@ -4,22 +4,14 @@ import math
 
 import numpy as np
 
-from vae_sweep.config import (
-    MOST_STEPS,
-    DataConfig,
-    DeadLeavesConfig,
-    RunConfig,
-    TrainConfig,
-)
+from vae_sweep.config import MOST_STEPS, RunConfig, TrainConfig
 from vae_sweep.errors import UserError
-from vae_sweep.system import machine
 
 # Weights change by at most about the learning rate per step. A change below this does not
 # even move a weight of a thousandth: the spacing of floats there is 2^-24 (2^-53) of it.
 LEAST_CHANGE = {"fp32": 1e-3 * 2**-24, "fp64": 1e-3 * 2**-53}
 ADAM_EPSILON = 1e-8  # PyTorch's: gradients far below it move nothing
 LARGEST_RATE = float(np.finfo(np.float32).max)
-GENERATED = 2 * 10**9  # pixels of dead leaves, about five minutes on a core
 
 
 def check_length(config: TrainConfig, steps: int) -> None:
@@ -80,16 +72,3 @@ def warnings(config: RunConfig, steps: int) -> list[str]:
             f"{train.optimizer}; it is sgd's"
         )
     return found + config.beta.warnings(steps)
-
-
-def check_images(config: DataConfig) -> None:
-    """Raises UserError where dead leaves take too long to make or more than memory."""
-    if not isinstance(config, DeadLeavesConfig):
-        return
-    pixels = config.images * config.size**2
-    if pixels > GENERATED or 3 * 3 * pixels > machine.memory():
-        raise UserError(
-            f"dead-leaves images have at most {GENERATED:,} pixels together and fit "
-            f"memory, got data.images={config.images} of data.size={config.size}; "
-            f"set a smaller one"
-        )

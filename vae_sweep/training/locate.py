@@ -4,6 +4,7 @@ grid that has ended costs little."""
 from typing import NamedTuple
 
 from vae_sweep.config import RunConfig
+from vae_sweep.data import splits
 from vae_sweep.data.dataset import Dataset, Datasets
 from vae_sweep.records import loggers
 from vae_sweep.records.run_folder import Kept, RunFolder
@@ -37,7 +38,7 @@ def locate(configs: list[RunConfig], datasets: Datasets) -> list[Located]:
 
             point.check(config)
         loggers.check(config)
-        feasible.check_images(config.data)
+        splits.named(config.data.name).check(config.data)
         if config.train.steps is not None:
             feasible.check_rate(config.train, config.train.steps)
     return [_located(config, datasets.of(config.data), kept) for config in points]

@@ -10,6 +10,7 @@ import torch
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Images
+from vae_sweep.data.random_transform import Random
 from vae_sweep.records.checkpoint import State, weights
 from vae_sweep.records.loggers import Logger, tell
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder
@@ -58,9 +59,16 @@ class Paused(Exception):
 
 
 def train(
-    runs: list[Run], images: Images, device: torch.device, progress: Progress
+    runs: list[Run],
+    images: Images,
+    device: torch.device,
+    progress: Progress,
+    random: Random | None = None,
 ) -> list[Summary | None]:
     """Trains `runs` (equal in model, data and train settings, at one step) to the end.
+
+    Where the data has a random transform, `images` are fixed draws of it, which are
+    evaluated, and `random` draws the batches.
 
     Rows, checkpoints, pictures and summaries go to each run's folder. Returns the
     summaries, in order; None of a run whose files were removed or altered meanwhile.
@@ -72,7 +80,7 @@ def train(
     for config in configs:
         options.check_sources(config.sources)
     images = Images(*(split.to(device) for split in images))
-    trainer = Trainer(configs, points, images.train, device)
+    trainer = Trainer(configs, points, images.train, device, random=random)
     states = [r.state for r in runs if r.state is not None]
     assert len(states) in (0, len(runs)), "runs with and without a checkpoint in a cohort"
     if states:

@@ -128,11 +128,12 @@ def _size_on_cuda(group: list[Prepared], device: torch.device) -> int:
     train = config.train.model_dump_json(exclude={"steps", "epochs", "lr", "eval_every"})
     what = f"cohort of at most {largest}: {config.model}, {shape}, {train}"
     tuner = Tuner(config.data.cache_dir, device)
-    images = first.dataset.images.train.to(device)
+    images, random = first.dataset.images.train.to(device), first.dataset.random
 
     def seconds(size: int) -> float:
         some = group[:size]
-        trainer = Trainer([p.config for p in some], [p.point for p in some], images, device)
+        configs, points = [p.config for p in some], [p.point for p in some]
+        trainer = Trainer(configs, points, images, device, random=random)
         for _ in range(EAGER + 1):
             trainer.update()
         return tuner.seconds(lambda: [trainer.update() for _ in range(TRIAL)])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_sweep.config import RunConfig
+from vae_sweep.data.random_transform import Random
 from vae_sweep.records.checkpoint import State, StateShape, is_whole
 from vae_sweep.training import metrics
 from vae_sweep.training.batches import Block, Feed
@@ -18,6 +19,7 @@ from vae_sweep.vae.point import Point
 from vae_sweep.vae.streams import Streams
 
 AHEAD = 32  # steps that the host prepares for CUDA while it works on those before
+DRAWN = 2**23  # pixels of a random transform that it prepares at most
 
 
 def state_shape(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> StateShape:
@@ -106,9 +108,11 @@ class Trainer:
         train: Tensor,
         device: Any,
         ahead: int | None = None,
+        random: Random | None = None,
     ):
         """`train` is the uint8 training split [n, C, H, W], on `device`; `ahead` the
-        steps that the host prepares at once."""
+        steps that the host prepares at once; `random`, where the data has a random
+        transform, draws the batches instead of `train`."""
         self.config = configs[0].train
         self.images, self.device = train, torch.device(device)
         cuda = self.device.type == "cuda"
@@ -122,8 +126,8 @@ class Trainer:
         self.rows = as_rows(self.parameters)
         self.optimizer = optimizer_of(configs, self.rows.runs)
         self.steps = self.config.total_steps(len(train))
-        self.feed = Feed(configs, points, len(train), self.steps)
-        self.ahead = ahead or (AHEAD if cuda else 1)
+        self.feed = Feed(configs, points, len(train), self.steps, random)
+        self.ahead = ahead or (self._most_ahead() if cuda else 1)
         self._seed_of = self.feed.seed_of.to(device)
         self._block: Block | None = None  # what the host prepared, in place
         self._length = self._used = 0  # steps of it, and how many are past
@@ -133,6 +137,12 @@ class Trainer:
         self._clock = torch.zeros((), dtype=torch.int64, device=device)
         self._run_step = Captured(self._step) if cuda else self._step
         self.step = 0
+
+    def _most_ahead(self) -> int:
+        if self.feed.random is None:
+            return AHEAD
+        batch = len(self.feed.seeds) * self.config.batch_size * self.cohort.pixels
+        return max(1, min(AHEAD, DRAWN // batch))
 
     def _choose_kernels(self, cache: Path) -> None:
         asked = self.config.kernels
@@ -167,7 +177,9 @@ class Trainer:
 
     def _load(self, block: Block) -> None:
         """Puts a block where the step finds it, always the same place."""
-        cast = Block(block.images, *(t.to(self.cohort.dtype) for t in block[1:]))
+        dtype = self.cohort.dtype
+        images = block.images.to(dtype) if self.feed.random else block.images
+        cast = Block(images, *(t.to(dtype) for t in block[1:]))
         if self.device.type == "cuda":
             cast = Block(*(t.pin_memory() for t in cast))  # else the copy waits
         if self._block is None:
@@ -181,7 +193,7 @@ class Trainer:
         self._clock.fill_(self.step)
 
     def _now(self) -> Block:
-        """What of the block is for this step: images [S, B], noise [S, B, D], ..."""
+        """What of the block is for this step: images [S, B, ...], noise [S, B, D], ..."""
         assert self._block is not None
         if self.ahead == 1:
             return Block(*(t[0] for t in self._block))
@@ -194,8 +206,8 @@ class Trainer:
         """
         cohort, now = self.cohort, self._now()
         one_seed = len(self.feed.seeds) == 1
-        index = now.images[0] if one_seed else now.images[self._seed_of]
-        u = cohort.pixels_of(self.images[index])
+        batch = now.images[0] if one_seed else now.images[self._seed_of]
+        u = self._pixels(batch)
         recon, kl = cohort.terms(cohort(u, now.noise[self._seed_of]), now.beta)
         loss = recon + kl
         # not every likelihood learns a noise
@@ -216,6 +228,12 @@ class Trainer:
         self.optimizer.step()
         self._place += 1
         self._clock += 1
+
+    def _pixels(self, batch: Tensor) -> Tensor:
+        """u [R or 1, B, C, H, W] of a batch: indices [R, B] or [B], or drawn pixels."""
+        if self.feed.random is None:
+            return self.cohort.pixels_of(self.images[batch])
+        return batch if batch.ndim == 5 else batch[None]
 
     def _condition_gradients(self, alive: Tensor) -> None:
         """Masks dead runs and clips each run's gradient to the norm `clip`."""

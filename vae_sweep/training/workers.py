@@ -24,8 +24,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from vae_sweep.data.dataset import Images
+from vae_sweep.data.dataset import Images, random_of
+from vae_sweep.data.random_transform import Random
 from vae_sweep.errors import UserError
 from vae_sweep.records.summary import Summary
 from vae_sweep.system import stop
@@ -42,10 +44,16 @@ MAIN = (  # first of all, before torch is imported, it ties its life to the pare
 
 
 class Job(NamedTuple):
-    """A cohort and the images it trains on."""
+    """A cohort and the images it trains on; see loop.train."""
 
     runs: list[Run]
     images: Images
+    random: Random | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What workers share."""
+        return [*self.images, *([self.random.images] if self.random else [])]
 
 
 class WorkerDied(Exception):
@@ -112,7 +120,7 @@ class Workers:
     def _hand_over(self, link: Connection, job: Job) -> None:
         logged = [run.logger is not None for run in job.runs]
         runs = [run._replace(logger=None) for run in job.runs]
-        shared = self._share(job.images)
+        shared = self._share(job)
         self.busy[link] = job
         with suppress(ConnectionError):  # a dead worker is noticed when it is heard
             _send(link, runs, logged, shared.key, shared.shapes)
@@ -143,9 +151,10 @@ class Workers:
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return WorkerDied(f"its worker process was ended {how}, perhaps for lack of memory")
 
-    def _share(self, images: Images) -> "_Shared":
+    def _share(self, job: Job) -> "_Shared":
+        images = job.images
         if id(images) not in self.shared:
-            made = self._stack.enter_context(_shared(images, len(self.shared)))
+            made = self._stack.enter_context(_shared(job.tensors, len(self.shared)))
             self.shared[id(images)] = images, made
         return self.shared[id(images)][1]
 
@@ -173,7 +182,7 @@ class Workers:
 
 
 class _Shared(NamedTuple):
-    """Images in a file: raw bytes of the splits, one after the other."""
+    """Images in a file: raw bytes of a Job's tensors, one after the other."""
 
     key: int
     descriptor: int
@@ -181,34 +190,34 @@ class _Shared(NamedTuple):
 
 
 @contextmanager
-def _shared(images: Images, key: int) -> Iterator[_Shared]:
+def _shared(tensors: list[Tensor], key: int) -> Iterator[_Shared]:
     """Raises UserError where there is no room for the file."""
     with ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
-            for split in images:
-                file.write(split.numpy().data)
+            for tensor in tensors:
+                file.write(tensor.numpy().data)
             file.flush()
         except OSError as error:
-            size = sum(split.nbytes for split in images) / 1e6
+            size = sum(tensor.nbytes for tensor in tensors) / 1e6
             raise UserError(
                 f"worker processes share {size:.0f} MB of images in a file in "
                 f"{tempfile.gettempdir()}: {error.strerror};\nmake room, set TMPDIR=FOLDER "
                 f"or train.workers=1"
             ) from None
-        yield _Shared(key, file.fileno(), [tuple(split.shape) for split in images])
+        yield _Shared(key, file.fileno(), [tuple(t.shape) for t in tensors])
 
 
-def _mapped(descriptor: int, shapes: list[tuple[int, ...]]) -> Images:
-    """The splits as read-only memory that all processes share."""
+def _mapped(descriptor: int, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """A Job's tensors as read-only memory that all processes share."""
     with os.fdopen(descriptor, "rb") as file:
         whole = np.memmap(file, np.uint8, mode="c")  # "c": torch wants it writable
-    splits, start = [], 0
+    tensors, start = [], 0
     for shape in shapes:
         size = int(np.prod(shape))
-        splits.append(torch.from_numpy(whole[start : start + size].reshape(shape)))
+        tensors.append(torch.from_numpy(whole[start : start + size].reshape(shape)))
         start += size
-    return Images(*splits)
+    return tensors
 
 
 def _started(threads: int) -> tuple[Connection, "subprocess.Popen[bytes]"]:
@@ -245,7 +254,7 @@ def work(descriptor: int, threads: int) -> None:
     link = Connection(descriptor)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    mapped: dict[int, Images] = {}
+    mapped: dict[int, list[Tensor]] = {}
     with suppress(EOFError, ConnectionError):
         _send(link, "ready", None)
         while True:
@@ -262,7 +271,7 @@ def work(descriptor: int, threads: int) -> None:
 
 
 def _trained(
-    link: Connection, runs: list[Run], logged: list[bool], images: Images
+    link: Connection, runs: list[Run], logged: list[bool], tensors: list[Tensor]
 ) -> tuple[str, Any]:
     told = _Told(link)
     runs = [
@@ -270,7 +279,10 @@ def _trained(
         for r, run in enumerate(runs)
     ]
     try:
-        summaries = train(runs, images, torch.device("cpu"), told)
+        train_images, val, test, *before = tensors
+        images = Images(train_images, val, test)
+        random = random_of(runs[0].config.data, before[0]) if before else None
+        summaries = train(runs, images, torch.device("cpu"), told, random)
     except Paused:
         return "paused", None
     except ConnectionError:
