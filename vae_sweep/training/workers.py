@@ -50,11 +50,6 @@ class Job(NamedTuple):
     images: Images
     random: Random | None = None
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """What workers share."""
-        return [*self.images, *([self.random.images] if self.random else [])]
-
 
 class WorkerDied(Exception):
     """A worker process ended before its cohort did."""
@@ -120,7 +115,7 @@ class Workers:
     def _hand_over(self, link: Connection, job: Job) -> None:
         logged = [run.logger is not None for run in job.runs]
         runs = [run._replace(logger=None) for run in job.runs]
-        shared = self._share(job)
+        shared = self._share(job.images, job.random)
         self.busy[link] = job
         with suppress(ConnectionError):  # a dead worker is noticed when it is heard
             _send(link, runs, logged, shared.key, shared.shapes)
@@ -151,10 +146,10 @@ class Workers:
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return WorkerDied(f"its worker process was ended {how}, perhaps for lack of memory")
 
-    def _share(self, job: Job) -> "_Shared":
-        images = job.images
+    def _share(self, images: Images, random: Random | None = None) -> "_Shared":
         if id(images) not in self.shared:
-            made = self._stack.enter_context(_shared(job.tensors, len(self.shared)))
+            tensors = [*images, *([random.images] if random else [])]
+            made = self._stack.enter_context(_shared(tensors, len(self.shared)))
             self.shared[id(images)] = images, made
         return self.shared[id(images)][1]
 
@@ -182,7 +177,7 @@ class Workers:
 
 
 class _Shared(NamedTuple):
-    """Images in a file: raw bytes of a Job's tensors, one after the other."""
+    """Images in a file: raw bytes of tensors, one after the other."""
 
     key: int
     descriptor: int
@@ -209,7 +204,7 @@ def _shared(tensors: list[Tensor], key: int) -> Iterator[_Shared]:
 
 
 def _mapped(descriptor: int, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """A Job's tensors as read-only memory that all processes share."""
+    """Tensors as read-only memory that all processes share."""
     with os.fdopen(descriptor, "rb") as file:
         whole = np.memmap(file, np.uint8, mode="c")  # "c": torch wants it writable
     tensors, start = [], 0
