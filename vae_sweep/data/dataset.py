@@ -20,7 +20,7 @@ from vae_sweep.data.splits import Splits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vae_sweep.data.random_transform import Random
+    from vae_sweep.data.random_transform import Random, Transform
 
 
 class Images(NamedTuple):
@@ -101,20 +101,24 @@ class Datasets:
 
 def load(config: DataConfig, tell: Callable[[str], None] = say) -> Dataset:
     given = splits.named(config.name).read(config)
-    made, random = splits.split(given, config, tell), None
-    digest = fingerprint(made)
+    made = splits.split(given, config, tell)
     if given.transform is not None:
-        import torch
+        return _drawn(made, given.transform, config)
+    digest = fingerprint(made)
+    return Dataset(made, digest, Spectra(made.train, digest, config.cache_dir))
 
-        from vae_sweep.data.random_transform import Random, fixed
 
-        before = made
-        tensors = {name: torch.from_numpy(s) for name, s in before._asdict().items()}
-        random = Random(config.name, tensors["train"], given.transform)
-        draws = (fixed(config.name, given.transform, t, s) for s, t in tensors.items())
-        made = Splits(*(draw.numpy() for draw in draws))
-        digest = fingerprint((*before, *made))
-    return Dataset(made, digest, Spectra(made.train, digest, config.cache_dir), random)
+def _drawn(before: Splits, transform: "Transform", config: DataConfig) -> Dataset:
+    import torch
+
+    from vae_sweep.data.random_transform import Random, fixed
+
+    what, images = f"data={config.name}", Images(*map(torch.from_numpy, before))
+    draws = (fixed(what, transform, t, s) for s, t in images._asdict().items())
+    made = Splits(*(draw.numpy() for draw in draws))
+    digest = fingerprint((*before, *made))
+    spectra = Spectra(made.train, digest, config.cache_dir)
+    return Dataset(made, digest, spectra, Random(what, images.train, transform))
 
 
 def random_of(config: DataConfig, images: "Tensor") -> "Random":
@@ -123,7 +127,7 @@ def random_of(config: DataConfig, images: "Tensor") -> "Random":
 
     transform = splits.named(config.name).transform(config)
     assert transform is not None
-    return Random(config.name, images, transform)
+    return Random(f"data={config.name}", images, transform)
 
 
 def fingerprint(made: tuple[Pixels, ...]) -> str:

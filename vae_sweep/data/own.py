@@ -50,7 +50,7 @@ def accepted(given: Any) -> Source | None:
     if not (callable(given) or _is_dataset(given)):
         return None
     return Source(
-        read=lambda config: read(given, config.name, config.parameters),
+        read=lambda config: read(given, f"data={config.name}", config.parameters),
         transform=_transform,
     )
 
@@ -59,61 +59,61 @@ def accepted(given: Any) -> Source | None:
 def _transform(config: OwnData) -> "Transform | None":
     """The random transform of a source, of which no Dataset is read."""
     given = options.own("data", config.name)
-    return _parts(given, config.name, config.parameters)[1]
+    return _parts(given, f"data={config.name}", config.parameters)[1]
 
 
-def read(given: Any, name: str, parameters: Mapping[str, Any]) -> Given:
-    """The images of a user's object that is called `name`.
+def read(given: Any, what: str, parameters: Mapping[str, Any]) -> Given:
+    """The images of a user's object; `what` names it as it was typed, data=mine:blobs.
 
     Raises:
         UserError: It raises, or gives something else than the module says, or other images
             when it is asked again.
     """
     started = time.perf_counter()
-    found = _read(given, name, parameters)
+    found = _read(given, what, parameters)
     if time.perf_counter() - started < REPEAT_S:
-        _check_same(found, _read(given, name, parameters), name)
+        _check_same(found, _read(given, what, parameters), what)
     return found
 
 
-def check(given: Any, name: str, parameters: Mapping[str, Any]) -> None:
-    """Verifies a user's object that is called `name`: it gives images, the same ones when
-    it is asked again, and its transform, if it has one, draws as it must.
+def check(given: Any, what: str = "data", /, **parameters: Any) -> None:
+    """Verifies a user's object: it gives images, the same ones when it is asked again, and
+    its transform, if it has one, draws as it must. `parameters` are its keywords.
 
     Raises:
         UserError: It does not.
     """
     if accepted(given) is None:
-        raise UserError(f"data={name} must be {WHAT}, got a {type(given).__name__}")
-    found = _read(given, name, parameters)
-    _check_same(found, _read(given, name, parameters), name)
+        raise UserError(f"{what} must be {WHAT}, got a {type(given).__name__}")
+    found = _read(given, what, parameters)
+    _check_same(found, _read(given, what, parameters), what)
     if found.transform is not None:
         import torch
 
         from vae_sweep.data.random_transform import fixed
 
-        fixed(name, found.transform, torch.from_numpy(found.train.copy()), "train")
+        fixed(what, found.transform, torch.from_numpy(found.train.copy()), "train")
 
 
-def _check_same(one: Given, other: Given, name: str) -> None:
+def _check_same(one: Given, other: Given, what: str) -> None:
     for split in SPLITS:
         a, b = getattr(one, split), getattr(other, split)
         if a is not b and (a is None or b is None or not np.array_equal(a, b)):
-            raise UserError(_varies(name, split))
+            raise UserError(_varies(what, split))
 
 
-def _varies(name: str, split: str) -> str:
+def _varies(what: str, split: str) -> str:
     return (
-        f"data={name}: the {split} images must be the same whenever they are read, or no "
+        f"{what}: the {split} images must be the same whenever they are read, or no "
         f"run could be found again, got others the second time; draw them from a seed, "
         f"np.random.default_rng(0), and drop random transforms"
     )
 
 
-def _read(given: Any, name: str, parameters: Mapping[str, Any]) -> Given:
-    parts, transform = _parts(given, name, parameters)
-    splits = {split: _pixels(part, name, split) for split, part in parts.items()}
-    arrays.check_shapes(splits, f"data={name}")
+def _read(given: Any, what: str, parameters: Mapping[str, Any]) -> Given:
+    parts, transform = _parts(given, what, parameters)
+    splits = {split: _pixels(part, what, split) for split, part in parts.items()}
+    arrays.check_shapes(splits, what)
     said = arrays.notes(splits["train"])
     if transform is not None:
         said.append("a random transform draws every batch anew, and the others once")
@@ -123,43 +123,43 @@ def _read(given: Any, name: str, parameters: Mapping[str, Any]) -> Given:
 
 
 def _parts(
-    given: Any, name: str, parameters: Mapping[str, Any]
+    given: Any, what: str, parameters: Mapping[str, Any]
 ) -> "tuple[dict[str, Any], Transform | None]":
     """The splits as the user gives them, and the transform."""
     if not _is_dataset(given):
-        given = _called(name, f"data={name}", given, **parameters)
+        given = _called(what, what, given, **parameters)
     parts = given if isinstance(given, dict) else {"train": given}
     for key in parts:
         if key not in (*SPLITS, "transform"):
             meant = isinstance(key, str) and nearest(key, (*SPLITS, "transform"))
             raise UserError(
-                f"data={name} must return a dict of train, val, test and transform, got "
+                f"{what} must return a dict of train, val, test and transform, got "
                 f"the key {shown(key)}; "
                 + (f"did you mean {meant}?" if meant else "rename or remove it")
             )
     splits = {key: parts[key] for key in SPLITS if parts.get(key) is not None}
     if "train" not in splits:
         got = ", ".join(map(str, splits)) or "no images"
-        raise UserError(f"data={name} must give train images, got {got}; add train")
+        raise UserError(f"{what} must give train images, got {got}; add train")
     transform: Any = parts.get("transform")
     if transform is not None and not callable(transform):
         raise UserError(
-            f"data={name}: transform must be a function (u, generator) -> u, got a "
+            f"{what}: transform must be a function (u, generator) -> u, got a "
             f"{type(transform).__name__}; write one"
         )
     return splits, parts.get("transform")
 
 
-def _pixels(given: Any, name: str, split: str) -> Pixels:
+def _pixels(given: Any, source: str, split: str) -> Pixels:
     """[n, C, H, W]."""
-    what = f"data={name}: {split}"
+    what = f"{source}: {split}"
     if isinstance(given, np.ndarray) or _is_tensor(given):
         images = _array(given, what)
         if images.ndim > 0 and len(images) == 0:
             raise UserError(f"{what} must hold images, got none; give some or leave it out")
         return arrays.channels_first(what, images, TORCH if _is_tensor(given) else NUMPY)
     if _is_dataset(given):
-        return _of_dataset(given, name, split)
+        return _of_dataset(given, source, split)
     raise UserError(
         f"{what} must be a numpy array, a torch tensor or a torch Dataset with __len__, "
         f"got a {type(given).__name__}; {_remedy(given)}"
@@ -174,12 +174,12 @@ def _remedy(given: Any) -> str:
     return "return uint8 images"
 
 
-def _of_dataset(dataset: Any, name: str, split: str) -> Pixels:
-    what = f"data={name}: {split}"
-    count = _called(name, what, len, dataset)
+def _of_dataset(dataset: Any, source: str, split: str) -> Pixels:
+    what = f"{source}: {split}"
+    count = _called(source, what, len, dataset)
     if count == 0:
         raise UserError(f"{what} must hold images, got none; give some or leave it out")
-    first = _item(dataset, 0, name, split)
+    first = _item(dataset, 0, source, split)
     try:
         images = np.empty((count, *first.shape), np.uint8)
     except MemoryError:
@@ -190,9 +190,11 @@ def _of_dataset(dataset: Any, name: str, split: str) -> Pixels:
         ) from None
     numbers = range(count)
     if count >= MANY_ITEMS:
-        numbers = tracked(numbers, count, f"reading {count} {split} images", f" of {name}")
+        numbers = tracked(
+            numbers, count, f"reading {count} {split} images", f" of {source}"
+        )
     for i in numbers:
-        image = _item(dataset, i, name, split)
+        image = _item(dataset, i, source, split)
         if image.shape != first.shape:
             raise UserError(
                 f"{what} must have images of one shape, got {list(first.shape)} (C, H, W) "
@@ -200,15 +202,15 @@ def _of_dataset(dataset: Any, name: str, split: str) -> Pixels:
             )
         images[i] = image
     for i in range(min(count, REPEATED)):
-        if not np.array_equal(images[i], _item(dataset, i, name, split)):
-            raise UserError(_varies(name, split))
+        if not np.array_equal(images[i], _item(dataset, i, source, split)):
+            raise UserError(_varies(source, split))
     return images
 
 
-def _item(dataset: Any, i: int, name: str, split: str) -> Pixels:
+def _item(dataset: Any, i: int, source: str, split: str) -> Pixels:
     """[C, H, W]."""
-    what = f"data={name}: item {i} of {split}"
-    image = _called(name, what, dataset.__getitem__, i)
+    what = f"{source}: item {i} of {split}"
+    image = _called(source, what, dataset.__getitem__, i)
     if isinstance(image, tuple | list) and len(image) > 0:
         image = image[0]
     form = TORCH_ITEM if _is_tensor(image) else NUMPY_ITEM
@@ -218,7 +220,7 @@ def _item(dataset: Any, i: int, name: str, split: str) -> Pixels:
                 f"{what} must be a PIL image of mode L or RGB, got {image.mode}; convert "
                 f'it: image.convert("RGB")'
             )
-        image = _called(name, what, np.asarray, image)  # decodes a file
+        image = _called(source, what, np.asarray, image)  # decodes a file
     if not (isinstance(image, np.ndarray) or _is_tensor(image)):
         raise UserError(
             f"{what} must be an image or (image, ...), a PIL image, a uint8 tensor or a "
@@ -242,12 +244,16 @@ def _array(given: Any, what: str) -> NDArray:
         ) from None
 
 
-def _called(name: str, what: str, function: Callable[..., Any], *given: Any, **keys: Any):
+def _called(
+    source: str, what: str, function: Callable[..., Any], /, *given: Any, **keys: Any
+) -> Any:
     """What the user's code makes; UserError says what it raised."""
     try:
         return function(*given, **keys)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what} raised {options.raised(error, name)}") from None
+        raise UserError(
+            f"{what} raised {options.raised(error, source.partition('=')[2])}"
+        ) from None
 
 
 def _is_tensor(given: Any) -> bool:

@@ -23,20 +23,20 @@ CHUNK = 256  # images of which the fixed draw is made at once; part of its numbe
 
 
 class Random(NamedTuple):
-    """Training images, uint8 [n, C, H, W] on the CPU, before the random transform of the
-    data `name`."""
+    """Training images, uint8 [n, C, H, W] on the CPU, before their random transform; `what`
+    names the data as it was typed, data=mine:blobs."""
 
-    name: str
+    what: str
     images: Tensor
     transform: Transform
 
     def batch(self, index: Tensor, seed: int, step: int) -> Tensor:
         """The images `index` [B] as a run of `seed` sees them at a step, u [B, C, H, W]."""
         generator = stream(seed, f"transform{step}")
-        return _drawn(self.name, self.transform, self.images[index], generator)
+        return _drawn(self.what, self.transform, self.images[index], generator)
 
 
-def fixed(name: str, transform: Transform, images: Tensor, split: str) -> Tensor:
+def fixed(what: str, transform: Transform, images: Tensor, split: str) -> Tensor:
     """One draw of every image of a split, rounded: uint8 [n, C, H, W] of the same.
 
     Raises:
@@ -45,25 +45,25 @@ def fixed(name: str, transform: Transform, images: Tensor, split: str) -> Tensor
     """
     generator = stream(0, f"transform.{split}")
     before = generator.get_state()
-    parts = [_drawn(name, transform, part, generator) for part in images.split(CHUNK)]
+    parts = [_drawn(what, transform, part, generator) for part in images.split(CHUNK)]
     generator.set_state(before)
-    if not torch.equal(_drawn(name, transform, images[:CHUNK], generator), parts[0]):
+    if not torch.equal(_drawn(what, transform, images[:CHUNK], generator), parts[0]):
         raise UserError(
-            f"data={name}: its transform must draw from its generator alone, got two draws "
+            f"{what}: its transform must draw from its generator alone, got two draws "
             f"from generators of one state that differ; give it to what draws: "
             f"torch.bernoulli(u, generator=generator)"
         )
     return torch.cat([(part * 255).round().to(torch.uint8) for part in parts])
 
 
-def _drawn(name: str, transform: Transform, images: Tensor, generator: Generator) -> Tensor:
+def _drawn(what: str, transform: Transform, images: Tensor, generator: Generator) -> Tensor:
     u = images.to(torch.float32) / 255
     shape = list(u.shape)
     try:
         drawn = transform(u, generator)
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"data={name}: its transform raised {options.raised(error, name)}"
+            f"{what}: its transform raised {options.raised(error, what.partition('=')[2])}"
         ) from None
     if not isinstance(drawn, Tensor):
         got = f"a {type(drawn).__name__}"
@@ -75,6 +75,6 @@ def _drawn(name: str, transform: Transform, images: Tensor, generator: Generator
             return drawn
         got = f"values from {drawn.min():.3g} to {drawn.max():.3g}"
     raise UserError(
-        f"data={name}: its transform must return floats {shape} in [0, 1], as it is given, "
+        f"{what}: its transform must return floats {shape} in [0, 1], as it is given, "
         f"got {got}; convert them: .to(u), .clamp(0, 1)"
     )
