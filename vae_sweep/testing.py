@@ -17,8 +17,7 @@ from torch import nn
 from vae_sweep import options
 from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import RunConfig
-from vae_sweep.data import own, splits
-from vae_sweep.data.dataset import fingerprint
+from vae_sweep.data import dataset, own
 from vae_sweep.errors import UserError
 from vae_sweep.records import loggers
 from vae_sweep.training import metrics
@@ -154,12 +153,13 @@ def check_data(source: Any, **parameters: Any) -> None:
     if isinstance(source, str) and not options.is_own(source):
         typed = [f"data.{key}={value}" for key, value in parameters.items()]
         config = _config(f"data={source}", *typed).data
-        found = [splits.read(config, lambda line: None) for _ in range(2)]
-        if fingerprint(found[0]) != fingerprint(found[1]):
+        found = [dataset.load(config, lambda line: None) for _ in range(2)]
+        if found[0].fingerprint != found[1].fingerprint:
             raise UserError(f"data={source}: other images when it is asked again")
         return
     given = options.own("data", source) if isinstance(source, str) else source
-    own.check(given, source if isinstance(source, str) else "the source", parameters)
+    what = f"data={source}" if isinstance(source, str) else "data"
+    own.check(given, what, **parameters)
 
 
 def check_metric(metric: Metric | str) -> None:

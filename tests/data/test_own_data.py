@@ -66,7 +66,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def source(module):
-    """A module's function `images`, of which the body is given, as a section of a config."""
+    """A module's function `images`, of which the body is given, as a config's section."""
 
     def make(body: str, **changes) -> OwnData:
         name = module("def images(**keys):\n" + "".join(
@@ -248,7 +248,8 @@ def test_a_long_dataset_says_a_line(source, capsys, monkeypatch):
             ("item 0 of train", "drop ToTensor()", "(image * 255).round()"),
         ),
         (
-            "return Pictures(pixels(9, 8, 8, 3), lambda x: np.asarray(x).transpose(2, 0, 1))",
+            "turned = lambda x: np.asarray(x).transpose(2, 0, 1)\n    "
+            "return Pictures(pixels(9, 8, 8, 3), turned)",
             ("item 0 of train", "image.transpose(1, 2, 0)"),
         ),
         (
@@ -292,7 +293,7 @@ def test_what_the_users_code_raises_names_its_line(module):
 def test_an_object_that_is_no_source_is_refused_before_anything_is_read(module, tmp_path):
     name = module("IMAGES = pixels(9, 4, 4)")
     config = make_config(*TINY, f"data={name}:IMAGES", f"runs={tmp_path}/runs")
-    with pytest.raises(UserError, match="must be a function or a class.*got a ndarray"):
+    with pytest.raises(UserError, match=r"must be a function or a class.*got a ndarray"):
         prepared([config])
 
 
