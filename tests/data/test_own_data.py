@@ -66,7 +66,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def source(module):
-    """A module's function `images`, of which the body is given, as a config's section."""
+    """The section of a config that names a function; its body is given."""
 
     def make(body: str, **changes) -> OwnData:
         name = module("def images(**keys):\n" + "".join(
@@ -248,8 +248,8 @@ def test_a_long_dataset_says_a_line(source, capsys, monkeypatch):
             ("item 0 of train", "drop ToTensor()", "(image * 255).round()"),
         ),
         (
-            "turned = lambda x: np.asarray(x).transpose(2, 0, 1)\n    "
-            "return Pictures(pixels(9, 8, 8, 3), turned)",
+            "first = lambda x: np.asarray(x).transpose(2, 0, 1)\n"
+            "return Pictures(pixels(9, 8, 8, 3), first)",
             ("item 0 of train", "image.transpose(1, 2, 0)"),
         ),
         (

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import TINY, make_config, make_images
 
+from vae_sweep.data.random_transform import Random
 from vae_sweep.training.device import EAGER
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.normalize import histograms
@@ -16,15 +17,18 @@ pytestmark = [
 STEPS = EAGER + 5  # eager ones, the capture, and replays
 
 
-def trained(device: str, heads: tuple[str, ...], *overrides: str) -> Trainer:
+def trained(
+    device: str, heads: tuple[str, ...], *overrides: str, transform=None
+) -> Trainer:
     images = make_images(60)
+    random = Random("data", images, transform) if transform else None
     base = [o for o in TINY if not o.startswith("train.device")]
     configs = [
         make_config(*base, f"head={head}", "train.precision=fp64", *overrides)
         for head in heads
     ]
     points = [point(config, histograms(images), 64) for config in configs]
-    trainer = Trainer(configs, points, images.to(device), device)
+    trainer = Trainer(configs, points, images.to(device), device, random=random)
     for _ in range(STEPS):
         trainer.update()
     return trainer
@@ -39,6 +43,18 @@ def test_a_captured_cohort_trains_as_on_cpu(optimizer, norm_layer):
     torch.testing.assert_close(ours.losses.cpu(), theirs.losses, rtol=1e-9, atol=1e-9)
     for a, b in zip(ours.parameters, theirs.parameters, strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-7, atol=1e-9)
+
+
+def test_a_captured_step_trains_on_random_draws():
+    def binarize(u, generator):
+        return torch.bernoulli(u, generator=generator)
+
+    ours, theirs = (
+        trained(d, ("linear", "tanh"), transform=binarize) for d in ("cuda", "cpu")
+    )
+    torch.testing.assert_close(ours.losses.cpu(), theirs.losses, rtol=1e-9, atol=1e-9)
+    plain = trained("cpu", ("linear", "tanh"))
+    assert (plain.losses != theirs.losses).all()
 
 
 def test_a_run_goes_on_from_its_checkpoint():
