@@ -17,7 +17,8 @@ from torch import nn
 from vae_sweep import options
 from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import RunConfig
-from vae_sweep.data import dataset, own
+from vae_sweep.data import own
+from vae_sweep.data.dataset import load
 from vae_sweep.errors import UserError
 from vae_sweep.records import loggers
 from vae_sweep.training import metrics
@@ -142,7 +143,7 @@ def check_network(
         raise UserError(f"{what}: {error}") from None
 
 
-def check_data(source: Any, **parameters: Any) -> None:
+def check_data(source: Any, /, **parameters: Any) -> None:
     """Raises UserError where a source does not give uint8 images of one shape, the same
     ones when it is asked again, or where its random transform does not draw as it must.
 
@@ -153,13 +154,13 @@ def check_data(source: Any, **parameters: Any) -> None:
     if isinstance(source, str) and not options.is_own(source):
         typed = [f"data.{key}={value}" for key, value in parameters.items()]
         config = _config(f"data={source}", *typed).data
-        found = [dataset.load(config, lambda line: None) for _ in range(2)]
-        if found[0].fingerprint != found[1].fingerprint:
+        found = [load(config, lambda line: None).fingerprint for _ in range(2)]
+        if found[0] != found[1]:
             raise UserError(f"data={source}: other images when it is asked again")
-        return
-    given = options.own("data", source) if isinstance(source, str) else source
-    what = f"data={source}" if isinstance(source, str) else "data"
-    own.check(given, what, **parameters)
+    elif isinstance(source, str):
+        own.check(options.own("data", source), f"data={source}", **parameters)
+    else:
+        own.check(source, **parameters)
 
 
 def check_metric(metric: Metric | str) -> None:

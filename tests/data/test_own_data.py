@@ -16,6 +16,7 @@ from vae_sweep.data import dataset, own
 from vae_sweep.data.random_transform import Random, fixed
 from vae_sweep.errors import UserError
 from vae_sweep.records.summary import Summary
+from vae_sweep.testing import check_data
 from vae_sweep.theory.prediction import predict
 from vae_sweep.training.batches import Feed
 from vae_sweep.training.device import limited_threads
@@ -330,6 +331,22 @@ def test_check_reads_twice_whatever_it_takes(monkeypatch):
         own.check(lambda: {"train": pixels(9, 4, 4), "transform": lambda u, g: u > 0.5})
     with pytest.raises(UserError, match="raised KeyError"):
         own.check(lambda: {}["images"])
+
+
+def test_users_can_check_sources_by_name_or_as_they_are(module, tmp_path):
+    name = module("""
+        def images(source: int = 9):
+            return pixels(source, 4, 4)
+
+        def floats():
+            return pixels(9, 4, 4) / 255
+        """)
+    check_data(f"{name}:images", source=12)
+    check_data(lambda n: pixels(n, 4, 4), n=9)
+    sizes = {"images": 20, "size": 8, "val_images": 3, "test_images": 3}
+    check_data("dead_leaves", cache=str(tmp_path), **sizes)
+    with pytest.raises(UserError, match=f"data={name}:floats: train must be uint8"):
+        check_data(f"{name}:floats")
 
 
 # --- a random transform ---
