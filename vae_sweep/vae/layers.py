@@ -51,7 +51,10 @@ def _unstack(x: Tensor) -> list[Tensor]:
 
 def stack(ys: list[Tensor]) -> Tensor:
     """R tensors [B, C, H, W] -> [R, B, C, H, W], channels-last in memory."""
-    return together([y.permute(0, 2, 3, 1) for y in ys]).permute(0, 1, 4, 2, 3)
+    rows = [y.permute(0, 2, 3, 1) for y in ys]
+    # of one channel a kernel may return another layout, which one run alone would keep
+    rows = [rows[0].contiguous()] if len(rows) == 1 else rows
+    return together(rows).permute(0, 1, 4, 2, 3)
 
 
 def _merge(x: Tensor) -> Tensor:
