@@ -6,7 +6,7 @@ from torch import Generator
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.vae import heads
-from vae_sweep.vae.networks import ConvVAE, check, resolutions
+from vae_sweep.vae.networks import ConvVAE, build, check, resolutions
 
 
 def vae(*overrides: str, shape=(3, 32, 32), runs: int = 2) -> ConvVAE:
@@ -96,3 +96,33 @@ def test_posterior_sample_is_mu_plus_std_times_noise():
     a, mu, logvar = model(x, noise)
     std = torch.distributions.Normal(mu, (logvar / 2).exp()).stddev
     torch.testing.assert_close(a, model.decode(mu + std * noise))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("activation", ["silu", "gelu", "relu", "tanh"])
+@pytest.mark.parametrize(
+    ("shape", "batch"), [((1, 12, 12), 5), ((1, 28, 28), 10), ((3, 12, 12), 3)]
+)
+def test_odd_shapes_change_no_bit_beside_other_runs(shape, batch, activation, threads):
+    """Whatever a run's numbers fill of the vectors that a kernel takes at once."""
+    net = ("model=small", "model.widths=[4,8]", "model.latent=3")
+    config = make_config(*net, f"model.activation={activation}").model
+
+    def built(*seeds: int):
+        return build(config, shape, [Generator().manual_seed(seed) for seed in seeds])
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together, alone = built(0, 1, 2), [built(seed) for seed in range(3)]
+        x, noise = torch.randn(3, batch, *shape), torch.randn(3, batch, 3)
+        outputs = together(x, noise)
+        sum(output.square().sum() for output in outputs).backward()  # pyright: ignore
+        for r, one in enumerate(alone):
+            own = one(x[r : r + 1], noise[r : r + 1])
+            sum(output.square().sum() for output in own).backward()
+            assert all(torch.equal(a[r], b[0]) for a, b in zip(outputs, own, strict=True))
+            pairs = zip(together.parameters(), one.parameters(), strict=True)
+            assert all(torch.equal(p.grad[r], q.grad[0]) for p, q in pairs)  # pyright: ignore
+    finally:
+        torch.set_num_threads(before)

@@ -17,6 +17,7 @@ from vae_sweep.vae import transposed as narrow
 
 Way = Literal["loop", "grouped", "products"]
 WAYS: tuple[Way, ...] = get_args(Way)
+VECTORS = 64  # numbers: a multiple of what any vector loop takes at once
 DTYPES = {  # of weights and what is accumulated
     "fp32": torch.float32,
     "tf32": torch.float32,
@@ -168,6 +169,24 @@ class Linear(nn.Module):
             return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
         each = zip(apart(x), apart(self.weight), apart(self.bias), strict=True)
         return together([F.linear(*args) for args in each])
+
+
+class Elementwise(nn.Module):
+    """A function of [R, ...] without parameters, as of each run alone.
+
+    Vector kernels round the ends of what they are given otherwise than its middle: on CPU
+    all runs are given at once only where each fills whole vectors, on one thread.
+    """
+
+    def __init__(self, function: nn.Module):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = x[0].numel() % VECTORS == 0 and torch.get_num_threads() == 1
+        if x.is_cuda or len(x) == 1 or whole:
+            return self.function(x)
+        return stack([self.function(y) for y in _unstack(x)])
 
 
 class BatchNorm(nn.Module):

@@ -17,7 +17,7 @@ from vae_sweep.config import (
 from vae_sweep.errors import UserError
 from vae_sweep.vae import own_network
 from vae_sweep.vae.adapter import Stacked
-from vae_sweep.vae.layers import BatchNorm, Conv, GroupNorm, Linear
+from vae_sweep.vae.layers import BatchNorm, Conv, Elementwise, GroupNorm, Linear
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -122,7 +122,7 @@ class ConvVAE(nn.Module):
     def _after(self, config: ConvConfig, runs: int, width: int) -> list[nn.Module]:
         norms = {"none": [], "batch": [BatchNorm], "group": [GroupNorm]}
         layers: list[nn.Module] = [n(runs, width) for n in norms[config.norm_layer]]
-        return [*layers, ACTIVATIONS[config.activation]()]
+        return [*layers, Elementwise(ACTIVATIONS[config.activation]())]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
