@@ -96,7 +96,7 @@ def check_schedule(
         config = _config(f"beta={schedule}", *typed).beta
         found, what = schedules.schedule(config), f"beta={schedule}"
     else:
-        made = schedule if isinstance(schedule, Schedule) else schedule(**parameters)
+        made = schedule(**parameters) if callable(schedule) else schedule
         found, what = _named("beta", made, str, Schedule)
     checks.check_schedule(found, what)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vae_sweep.config import RunConfig
 from vae_sweep.vae import heads, likelihoods, objective
 from vae_sweep.vae.heads import Heads
-from vae_sweep.vae.layers import DTYPES
+from vae_sweep.vae.layers import DTYPES, of_runs
 from vae_sweep.vae.likelihoods import Likelihoods, Noise
 from vae_sweep.vae.networks import build
 from vae_sweep.vae.normalize import Affine
@@ -35,7 +35,7 @@ class Forward(NamedTuple):
 
     def kl(self) -> Tensor:
         """KL per image in nats, [R, B]."""
-        return objective.kl_divergence(self.mu, self.logvar)
+        return of_runs(objective.kl_divergence, self.mu, self.logvar)
 
 
 class Cohort(nn.Module):

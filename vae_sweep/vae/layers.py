@@ -6,7 +6,7 @@ cannot depend on which runs stand beside it. On CUDA the fastest is found by tim
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +17,7 @@ from vae_sweep.vae import transposed as narrow
 
 Way = Literal["loop", "grouped", "products"]
 WAYS: tuple[Way, ...] = get_args(Way)
+ALIGNED = 16  # numbers, of four bytes, in a cache line
 VECTORS = 64  # numbers: a multiple of what any vector loop takes at once
 DTYPES = {  # of weights and what is accumulated
     "fp32": torch.float32,
@@ -41,8 +42,27 @@ def apart(x: Tensor) -> Sequence[Tensor]:
 
 
 def together(ys: list[Tensor]) -> Tensor:
-    """R tensors [...] -> [R, ...]."""
+    """R tensors [...] -> [R, ...]; a gradient goes back in the strides that it comes in."""
     return ys[0].unsqueeze(0) if len(ys) == 1 else torch.stack(ys)
+
+
+def _factors(x: Tensor) -> list[Tensor]:
+    """`apart` for a matrix product, which rounds by where in memory its factors begin: on
+    CPU each on a cache line, as that of one run alone."""
+    rows = apart(x)
+    if x.is_cuda or x.stride(0) % ALIGNED == 0:
+        return list(rows)
+    return [row.clone() for row in rows]
+
+
+def _products(ys: list[Tensor]) -> Tensor:
+    """`together` of matrix products, whose gradients are factors of others."""
+    size = ys[0].numel()
+    extra = -size % ALIGNED
+    if len(ys) == 1 or ys[0].is_cuda or not extra:
+        return together(ys)
+    rows = torch.stack([F.pad(y.flatten(), (0, extra)) for y in ys])
+    return rows[:, :size].unflatten(1, ys[0].shape)
 
 
 def _unstack(x: Tensor) -> list[Tensor]:
@@ -67,6 +87,18 @@ def _merge(x: Tensor) -> Tensor:
 def _split(y: Tensor, runs: int) -> Tensor:
     """[B, R*C, H, W] -> [R, B, C, H, W], a view."""
     return y.unflatten(1, (runs, -1)).transpose(0, 1)
+
+
+def of_runs(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """`function` of small tensors [R, ...], on CPU as of each run alone, bit for bit."""
+    if given[0].is_cuda or len(given[0]) == 1:
+        return function(*given)
+    return _products([function(*rows) for rows in zip(*map(apart, given), strict=True)])
+
+
+def sample(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """z = mu + exp(logvar / 2) * noise, each [R, B, D]."""
+    return of_runs(lambda m, v, n: m + torch.exp(0.5 * v) * n, mu, logvar, noise)
 
 
 class Conv(nn.Module):
@@ -167,8 +199,8 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda:
             return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
-        each = zip(apart(x), apart(self.weight), apart(self.bias), strict=True)
-        return together([F.linear(*args) for args in each])
+        each = zip(_factors(x), apart(self.weight), apart(self.bias), strict=True)
+        return _products([F.linear(*args) for args in each])
 
 
 class Elementwise(nn.Module):
@@ -186,7 +218,10 @@ class Elementwise(nn.Module):
         whole = x[0].numel() % VECTORS == 0 and torch.get_num_threads() == 1
         if x.is_cuda or len(x) == 1 or whole:
             return self.function(x)
-        return stack([self.function(y) for y in _unstack(x)])
+        ys = [self.function(y) for y in apart(x)]
+        # laid out as one run alone would be: convolutions round by that
+        is_last = ys[0].is_contiguous(memory_format=torch.channels_last)
+        return stack(ys) if is_last else together(ys)
 
 
 class BatchNorm(nn.Module):

@@ -17,7 +17,7 @@ from vae_sweep.config import (
 from vae_sweep.errors import UserError
 from vae_sweep.vae import own_network
 from vae_sweep.vae.adapter import Stacked
-from vae_sweep.vae.layers import BatchNorm, Conv, Elementwise, GroupNorm, Linear
+from vae_sweep.vae.layers import BatchNorm, Conv, Elementwise, GroupNorm, Linear, sample
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -138,7 +138,7 @@ class ConvVAE(nn.Module):
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
         mu, logvar = self.encode(x)
-        return self.decode(mu + torch.exp(0.5 * logvar) * noise), mu, logvar
+        return self.decode(sample(mu, logvar, noise)), mu, logvar
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
@@ -207,7 +207,7 @@ class LinearVAE(nn.Module):
         """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
         mu = self.to_mu(x.flatten(2))
         logvar = self.logvar[:, None].expand_as(mu)
-        z = mu + torch.exp(0.5 * logvar) * noise
+        z = sample(mu, logvar, noise)
         return self.from_latent(z).unflatten(2, self.shape), mu, logvar
 
     def encoder_parameters(self) -> list[nn.Parameter]:
