@@ -200,7 +200,7 @@ def test_a_wrong_one_is_refused_with_what_was_found(check, wrong, found, images)
     [getattr(testing, name) for name in dir(testing) if name.startswith("check_")],
     ids=lambda check: check.__name__,
 )
-@pytest.mark.parametrize("thing", [3, None, object()], ids=str)
+@pytest.mark.parametrize("thing", [3, None, object()], ids=["3", "None", "object"])
 def test_what_is_no_option_at_all_is_refused(check, thing, images):
     with pytest.raises(UserError, match=r"must|cannot"):
         check(thing)
