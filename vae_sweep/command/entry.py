@@ -15,6 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import vae_sweep
+from vae_sweep import options
 from vae_sweep.command import arguments, experiments
 from vae_sweep.config import RunConfig, expanded, provenance, unknown, validate
 from vae_sweep.errors import Failed, UserError, shown
@@ -166,6 +167,17 @@ class _Task:
         return outcomes[0] if outcomes else None
 
 
+def _own_options() -> str:
+    """The options that files of the working folder's ./conf name, a line per group."""
+    lines = []
+    for group in arguments.OPEN:
+        words = {word: arguments.own_name(group, word) for word in options.own_files(group)}
+        if words:
+            named = ", ".join(f"{word} ({name})" for word, name in words.items())
+            lines.append(f"{group}: {named}")
+    return "\n".join(lines) or "no files here"
+
+
 def main(grid: Grid, about: str) -> None:
     """A command on sys.argv: calls `grid` with all points at once.
 
@@ -179,6 +191,7 @@ def main(grid: Grid, about: str) -> None:
     OmegaConf.register_new_resolver("about", lambda: about, replace=True)
     names = ", ".join(sorted(experiments.available()))
     OmegaConf.register_new_resolver("named_grids", lambda: names, replace=True)
+    OmegaConf.register_new_resolver("own_options", _own_options, replace=True)
     task = _Task(grid, sys.argv)
     try:
         machine.start()
