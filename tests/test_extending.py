@@ -261,3 +261,21 @@ def test_an_edited_option_is_another_run(trained):
     assert "2 points have ended already" in out  # those of tanh
     assert "training 2 points" in out
     assert len(rows(trained.folder / "runs/whole")) == 6
+
+
+@pytest.mark.slow
+def test_the_console_script_finds_the_working_folder_too(user):
+    """Its own folder stands first in sys.path, not the user's."""
+    (user.folder / "bin").mkdir()
+    script = user.folder / "bin/vae-sweep"
+    script.write_text("import sys\nfrom vae_sweep.run import main\nsys.exit(main())\n")
+    typed = (
+        "head=softsign:SOFTSIGN",
+        "model=small",
+        "log=[]",
+        "train.workers=2",
+        "seed=0,1",
+    )
+    user(str(script), *typed, *SHORT, *IMAGES)
+    found = user.folder.glob("runs/main/*/summary.json")
+    assert ['"status": "finished"' in path.read_text() for path in found] == [True, True]
