@@ -629,20 +629,25 @@ def keys() -> dict[str, tuple[str, ...]]:
         found[section] = ()
         if section in sections():
             for name, model in sections()[section].items():
-                for key in _keys_of(model, section):
+                for key, _ in _keys_of(model, section):
                     found[key] = (*found.get(key, ()), name)
         elif members := _members(field.annotation):
-            found |= dict.fromkeys(_keys_of(members[0], section), ())
+            for key, owner in _keys_of(members[0], section):
+                found[key] = owner
     return found
 
 
-def _keys_of(model: Any, prefix: str) -> Iterator[str]:
+def _keys_of(model: Any, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each key of a section, and the option that it belongs to: () where all points have
+    it, one where it is of a section that a point may lack, as log.wandb."""
     for name, field in model.model_fields.items():
         if (prefix, name) == ("log", "own"):
             continue  # log=[wandb,mine:LOGGER] sets it
-        yield f"{prefix}.{name}"
+        owner = () if field.is_required() or not _members(field.annotation) else (name,)
+        yield f"{prefix}.{name}", owner
         for member in _members(field.annotation):
-            yield from _keys_of(member, f"{prefix}.{name}")
+            for key, _ in _keys_of(member, f"{prefix}.{name}"):
+                yield key, owner
 
 
 # what the product hands a user's object before its keyword parameters
@@ -689,6 +694,8 @@ def unknown(key: str, known: Mapping[str, tuple[str, ...]] | None = None) -> str
     if owners:
         of = " or ".join(f"{section}={owner}" for owner in owners)
         return f"{key} belongs to {of}; choose that, or remove {key}"
+    if key != section and section in GROUPS and section not in sections():
+        return f"unknown key {shown(key)[1:-1]}; a {section} has no keys of its own"
     meant = nearest(key, known)
     remedy = f"did you mean {meant}?" if meant else "--help lists options and keys"
     return f"unknown key {shown(key)[1:-1]}; {remedy}"

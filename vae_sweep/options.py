@@ -224,14 +224,12 @@ def own_files(group: str) -> dict[str, Path]:
     Raises:
         UserError: One is named like an option of ours.
     """
-    folder = Path("conf") / group
-    if not folder.is_dir() or folder.resolve() == (CONF / group).resolve():
-        return {}
-    found = {
-        path.stem: path
-        for path in sorted(folder.glob("*.yaml"))
-        if read_file(group, path) is not None
-    }
+    found: dict[str, Path] = {}
+    for kind in ("norm", "target") if group == "target" else (group,):  # a target is a norm
+        folder = Path("conf") / kind
+        if folder.is_dir() and folder.resolve() != (CONF / kind).resolve():
+            paths = sorted(folder.glob("*.yaml"))
+            found |= {p.stem: p for p in paths if read_file(kind, p) is not None}
     taken = sorted(set(found) & set(words(group)))
     if taken:
         raise UserError(
@@ -252,7 +250,8 @@ def read_file(group: str, path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return None
-    name = content.get("name", content.get(group))
+    said = ("name", group, path.parent.name)  # head: mine:HEAD, of conf/head
+    name = next((content[key] for key in said if key in content), None)
     if not is_own(name):
         return None
-    return {"name": name, **{k: v for k, v in content.items() if k not in ("name", group)}}
+    return {"name": name, **{k: v for k, v in content.items() if k not in said}}

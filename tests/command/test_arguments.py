@@ -60,7 +60,7 @@ WRONG = {
     ("lr=0.1",): "unknown option lr; did you mean train.lr?",
     ("train/lr=0.1",): "did you mean train.lr?",
     ("data.pth=x",): "did you mean data.path?",
-    ("norm.x=1",): "unknown option norm.x; did you mean norm?",
+    ("norm.x=1",): "unknown option norm.x; a norm has no keys of its own",
     ("norm=null",): "norm takes one of minus1_1, raw255, unit",
     ("train=null",): "train takes one of default",
     ("head=1",): "unknown option head=1",
@@ -265,3 +265,94 @@ def test_a_key_that_is_set_twice_is_said(capsys):
     ]
     arguments.read(["norm=unit,zscore", "seed=1", "train.lr=1", "train.lr=2"])
     assert capsys.readouterr().err == ""
+
+
+# --- a user's own options in a grid ---
+
+OWN = """
+from vae_sweep import Schedule
+
+def ramp(*, value: float = 1.0, share: float = 0.5):
+    return Schedule(value)
+
+def waves(*, value: float = 1.0, count: int = 3):
+    return Schedule(value)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> str:
+    """A module of two schedules, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"grid_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN)
+    return name
+
+
+def points(*typed: str) -> list[list[str]]:
+    """The lines of beta in each job, unescaped."""
+    made = jobs(*arguments.read(list(typed)).lines)
+    return [[x.replace("\\:", ":") for x in job if x.startswith("beta")] for job in made]
+
+
+def test_keys_of_own_options_go_to_those_that_have_them(own):
+    ramp, waves = f"{own}:ramp", f"{own}:waves"
+    assert points(f"beta=constant,{ramp}", "beta.share=0.25,0.5") == [
+        ["beta=constant"],
+        [f"beta={ramp}", "beta.share=0.25"],
+        [f"beta={ramp}", "beta.share=0.5"],
+    ]
+    assert points(f"beta={ramp},{waves}", "beta.share=0.25", "beta.count=2") == [
+        [f"beta={ramp}", "beta.share=0.25"],
+        [f"beta={waves}", "beta.count=2"],
+    ]
+    assert points(f"beta={waves},2", "beta.count=4,5") == [
+        [f"beta={waves}", "beta.count=4"],
+        [f"beta={waves}", "beta.count=5"],
+        ["beta.value=2"],
+    ]
+    with pytest.raises(
+        UserError, match=r"beta.share belongs to beta=\w+:ramp, got beta=\w"
+    ):
+        points(f"beta={waves}", "beta.share=1", f"experiments={own}")
+    with pytest.raises(UserError, match=r"did you mean beta\.share"):
+        points(f"beta={ramp},{waves}", "beta.shere=1")
+
+
+def test_an_own_word_stands_for_its_file(own, tmp_path):
+    for group, content in {
+        "beta": f"name: {own}:ramp\nshare: 0.125",
+        "norm": f"norm: {own}:ramp",
+    }.items():
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / "mine.yaml").write_text(content)
+    content, package = arguments.own_option("beta", "mine")
+    assert (package, content) == (
+        *("beta", {"name": f"{own}:ramp", "value": 1.0, "share": 0.125}),
+    )
+    named = ({"target": f"{own}:ramp"}, "_global_")  # a target is a norm
+    assert arguments.own_option("target", "mine") == named
+    assert points("beta=mine,constant", "beta.share=0.5")[0] == [
+        *("beta=mine", "beta.share=0.5"),
+    ]
+    (tmp_path / "conf/norm/mine.yaml").write_text(f"norm: {own}:ramp\nfactor: 2")
+    with pytest.raises(UserError, match="sets factor, but a norm has no keys"):
+        arguments.own_option("norm", "mine")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("log=wandb,mine:L", r"brackets, got log=wandb,mine:L; type log=\[wandb,mine:L\]"),
+        ("metric=default,mine:M", r"type metric=\[default,mine:M\]"),
+        ("metric=[defalt]", "unknown option metric=defalt; did you mean default"),
+        ("head=[tanh,mine:H]", "commas without brackets make a grid"),
+        ("head.scale=3", "unknown option head.scale; a head has no keys"),
+        ("head=mine:", "or your own by module:object"),
+        ("train=mine:T", "unknown option train=mine:T; there are default$"),
+    ],
+)
+def test_own_options_that_are_mistyped(typed, said):
+    with pytest.raises(UserError, match=said):
+        arguments.read([typed])

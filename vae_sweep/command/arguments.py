@@ -240,6 +240,12 @@ def own_option(group: str, option: str) -> tuple[dict[str, Any], str]:
     content = options.read_file(group, file) if file else None
     own = content or {"name": option}
     name = own["name"]
+    if group not in owns() and len(own) > 1:
+        typed = ", ".join(key for key in own if key != "name")
+        raise UserError(
+            f"{file} sets {typed}, but a {group} has no keys of its own; write an object "
+            f"for each setting"
+        )
     if group in SEVERAL:
         return {name: {}}, group
     if group not in owns():
@@ -518,7 +524,8 @@ def fitted(
             if line.startswith("beta=") and line not in betas:
                 betas[line] = constant_beta(parse(line, parser))
         lines = [betas.get(line, line) for line in job]
-        option = {g: v for g, _, v in (x.partition("=") for x in lines) if g in sections()}
+        pairs = (line.partition("=")[::2] for line in lines)
+        option = {g: v.replace("\\:", ":") for g, v in pairs if g in sections()}
         if sum(line.startswith("beta.value=") for line in lines) > 1:
             raise UserError("beta=NUMBER sets beta.value, got both; leave one of them out")
         kept = []

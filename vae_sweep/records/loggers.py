@@ -309,7 +309,7 @@ class _Guarded:
     def row(self, row: Mapping[str, float]) -> None:
         # nan is "not measured here": left out, so that no panel is made of it
         values = {key: value for key, value in row.items() if not math.isnan(value)}
-        step = int(row["step"])
+        step = values["step"] = int(row["step"])
 
         def tell_row() -> None:
             if step > self._told:  # a cohort that is tried again tells all its rows again

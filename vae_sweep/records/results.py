@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vae_sweep.config import RunConfig
+from vae_sweep.config import Own, RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.records import reader
@@ -234,13 +234,19 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
         if len(pairs) == len({option for option, _ in pairs}):
             own.add(key)  # one version of each option, whose name says enough
     differing = [key for key, seen in values.items() if len(seen) > 1 and key not in own]
+    labeled = [
+        {f"beta.{key}" for key in config.beta.parameters}
+        if isinstance(config.beta, Own)
+        else set[str]()
+        for config in configs
+    ]
     return [
         " ".join(
             run[key] if key.endswith(".name") else f"{_short(key)}={run[key]}"
             for key in differing
-            if key in run
+            if key in run and key not in said
         )
-        for run in runs
+        for run, said in zip(runs, labeled, strict=True)
     ]
 
 
