@@ -312,10 +312,6 @@ def test_keys_of_own_options_go_to_those_that_have_them(own):
         [f"beta={waves}", "beta.count=5"],
         ["beta.value=2"],
     ]
-    with pytest.raises(
-        UserError, match=r"beta.share belongs to beta=\w+:ramp, got beta=\w"
-    ):
-        points(f"beta={waves}", "beta.share=1", f"experiments={own}")
     with pytest.raises(UserError, match=r"did you mean beta\.share"):
         points(f"beta={ramp},{waves}", "beta.shere=1")
 
