@@ -87,7 +87,7 @@ def test_an_object_of_another_kind_is_said_with_its_line(module):
     for named, attribute, said in (
         (heads.named, "HEAD", "a Head.*got a int .*line 3"),
         (heads.named, "f", "a Head.*got the function f .*line 4"),
-        (likelihoods.named, "C", "Likelihood, got the class C .*line 5"),
+        (likelihoods.named, "C", "a Likelihood, .*got the class C .*line 5"),
         (normalize.named, "HEAD", "a function: level counts.*got a int"),
     ):
         with pytest.raises(UserError, match=said):
@@ -209,3 +209,34 @@ def test_a_file_named_like_one_of_ours_is_an_error(tmp_path, monkeypatch):
     write(tmp_path, "head", "tanh", "head: mine:SOFT")
     with pytest.raises(UserError, match=r"conf/head/tanh.yaml has the name .*rename it"):
         options.own_files("head")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "def f(*, name: str): ...",
+            "parameter name is a key of every beta; rename it",
+        ),
+        (
+            "def f(*, k=object()): ...",
+            "parameter k must have a default that can be typed",
+        ),
+        ("import numpy as np\ndef f(*, k=np.ones(3)): ...", "line 2.*got a ndarray"),
+    ],
+)
+def test_parameters_that_no_key_can_be_are_said(module, source, said):
+    with pytest.raises(UserError, match=said):
+        own_keys("beta", f"{module(source)}:f")
+
+
+def test_lists_may_be_tuples(module):
+    name = module(
+        "from vae_sweep import Schedule\n"
+        "def f(*, ends: tuple[float, float] = (0.5, 1.0)): return Schedule(1.0)\n"
+    )
+    config = make_config(f"beta={name}:f")
+    assert make_config(f"beta={name}:f", "beta.ends=[0.5,1]").run_id == config.run_id
+    assert make_config(f"beta={name}:f", "beta.ends=[0.5,2]").run_id != config.run_id
+    with pytest.raises(UserError, match=r"^beta\.ends"):
+        make_config(f"beta={name}:f", "beta.ends=[0.5]")

@@ -654,6 +654,19 @@ def _keys_of(model: Any, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 HANDED = {"beta": 0, "model": 2, "data": 0}
 
 
+class _Typed(Frozen):
+    """Base of own parameters, of which lists may be tuples."""
+
+    model_config = ConfigDict(strict=False)
+
+
+def _is_value(default: Any) -> bool:
+    """Whether a default is a value that can be typed, and recorded."""
+    if isinstance(default, list | tuple):
+        return all(map(_is_value, default))
+    return default is None or type(default) in (bool, int, float, str)
+
+
 @cache
 def own_model(section: str, name: str) -> type[Frozen]:
     """The keyword parameters of a user's option, as types; imports the user's module."""
@@ -664,15 +677,24 @@ def own_model(section: str, name: str) -> type[Frozen]:
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[key] = (annotation, default)
     taken = sorted(set(fields) & set(owns()[section].model_fields))
+    where = f"{section}={name} ({options.where(name)})"
+    if taken:
+        raise UserError(
+            f"{where}: its parameter {taken[0]} is a key of every {section}; rename it"
+        )
+    for key, (_, default) in fields.items():
+        if default is not ... and not _is_value(default):
+            raise UserError(
+                f"{where}: its parameter {key} must have a default that can be typed, got "
+                f"a {type(default).__name__}; make it a number, a text or a list of these"
+            )
     try:
-        if taken:
-            raise ValueError(f"parameter {taken[0]} is a key of every {section}")
-        return create_model(f"{section}={name}", __base__=Frozen, **fields)
+        return create_model(f"{section}={name}", __base__=_Typed, **fields)
     except Exception as error:  # of a type that pydantic does not know
         said = str(error).partition("\n")[0]
         raise UserError(
-            f"{section}={name} ({options.where(name)}) has parameters that cannot be keys: "
-            f"{said}; annotate them with int, float, bool, str or lists of these"
+            f"{where} has parameters that cannot be keys: {said}; annotate them with int, "
+            f"float, bool, str or lists of these"
         ) from None
 
 

@@ -64,6 +64,8 @@ def _file(module: str) -> Path:
         spec = None
     except Exception as error:  # a package raises what it likes
         raise UserError(f"{module} cannot be imported: {_raised(error)}") from None
+    if spec is None and module.endswith(".py"):
+        raise UserError(f"{module} is a file; name its module, {module[:-3]}")
     if spec is None:
         raise UserError(
             f"there is no module {module}: it must be {module.replace('.', '/')}.py in the "

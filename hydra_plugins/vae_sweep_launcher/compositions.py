@@ -47,9 +47,7 @@ class Compositions:
         if len(options) + len(values) == len(overrides) and self._base is not None:
             config = self._with_values(self._with_options(options), values)
             if config is not None:
-                # Hydra records no choice of several: log=[wandb,mine:LOGGER]
-                chosen = [o for o in options if not isinstance(o.value(), list)]
-                return Job(config, {o.key_or_group: str(o.value()) for o in chosen})
+                return Job(config, {o.key_or_group: str(o.value()) for o in options})
         return Job(_plain(self._loaded(lines)), None)
 
     def hydras(self, lines: Sequence[str], job: Job) -> DictConfig:
@@ -59,7 +57,8 @@ class Compositions:
         config = copy.deepcopy(self._whole)
         for key, value in job.config.items():
             config[key] = value
-        config.hydra.runtime.choices.update(job.choices)
+        recorded = config.hydra.runtime.choices  # not of groups with several options
+        recorded.update({k: v for k, v in job.choices.items() if k in recorded})
         config.hydra.overrides.task = list(lines)
         style = config.hydra.job.config.override_dirname
         shown = [

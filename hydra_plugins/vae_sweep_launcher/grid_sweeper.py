@@ -81,9 +81,11 @@ class GridSweeper(Sweeper):
         """Raises UserError, or what Hydra raises, where a point is wrong."""
         assert self.hydra_context is not None
         assert self.config is not None
+        from vae_sweep.vae import point  # torch, which --help need not wait for
+
         loader = self.hydra_context.config_loader
         for job in jobs:
-            config_of(loader.load_sweep_config(self.config, job))
+            point.check(config_of(loader.load_sweep_config(self.config, job)))
 
 
 def union(

@@ -352,3 +352,17 @@ def test_an_own_word_stands_for_its_file(own, tmp_path):
 def test_own_options_that_are_mistyped(typed, said):
     with pytest.raises(UserError, match=said):
         arguments.read([typed])
+
+
+@pytest.mark.parametrize(
+    "content", ["nam: mine:H", "name: tanh", "{", "", "- a", "name: 3"]
+)
+def test_a_file_that_names_no_option_is_said_where_it_is_chosen(
+    content, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/head").mkdir(parents=True)
+    (tmp_path / "conf/head/bad.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"^conf/head/bad.yaml must say name: module"):
+        arguments.read(["head=bad"])
+    arguments.read(["head=tanh"])

@@ -54,3 +54,21 @@ def test_a_constant_channel_cannot_be_zscored():
     with pytest.raises(UserError, match=r"channel \[1\].*norm=unit"):
         fit("zscore", histograms(images))
     fit("zscore_global", histograms(images))
+
+
+def test_a_norm_that_alters_what_it_is_given_alters_it_for_itself_alone(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "altering_norm.py").write_text(
+        "from vae_sweep import Affine\n"
+        "import torch\n"
+        "def NORM(counts):\n"
+        "    counts[:, :100] = 0\n"
+        "    ones = torch.ones(len(counts))\n"
+        "    return Affine(0 * ones, ones)\n"
+    )
+    counts = histograms(make_images(20))
+    before = counts.clone()
+    fit("altering_norm:NORM", counts)
+    assert torch.equal(counts, before)

@@ -8,10 +8,12 @@ answered with the nearest right one, and a grid is counted before it is made.
 import inspect
 import itertools
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import yaml
@@ -386,6 +388,12 @@ def _check_choice(override: Override, text: str) -> None:
             raise UserError(
                 f"{group} takes {also or 'one of '}{', '.join(known)}, got {text}; commas "
                 f"without brackets make a grid"
+            )
+        file = Path("conf") / group / f"{value}.yaml"
+        if group in OPEN and isinstance(value, str) and os.path.lexists(file):
+            raise UserError(
+                f"{file} must say name: module:object, of an object of yours; it does not, "
+                f"or cannot be read: correct it"
             )
         meant = nearest(value, known) if isinstance(value, str) else None
         if (meant is None and group == "beta") or not isinstance(value, str):

@@ -31,9 +31,15 @@ class Random(NamedTuple):
     transform: Transform
 
     def batch(self, index: Tensor, seed: int, step: int) -> Tensor:
-        """The images `index` [B] as a run of `seed` sees them at a step, u [B, C, H, W]."""
+        """The images `index` [B] as a run of `seed` sees them at a step, u [B, C, H, W].
+
+        Raises RuntimeError where the transform fails: its runs do then, and not the others.
+        """
         generator = stream(seed, f"transform{step}")
-        return _drawn(self.what, self.transform, self.images[index], generator)
+        try:
+            return _drawn(self.what, self.transform, self.images[index], generator)
+        except UserError as error:
+            raise RuntimeError(str(error)) from None
 
 
 def fixed(what: str, transform: Transform, images: Tensor, split: str) -> Tensor:

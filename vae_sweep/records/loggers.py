@@ -344,7 +344,7 @@ class _Guarded:
             return
         try:
             call()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # SystemExit, say: this thread is all loggers'
             self._failed = True
             self._warn(_said(error, self._name))
 

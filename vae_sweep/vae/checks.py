@@ -321,8 +321,10 @@ def check_norm(norm: Norm, what: str = "norm") -> None:
     for channels in (1, 3):
         counts = torch.randint(1, 1000, (channels, 256), generator=generator)
         counts[:, :20] *= 9  # neither uniform nor symmetric
-        found = normalize.checked(_called(what, "function", norm, counts), channels, what)
-        again = normalize.checked(_called(what, "function", norm, counts), channels, what)
+        found, again = (
+            normalize.checked(_called(what, "function", norm, given), channels, what)
+            for given in (counts.clone(), counts.clone())
+        )
         if not all(map(torch.equal, found, again)):
             _refuse(what, "the same images must give the same normalization", "another")
         u = normalize.levels(channels)

@@ -59,7 +59,7 @@ class Likelihood:
             given: The mean image, or its logit (see `takes`), of the same shape.
             std: Standard deviation of the noise in pixels, [C, 1, 1].
         """
-        raise NotImplementedError
+        raise NotImplementedError("define log_prob")
 
     def error(self, difference: Tensor) -> Tensor:
         """What the loss weighs of t - t_hat, elementwise; of implied noise alone."""
@@ -273,13 +273,22 @@ OURS: dict[str, Likelihood] = {
 
 def _accept(given: Any) -> Likelihood | None:
     if inspect.isclass(given) and issubclass(given, Likelihood):
-        return given()
+        try:
+            return given()
+        except Exception:  # it has parameters; no key sets them
+            return None
     return given if isinstance(given, Likelihood) else None
 
 
 def named(name: str) -> Likelihood:
     """The likelihood of a name; raises UserError as options.find."""
-    return options.find("likelihood", name, OURS, _accept, "a class of Likelihood")
+    return options.find(
+        "likelihood",
+        name,
+        OURS,
+        _accept,
+        "a Likelihood, or a class of it without parameters",
+    )
 
 
 class Noise(NamedTuple):

@@ -116,7 +116,7 @@ def fit(name: str, counts: Tensor, option: str | None = None) -> Affine:
     """
     norm = named(name)
     try:
-        found = norm(counts)
+        found = norm(counts.clone())  # which others need as it is
     except Constant as error:
         remedy = "norm=unit or norm=minus1_1" if option is None else "another one"
         raise UserError(

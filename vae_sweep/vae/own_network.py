@@ -310,4 +310,8 @@ def _size(own: Own, config: OwnModel, shape: Shape) -> int:
             module = _made(make, lambda error: options.raised(error, name))
         except UserError as error:
             raise _said(config, error) from None
+    try:
+        _check_parameters(module)
+    except UserError as error:
+        raise _said(config, error) from None
     return sum(p.numel() for p in module.parameters())
