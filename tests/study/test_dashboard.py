@@ -279,5 +279,5 @@ def test_wandb_accepts_the_sweep(agent):
     content = agent.content
     assert _validate_config_and_fill_distribution(content) == content
     assert content["metric"]["name"] in columns(make_config())
-    note = WandbLogger.note(make_config("log.wandb.mode=online"))
+    note = WandbLogger.note(make_config("log.wandb.mode=online", "sweep=agent"))
     assert f"project {content['project']}," in note
