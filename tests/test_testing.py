@@ -29,29 +29,20 @@ def images(tmp_path, monkeypatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", options.words("norm"))
-def test_our_norms(name):
-    testing.check_norm(name)
+ALONE = {  # group -> its check, which needs nothing but the name
+    "norm": testing.check_norm,
+    "head": testing.check_head,
+    "likelihood": testing.check_likelihood,
+    "reduction": testing.check_reduction,
+    "beta": testing.check_schedule,
+}
 
 
-@pytest.mark.parametrize("name", options.words("head"))
-def test_our_heads(name):
-    testing.check_head(name)
-
-
-@pytest.mark.parametrize("name", options.words("likelihood"))
-def test_our_likelihoods(name):
-    testing.check_likelihood(name)
-
-
-@pytest.mark.parametrize("name", options.words("reduction"))
-def test_our_reductions(name):
-    testing.check_reduction(name)
-
-
-@pytest.mark.parametrize("name", options.words("beta"))
-def test_our_schedules(name):
-    testing.check_schedule(name)
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in ALONE for name in options.words(group)]
+)
+def test_our_options(group, name):
+    ALONE[group](name)
 
 
 @pytest.mark.parametrize("name", options.words("model"))

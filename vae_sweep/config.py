@@ -848,21 +848,23 @@ def validate(values: dict[str, Any]) -> RunConfig:
     The keyword parameters of a user's options are checked, and those that are missing have
     their defaults.
     """
-    errors: list[Any] = []
     try:
         config = RunConfig.model_validate(values)
-        changed = {}
-        for section in owns():
-            option = getattr(config, section)
-            if isinstance(option, Own):
-                try:
-                    checked = own_model(section, option.name)(**option.parameters)
-                except ValidationError as error:
-                    errors += [{**e, "loc": (section, *e["loc"])} for e in error.errors()]
-                    known = dict.fromkeys(own_keys(section, option.name), ())
-                    raise UserError("; ".join(_complaints(errors, known))) from None
-                of = {**option.model_dump(), **checked.model_dump()}
-                changed[section] = type(option).model_validate(of)
-        return config.model_copy(update=changed) if changed else config
     except ValidationError as error:
         raise UserError("; ".join(_complaints(error.errors()))) from None
+    chosen = ((section, getattr(config, section)) for section in owns())
+    own = {
+        s: _with_parameters(s, option) for s, option in chosen if isinstance(option, Own)
+    }
+    return config.model_copy(update=own) if own else config
+
+
+def _with_parameters(section: str, option: Own) -> Own:
+    """A user's option with all keyword parameters, of the types that they must have."""
+    try:
+        checked = own_model(section, option.name)(**option.parameters)
+    except ValidationError as error:
+        errors = [{**e, "loc": (section, *e["loc"])} for e in error.errors()]
+        known = dict.fromkeys(own_keys(section, option.name), ())
+        raise UserError("; ".join(_complaints(errors, known))) from None
+    return type(option).model_validate({**option.model_dump(), **checked.model_dump()})

@@ -214,11 +214,6 @@ def parameters(group: str, name: str, given: int = 0) -> dict[str, inspect.Param
     return {p.name: p for p in found[given:] if p.kind in kinds}
 
 
-def file_of(group: str, name: str) -> Path | None:
-    """A user's file ./conf/GROUP/NAME.yaml; None where there is none that is for us."""
-    return own_files(group).get(name)
-
-
 def own_files(group: str) -> dict[str, Path]:
     """Name -> file of the options in a user's ./conf/GROUP/; files that name no option of
     the group are another program's, and are left alone.
@@ -239,6 +234,15 @@ def own_files(group: str) -> dict[str, Path]:
             f"rename it"
         )
     return found
+
+
+def own_option(group: str, option: str) -> dict[str, Any] | None:
+    """The `name` of a user's option, typed or a word of ./conf, and the keys that its file
+    sets; None of one of ours."""
+    if is_own(option):
+        return {"name": option}
+    file = own_files(group).get(option)
+    return read_file(group, file) if file else None
 
 
 def read_file(group: str, path: Path) -> dict[str, Any] | None:

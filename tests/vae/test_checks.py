@@ -25,24 +25,24 @@ from vae_sweep.vae.schedules import Schedule
 INF = math.inf
 
 
-@pytest.mark.parametrize("name", heads.OURS)
-def test_our_heads_are_what_they_say(name):
-    check_head(heads.OURS[name])
+OURS = {
+    check_head: heads.OURS,
+    check_likelihood: likelihoods.OURS,
+    check_norm: normalize.OURS,
+    check_reduction: objective.OURS,
+}
 
 
-@pytest.mark.parametrize("name", likelihoods.OURS)
-def test_our_likelihoods_are_what_they_say(name):
-    check_likelihood(likelihoods.OURS[name])
-
-
-@pytest.mark.parametrize("name", normalize.OURS)
-def test_our_norms_are_what_they_say(name):
-    check_norm(normalize.OURS[name])
-
-
-@pytest.mark.parametrize("name", objective.OURS)
-def test_our_reductions_are_what_they_say(name):
-    check_reduction(objective.OURS[name])
+@pytest.mark.parametrize(
+    ("check", "option"),
+    [
+        pytest.param(check, option, id=f"{check.__name__}-{name}")
+        for check, ours in OURS.items()
+        for name, option in ours.items()
+    ],
+)
+def test_our_options_are_what_they_say(check, option):
+    check(option)
 
 
 SCHEDULES = {

@@ -228,25 +228,21 @@ def choices() -> dict[str, tuple[str, ...]]:
 
 def own_name(group: str, option: str) -> str | None:
     """The module:object that a user's option stands for; None of one of ours."""
-    if options.is_own(option):
-        return option
-    file = options.own_files(group).get(option)
-    content = options.read_file(group, file) if file else None
-    return content["name"] if content else None
+    own = options.own_option(group, option)
+    return own["name"] if own else None
 
 
 def own_option(group: str, option: str) -> tuple[dict[str, Any], str]:
     """(keys, package) that a user's option composes to: those that it sets, and the others
     of its section at their defaults."""
-    file = options.own_files(group).get(option)
-    content = options.read_file(group, file) if file else None
-    own = content or {"name": option}
+    own = options.own_option(group, option)
+    assert own is not None
     name = own["name"]
     if group not in owns() and len(own) > 1:
         typed = ", ".join(key for key in own if key != "name")
         raise UserError(
-            f"{file} sets {typed}, but a {group} has no keys of its own; write an object "
-            f"for each setting"
+            f"{options.own_files(group)[option]} sets {typed}, but a {group} has no keys "
+            f"of its own; write an object for each setting"
         )
     if group in SEVERAL:
         return {name: {}}, group
@@ -309,6 +305,11 @@ def name_of(group: str, option: str) -> str | None:
     None without a file."""
     if option not in options.words(group):
         return own_name(group, option)
+    return _name_of_ours(group, option)
+
+
+@cache
+def _name_of_ours(group: str, option: str) -> str | None:
     content = yaml.safe_load((options.CONF / group / f"{option}.yaml").read_text())
     if "name" in content:
         return content["name"]

@@ -16,7 +16,7 @@ from torch.func import functional_call, stack_module_state
 
 from vae_sweep.errors import UserError
 from vae_sweep.vae import transposed
-from vae_sweep.vae.layers import apart, stack, together
+from vae_sweep.vae.layers import apart, laid_out, reparameterized, together
 from vae_sweep.vae.streams import seed_of, seeded
 
 Make = Callable[[], nn.Module]  # builds the module of one run
@@ -44,7 +44,7 @@ class _Pass(nn.Module):
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         network: Any = self.network
         mu, logvar = network.encode(x)
-        return network.decode(mu + torch.exp(0.5 * logvar) * noise), mu, logvar
+        return network.decode(reparameterized(mu, logvar, noise)), mu, logvar
 
 
 class _Doubling(nn.ConvTranspose2d):
@@ -182,13 +182,10 @@ class Stacked(nn.Module):
                 for t, state in zip(stacked.unbind(0), states, strict=True):
                     t.copy_(state[name])
         a, mu, logvar = ([of[i] for of in outputs] for i in range(3))
-        # equal strides for any R, so that sums over them round alike
-        if a[0].is_contiguous(memory_format=torch.channels_last):
-            joined = stack([y.contiguous(memory_format=torch.channels_last) for y in a])
-        else:
-            joined = together([y.contiguous() for y in a])
+        is_last = a[0].is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_last else torch.contiguous_format
         return (
-            joined,
+            laid_out([y.contiguous(memory_format=layout) for y in a]),
             together([y.contiguous() for y in mu]),
             together([y.contiguous() for y in logvar]),
         )

@@ -78,6 +78,13 @@ def stack(ys: list[Tensor]) -> Tensor:
     return together(rows).permute(0, 1, 4, 2, 3)
 
 
+def laid_out(ys: list[Tensor]) -> Tensor:
+    """R tensors [B, C, H, W] -> [R, B, C, H, W], in memory as one run alone would be:
+    convolutions and sums round by that."""
+    is_last = ys[0].is_contiguous(memory_format=torch.channels_last)
+    return stack(ys) if is_last else together(ys)
+
+
 def _merge(x: Tensor) -> Tensor:
     """[R, B, C, H, W] -> [B, R*C, H, W]: a view where `x` came out of _split."""
     runs, batch, channels, height, width = x.shape
@@ -96,9 +103,14 @@ def of_runs(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
     return _products([function(*rows) for rows in zip(*map(apart, given), strict=True)])
 
 
+def reparameterized(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """z = mu + exp(logvar / 2) * noise, each [..., D]."""
+    return mu + torch.exp(0.5 * logvar) * noise
+
+
 def sample(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """z = mu + exp(logvar / 2) * noise, each [R, B, D]."""
-    return of_runs(lambda m, v, n: m + torch.exp(0.5 * v) * n, mu, logvar, noise)
+    """`reparameterized` of R runs, each [R, B, D]."""
+    return of_runs(reparameterized, mu, logvar, noise)
 
 
 class Conv(nn.Module):
@@ -218,10 +230,7 @@ class Elementwise(nn.Module):
         whole = x[0].numel() % VECTORS == 0 and torch.get_num_threads() == 1
         if x.is_cuda or len(x) == 1 or whole:
             return self.function(x)
-        ys = [self.function(y) for y in apart(x)]
-        # laid out as one run alone would be: convolutions round by that
-        is_last = ys[0].is_contiguous(memory_format=torch.channels_last)
-        return stack(ys) if is_last else together(ys)
+        return laid_out([self.function(y) for y in apart(x)])
 
 
 class BatchNorm(nn.Module):

@@ -303,14 +303,11 @@ def _check(
 def _size(own: Own, config: OwnModel, shape: Shape) -> int:
     make, name = own.maker(config, shape), config.name
     try:
-        with torch.device("meta"):
-            module = _made(make, repr)
-    except UserError:  # it computes with what it draws, or reads files
         try:
+            with torch.device("meta"):
+                module = _made(make, repr)
+        except UserError:  # it computes with what it draws, or reads files
             module = _made(make, lambda error: options.raised(error, name))
-        except UserError as error:
-            raise _said(config, error) from None
-    try:
         _check_parameters(module)
     except UserError as error:
         raise _said(config, error) from None
