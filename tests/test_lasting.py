@@ -87,9 +87,13 @@ def test_finished_runs_stay_finished_with_the_same_ids(release, sweeps):
 
 def test_another_version_and_other_values_are_new_runs(release, sweeps):
     old = {path.name for path in (sweeps / "runs/finished").iterdir()}
-    linear, tanh = ("norm=unit", "head=linear"), ("norm=unit", "head=tanh")
-    for point in ((*linear, "train.ema=0.5"), (*linear, "palette=odd"), tanh):
-        assert "training 1 point" in run(release, sweeps, "sweep=finished", *point)
+    (sweeps / "experiments").mkdir()
+    (sweeps / "experiments/new.yaml").write_text(
+        "common: norm=unit\n"
+        "grids: [head=linear train.ema=0.5, head=linear palette=odd, head=tanh]\n"
+    )
+    out = run(release, sweeps, "sweep=finished", "experiments=new")
+    assert "training 3 points" in out
     new = {path.name for path in (sweeps / "runs/finished").glob("unit-*")} - old
     assert len(new) == 3
     read = results.load(sweeps / "runs/finished").finals  # by this release

@@ -22,11 +22,11 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_nothing_foreign_leaves_configuration_and_validation(folder):
-    drawn(300, outcome)
+    drawn(150, outcome)
 
 
 def test_nothing_foreign_leaves_the_command(folder):
-    drawn(3, lambda typed: through_command(typed, folder))
+    drawn(2, lambda typed: through_command(typed, folder))
 
 
 def test_a_foreign_exception_and_a_hang_are_noticed(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""Ten of the kills of `make survival`, all kinds of them."""
+"""Seven of the kills of `make survival`, one of each kind."""
 
 import sys
 
@@ -26,10 +26,9 @@ def test_a_killed_sweep_leaves_nothing_behind_and_ends_equal(laboratory, case: C
     assert outcome.kills  # the sweep lasted until the first of them
 
 
-def test_ten_kills_are_of_all_kinds():
+def test_the_kills_are_of_all_kinds():
     kinds = [kill.kind for case in small() for kill in case.kills]
-    assert len(kinds) == 10
-    assert set(kinds) == set(KINDS)
+    assert sorted(kinds) == sorted(KINDS)
 
 
 def test_a_plan_follows_from_its_seed_and_a_third_of_it_comes_early():
