@@ -1,6 +1,6 @@
 """The training step of R runs: one forward, one backward, one optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from vae_sweep.records.checkpoint import State, StateShape, is_whole
 from vae_sweep.training import metrics
 from vae_sweep.training.batches import Block, Feed
 from vae_sweep.training.device import Captured, set_precision
+from vae_sweep.training.optimizer import Optimizer
 from vae_sweep.training.tune import Tuner, convolutions, tune_layers
 from vae_sweep.vae.cohort import Cohort
 from vae_sweep.vae.point import Point
@@ -73,31 +74,6 @@ def as_rows(parameters: list[nn.Parameter]) -> Rows:
     return Rows(runs, values, gradients, places)
 
 
-def optimizer_of(configs: Sequence[RunConfig], rows: list[nn.Parameter]):
-    """One optimizer for all runs, with a group of rows for each learning rate.
-
-    A rate is a tensor on CUDA, where the captured step reads it.
-    """
-    config, device = configs[0].train, rows[0].device
-    groups: dict[float, list[nn.Parameter]] = {}
-    for each, row in zip(configs, rows, strict=True):
-        groups.setdefault(each.train.lr, []).append(row)
-    cuda = device.type == "cuda"
-    parameters: list[dict[str, Any]] = [
-        {
-            "params": of_rate,
-            "lr": torch.tensor(lr, device=device) if cuda else lr,
-            "base": lr,
-        }
-        for lr, of_rate in groups.items()
-    ]
-    common: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": True}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum, **common)
-    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return classes[config.optimizer](parameters, capturable=cuda, **common)
-
-
 class Trainer:
     """Networks, optimizer, generators and schedules of a cohort, at update `step`."""
 
@@ -124,7 +100,7 @@ class Trainer:
         self._choose_kernels(configs[0].data.cache_dir)
         self.parameters = list(self.cohort.parameters())
         self.rows = as_rows(self.parameters)
-        self.optimizer = optimizer_of(configs, self.rows.runs)
+        self.optimizer = Optimizer(configs, self.rows.runs)
         self.steps = self.config.total_steps(len(train))
         self.feed = Feed(configs, points, len(train), self.steps, random)
         self.ahead = ahead or (self._most_ahead() if cuda else 1)
