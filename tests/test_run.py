@@ -74,9 +74,7 @@ def test_the_same_command_again_trains_nothing(grid):
     assert all(line in out for line in table)
 
 
-@pytest.mark.parametrize(
-    "way", ["hydra/launcher=basic", "train.cohort=1", "train.workers=2"]
-)
+@pytest.mark.parametrize("way", ["hydra/launcher=basic", "train.workers=2"])
 def test_every_way_to_run_gives_the_same_rows(grid, cli, way):
     """To the last bit where a run has as many threads, as here."""
     fused, _ = grid

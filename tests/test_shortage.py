@@ -214,12 +214,10 @@ def test_a_full_folder_for_temporary_files(mounted, assert_goes_on):
 @pytest.mark.parametrize(
     ("count", "options"),
     [
-        (8, WORKERS),
         (16, WORKERS),
-        (24, (*WORKERS, "log.wandb.mode=offline")),
         (48, (*WORKERS, "log.wandb.mode=offline")),
     ],
-    ids=["8", "16", "24 with W&B", "48 with W&B"],
+    ids=["16", "48 with W&B"],
 )
 def test_few_file_descriptors(assert_goes_on, count, options):
     def limits() -> None:
