@@ -54,11 +54,11 @@ def _adam(config: TrainConfig, rows: Any, gradients: Any, states: Any, lr: Any) 
             state["step"] = torch.zeros((), dtype=torch.float32, device=row.device)
             state["exp_avg"] = torch.zeros_like(row)
             state["exp_avg_sq"] = torch.zeros_like(row)
-    slots = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
     adam(
         rows,
         gradients,
-        *slots,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
         [],
         [state["step"] for state in states],
         fused=True,
