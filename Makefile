@@ -1,7 +1,7 @@
-# `make sweep` trains the headline grid, `make test` runs every check (in two processes of
-# one thread: threads of two would wait for each other), `make quick` those that together end
-# in a minute, `make survival` the long ones (an hour: kills, odd configs, damaged files;
-# results in tests/README.md), `make study` the whole study
+# `make sweep` trains the headline grid, `make test` runs every check (in three processes of
+# one thread, so that on two cores one works where another waits), `make quick` those that
+# together end in a minute, `make survival` the long ones (an hour: kills, odd configs,
+# damaged files; results in tests/README.md), `make study` the whole study
 # (DATA="data=image_folder data.path=FOLDER" names other images than torchvision's CIFAR-10).
 # All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
@@ -16,7 +16,7 @@ study: .venv/installed
 	PYTHONPATH=analysis $(BIN)/python -m study.make $(DATA)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 quick: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
