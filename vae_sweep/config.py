@@ -330,6 +330,25 @@ class DeadLeavesConfig(_Data):
     size: Annotated[int, Field(ge=4, le=256)]
     seed: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
     test_images: Count | None
+    radius_min: Annotated[float, Field(ge=1, le=512)] = 1.5  # pixels
+    radius_max: Annotated[float, Field(ge=1, le=512)] | None = None  # None: 2 * size
+    # of each two channels' colors; None: CIFAR-10's, 0.81 to 0.92
+    correlation: Annotated[float, Field(ge=0, le=0.99)] | None = None
+
+    @property
+    def radii(self) -> tuple[float, float]:
+        """The smallest and the largest, pixels."""
+        return self.radius_min, self.radius_max or 2.0 * self.size
+
+    @model_validator(mode="after")
+    def _radii_rise(self) -> "DeadLeavesConfig":
+        smallest, largest = self.radii
+        if smallest >= largest:
+            raise ValueError(
+                f"radius_min must be below radius_max, which is 2 * size where null; got "
+                f"{smallest:g} and {largest:g}"
+            )
+        return self
 
 
 class TorchvisionConfig(_Data):
