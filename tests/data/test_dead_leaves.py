@@ -173,5 +173,5 @@ def test_other_leaves_are_other_images_and_other_runs(tmp_path):
     "typed", [("radius_min=9", "radius_max=9"), ("radius_min=70",), ("correlation=1",)]
 )
 def test_impossible_leaves_are_refused(typed):
-    with pytest.raises(UserError, match="radius_max|correlation"):
+    with pytest.raises(UserError, match=r"radius_max|correlation"):
         make_config(*(f"data.{key}" for key in typed))
