@@ -237,11 +237,13 @@ class CyclicalBeta(_Beta):
 
 
 class MatchedBeta(_Beta):
-    """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels."""
+    """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels, to which
+    it rises, linearly from 0, over the first `fraction` of the steps."""
 
     key: ClassVar[str] = "beta.sigma"
     name: Literal["matched"]
     sigma: Annotated[float, Field(ge=1e-9, le=1e9)]
+    fraction: Share = 0.0
 
     @property
     def label(self) -> str:
