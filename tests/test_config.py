@@ -126,7 +126,7 @@ def test_run_id_is_readable_and_fit_for_folders_and_wandb():
         ("seed=0", "zscore-linear-b1-s0-19b4a167"),
         ("head=tanh norm=minus1_1 seed=7", "minus1_1-tanh-b1-s7-63f18bc9"),
         (
-            "beta=matched beta.sigma=12 norm=unit target=zscore",
+            "beta=matched beta.sigma=12 beta.fraction=0 norm=unit target=zscore",
             "unit-zscore-linear-bmatched12-s0-a9bd565c",
         ),
         ("head=tanh_standardized", "zscore-tanh_standardized-b1-s0-50f29e4d"),
@@ -134,7 +134,10 @@ def test_run_id_is_readable_and_fit_for_folders_and_wandb():
             "likelihood=bernoulli target=unit head=sigmoid reduction=pixel_mean",
             "zscore-unit-sigmoid-bernoulli-pixel_mean-b1-s0-517766c2",
         ),
-        ("model=small train.epochs=3 data=mnist", "zscore-linear-b1-s0-2898b313"),
+        (
+            "model=small model.norm_layer=none train.epochs=3 data=mnist",
+            "zscore-linear-b1-s0-2898b313",
+        ),
     ],
 )
 def test_run_id_is_stable(overrides, run_id):

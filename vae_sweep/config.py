@@ -238,7 +238,8 @@ class CyclicalBeta(_Beta):
 
 class MatchedBeta(_Beta):
     """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels, to which
-    it rises, linearly from 0, over the first `fraction` of the steps."""
+    it rises, linearly from 0, over the first `fraction` of the steps; 1 where the
+    likelihood has a noise of its own or none."""
 
     key: ClassVar[str] = "beta.sigma"
     name: Literal["matched"]

@@ -105,7 +105,7 @@ def test_posterior_sample_is_mu_plus_std_times_noise():
 )
 def test_odd_shapes_change_no_bit_beside_other_runs(shape, batch, activation, threads):
     """Whatever a run's numbers fill of the vectors that a kernel takes at once."""
-    net = ("model=small", "model.widths=[4,8]", "model.latent=3")
+    net = ("model=small", "model.widths=[4,8]", "model.norm_layer=none", "model.latent=3")
     config = make_config(*net, f"model.activation={activation}").model
 
     def built(*seeds: int):

@@ -1,6 +1,7 @@
 """Pure functions of the step: beta and the learning rate, as whole tables."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -72,10 +73,13 @@ def cyclical(*, value: float, cycles: int, ramp: float) -> Schedule:
 
 def matched(*, sigma: float, fraction: float) -> Schedule:
     """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels, and rises
-    to it over the first `fraction` of the steps."""
-    return Schedule(
-        lambda pixels, latent, implied: implied.beta((sigma / 255) ** 2), _rising(fraction)
-    )
+    to it over the first `fraction` of the steps; 1 where the likelihood has a noise of its
+    own or none, so that beta implies none."""
+
+    def final(pixels: int, latent: int, implied: Implied) -> float:
+        return 1.0 if math.isnan(implied.at_one) else implied.beta((sigma / 255) ** 2)
+
+    return Schedule(final, _rising(fraction))
 
 
 def normalized(*, beta_norm: float) -> Schedule:
