@@ -359,8 +359,8 @@ def labels(finals: pd.DataFrame) -> dict[str, str]:
 
 
 def numbers(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
-    """Column of `finals` -> column of `table`, and the digits printed: NUMBERS, then users'
-    own metrics, of which several runs may state one; the last one's words hold."""
+    """Column of `finals` -> column of `table`, and the digits printed: NUMBERS, then
+    metrics that not every run has; where several state one, the last one's words hold."""
     stated = [run.summary.metrics for run in runs if run.summary is not None]
     own = {name: metric for metrics in stated for name, metric in metrics.items()}
     found = dict(NUMBERS)
@@ -377,8 +377,8 @@ def table(results: Results) -> pd.DataFrame:
     """One line per run: what tells it from the others, then its last numbers.
 
     sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
-    nats per image; pred. is what a linear VAE reaches at its optimum. Users' own metrics
-    follow, `val <label> (<unit>)`.
+    nats per image; pred. is what a linear VAE reaches at its optimum. Metrics that not
+    every run has follow, `val <label> (<unit>)`.
     """
     finals, names = results.finals, numbers(results.runs)
     shown = distinguishing(finals).join(finals.filter(items=list(names)))

@@ -34,7 +34,8 @@ class Predicted(_Kept):
 
 
 class Measured(_Kept):
-    """How a user's own metric is shown: `val <label> (<unit>)` with so many decimals."""
+    """How a metric that not every run has is shown: `val <label> (<unit>)` with so many
+    decimals."""
 
     label: str = ""
     unit: str = ""
@@ -47,7 +48,7 @@ class Summary(_Kept):
     `steps` are those that it has trained, of `total_steps`; `final` is its last row;
     `implied_sigma` is in 8-bit levels, `psnr_cap` in dB, of the training split, where None
     that is stated is no cap. `seconds` are those of its cohort, of `cohort_size` runs.
-    `metrics` are a user's own, by name.
+    `metrics` are those that not every run has, by name.
     `rows`, `metrics_sha256` and `picture_sha256` say what belongs to a run that ended.
     """
 
