@@ -58,6 +58,12 @@ def make_config(*overrides: str) -> RunConfig:
         return config_of(compose("config", [*rest, *overrides]))
 
 
+def with_first_metrics(config: RunConfig) -> RunConfig:
+    """`config` as of releases that had version 1 of the metrics."""
+    versions = {group: v for group, v in config.versions.items() if group != "metric"}
+    return config.model_copy(update={"versions": versions})
+
+
 def make_images(n: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor:
     """uint8 [n, C, size, size]: smooth random fields with unequal channel statistics."""
     rng = np.random.default_rng(seed)

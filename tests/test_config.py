@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from helpers import make_config
+from helpers import make_config, with_first_metrics
 from hydra.errors import HydraException
 from pydantic import ValidationError
 
@@ -142,7 +142,11 @@ def test_run_id_is_readable_and_fit_for_folders_and_wandb():
 )
 def test_run_id_is_stable(overrides, run_id):
     """A changed id orphans every finished run."""
-    assert make_config(*overrides.split()).run_id == run_id
+    assert with_first_metrics(make_config(*overrides.split())).run_id == run_id
+
+
+def test_run_ids_of_the_metrics_of_today_are_stable():
+    assert make_config().run_id == "zscore-linear-b1-s0-e3f0f0b8"
 
 
 def test_a_metric_that_is_defined_anew_makes_new_runs(monkeypatch):
@@ -152,13 +156,14 @@ def test_a_metric_that_is_defined_anew_makes_new_runs(monkeypatch):
     monkeypatch.setattr(
         options,
         "version",
-        lambda group, name: 2 if group == "metric" else stated(group, name),
+        lambda group, name: 3 if group == "metric" else stated(group, name),
     )
     after = make_config()
-    assert after.versions == {"metric": 2}
-    assert after.run_id != before.run_id
-    assert after.settings["versions"] == {**dict.fromkeys(GROUPS, 1), "metric": 2}
-    assert make_config("head=tanh_standardized").versions == {"head": 2, "metric": 2}
+    assert (before.versions, after.versions) == ({"metric": 2}, {"metric": 3})
+    first = with_first_metrics(before)
+    assert len({each.run_id for each in (first, before, after)}) == 3
+    assert after.settings["versions"] == {**dict.fromkeys(GROUPS, 1), "metric": 3}
+    assert make_config("head=tanh_standardized").versions == {"head": 2, "metric": 3}
 
 
 def test_epochs_replace_steps():
@@ -218,7 +223,7 @@ IDS = {  # of release 0.1.0, when the warm-up's default was 50 steps whatever th
 
 @pytest.mark.parametrize("overrides", IDS)
 def test_run_ids_of_earlier_releases_stay(overrides):
-    assert make_config(*overrides).run_id == IDS[overrides]
+    assert with_first_metrics(make_config(*overrides)).run_id == IDS[overrides]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from vae_sweep.reporting import html, style, tables
 from vae_sweep.system import stop
 from vae_sweep.training import metrics
 from vae_sweep.training.device import limited_threads
+from vae_sweep.training.loop import measured
 from vae_sweep.training.metrics import Metric, Pass
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.cohort import Cohort
@@ -207,7 +208,7 @@ def test_an_own_metric_from_the_rows_to_the_page(swept, tmp_path):
         assert len(rows) == 3
         [(images, p)] = [(each.dataset.images, each.point) for each in prepared([config])]
         cohort = Cohort([config], [p], (3, 8, 8)).eval()  # as at step 0
-        for split, shown in (("train", images.train[:256]), ("val", images.val)):
+        for split, shown in (("train", measured(images)), ("val", images.val)):
             noise = Streams([config.seed], "evaluation")
             chunks = [noise.normal(len(part), 4) for part in shown.split(64)]
             with torch.no_grad():
