@@ -282,7 +282,13 @@ OurBeta = Annotated[
 BetaConfig = Annotated[Annotated[OurBeta, OURS] | Annotated[OwnBeta, THEIRS], BY_NAME]
 
 
-class ConvConfig(Frozen):
+class _Model(Frozen):
+    """Base of the networks."""
+
+    output_init: Literal["random", "data"] = "random"  # of the decoder's last layer
+
+
+class ConvConfig(_Model):
     """Strided convolutions, linear layers, transposed convolutions (models.ConvVAE)."""
 
     name: Literal["conv"]
@@ -296,14 +302,14 @@ class ConvConfig(Frozen):
     norm_layer: Literal["none", "batch", "group"]
 
 
-class LinearConfig(Frozen):
+class LinearConfig(_Model):
     """Linear encoder and decoder, one posterior variance per latent (models.LinearVAE)."""
 
     name: Literal["linear"]
     latent: Count
 
 
-class OwnModel(Own):
+class OwnModel(_Model, Own):
     """A user's network, a torch.nn.Module for one run."""
 
     latent: Count

@@ -251,7 +251,9 @@ def own_option(group: str, option: str) -> tuple[dict[str, Any], str]:
         return {group: name}, "_global_"
     ours = yaml.safe_load((options.CONF / group / f"{defaults()[group]}.yaml").read_text())
     common = {
-        key: None if type(None) in get_args(field.annotation) else ours[key]
+        key: None
+        if type(None) in get_args(field.annotation)
+        else ours.get(key, field.default)
         for key, field in owns()[group].model_fields.items()
         if key != "name"
     }

@@ -16,7 +16,13 @@ from torch.func import functional_call, stack_module_state
 
 from vae_sweep.errors import UserError
 from vae_sweep.vae import transposed
-from vae_sweep.vae.layers import apart, laid_out, reparameterized, together
+from vae_sweep.vae.layers import (
+    apart,
+    laid_out,
+    reparameterized,
+    start_layer,
+    together,
+)
 from vae_sweep.vae.streams import seed_of, seeded
 
 Make = Callable[[], nn.Module]  # builds the module of one run
@@ -171,6 +177,13 @@ class Stacked(nn.Module):
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Those that mu or logvar depend on."""
         return self._encoder
+
+    def start_output(self, gain: Tensor, center: Tensor) -> None:
+        """Starts the layer `output`, W h + b, as gain * W h + center, per channel
+        [R, C]."""
+        layer: Any = self.network.output
+        turned = isinstance(layer, nn.ConvTranspose2d)
+        start_layer(layer.weight, layer.bias, 2 if turned else 1, gain, center)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""

@@ -80,6 +80,10 @@ class Cohort(nn.Module):
         self.register_buffer("recon_weight", w_r, persistent=False)
         self.register_buffer("kl_weight", w_k, persistent=False)
         self.to(self.dtype)
+        starts = [p.start for p in points if p.start is not None]
+        if starts:
+            centers, gains = (torch.stack(values) for values in zip(*starts, strict=True))
+            self.model.start_output(gains, centers)
 
     def _per_run(self, name: str, values: list[Tensor]) -> None:
         """A buffer [R, 1, ...] of `values` [...], the 1 for the batch."""

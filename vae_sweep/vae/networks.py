@@ -17,7 +17,15 @@ from vae_sweep.config import (
 from vae_sweep.errors import UserError
 from vae_sweep.vae import own_network
 from vae_sweep.vae.adapter import Stacked
-from vae_sweep.vae.layers import BatchNorm, Conv, Elementwise, GroupNorm, Linear, sample
+from vae_sweep.vae.layers import (
+    BatchNorm,
+    Conv,
+    Elementwise,
+    GroupNorm,
+    Linear,
+    sample,
+    start_layer,
+)
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -143,6 +151,11 @@ class ConvVAE(nn.Module):
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
 
+    def start_output(self, gain: Tensor, center: Tensor) -> None:
+        """Starts the last layer, W h + b, as gain * W h + center, per channel [R, C]."""
+        last: Any = self.decoder[-1]
+        start_layer(last.weight, last.bias, 2, gain, center)
+
     @classmethod
     def check(
         cls, config: ConvConfig, shape: tuple[int, int, int], train: TrainConfig
@@ -212,6 +225,10 @@ class LinearVAE(nn.Module):
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.to_mu.parameters(), self.logvar]
+
+    def start_output(self, gain: Tensor, center: Tensor) -> None:
+        last = self.from_latent
+        start_layer(last.weight, last.bias, 1, gain, center)
 
     @classmethod
     def check(
