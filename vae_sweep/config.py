@@ -300,6 +300,16 @@ class ConvConfig(_Model):
     kernel: Literal[3, 4, 5]
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
     norm_layer: Literal["none", "batch", "group"]
+    residual: bool = False  # whether those that keep the size add their input
+
+    @model_validator(mode="after")
+    def _something_to_add(self) -> "ConvConfig":
+        if self.residual and self.depth == 1:
+            raise ValueError(
+                "model.residual=true needs convolutions that keep the size, of which "
+                "model.depth=1 has none; set model.depth=2"
+            )
+        return self
 
 
 class LinearConfig(_Model):

@@ -1,11 +1,14 @@
+from typing import Any
+
 import pytest
 import torch
 from helpers import make_config
-from torch import Generator
+from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
-from vae_sweep.vae import heads
+from vae_sweep.vae import heads, own_network
 from vae_sweep.vae.networks import ConvVAE, build, check, resolutions
 
 
@@ -126,3 +129,43 @@ def test_odd_shapes_change_no_bit_beside_other_runs(shape, batch, activation, th
             assert all(torch.equal(p.grad[r], q.grad[0]) for p, q in pairs)  # pyright: ignore
     finally:
         torch.set_num_threads(before)
+
+
+# --- residual ---
+
+
+def test_a_residual_network_adds_inputs_to_convolutions():
+    """Against the same layers written out."""
+    model = vae("model=residual", "model.widths=[16]", "model.depth=3", runs=1).double()
+    x = torch.randn(1, 5, 3, 32, 32, dtype=torch.float64)
+    first, norm, _, *blocks = model.encoder
+
+    def normalized(h: Tensor, norm: Any) -> Tensor:
+        mean, var = h.mean((0, 2, 3)), h.var((0, 2, 3), correction=0)
+        h = (h - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+        h = h * norm.weight[0][:, None, None] + norm.bias[0][:, None, None]
+        return h * torch.sigmoid(h)
+
+    h = F.conv2d(x[0], first.weight[0], first.bias[0], stride=2, padding=1)
+    h = normalized(h, norm)
+    assert len(blocks) == 2
+    for norm, _, conv in blocks:  # pyright: ignore
+        h = h + F.conv2d(normalized(h, norm), conv.weight[0], conv.bias[0], padding=1)
+    torch.testing.assert_close(model.encoder(x)[0], h)
+
+
+@pytest.mark.parametrize("norm_layer", ["none", "batch", "group"])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 12, 12), (3, 9, 15)])
+def test_residual_runs_are_the_same_beside_others_bit_for_bit(shape, norm_layer):
+    net = ("model=residual", "model.widths=[4,8]", "model.latent=3", "model.depth=3")
+    config = make_config(*net, f"model.norm_layer={norm_layer}").model
+    own_network.verify_runs(lambda generators: build(config, shape, generators), shape, 3)
+
+
+def test_residual_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"model\.depth=1 has none; set model\.depth=2"):
+        make_config("model.residual=true")
+
+
+def test_a_plain_network_is_the_run_that_it_was():
+    assert "residual" not in make_config("model.depth=2").decisive["model"]

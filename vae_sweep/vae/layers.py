@@ -249,6 +249,13 @@ class Elementwise(nn.Module):
         return laid_out([self.function(y) for y in apart(x)])
 
 
+class Residual(nn.Sequential):
+    """x plus what its layers make of x, of the same shape."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + super().forward(input)
+
+
 class BatchNorm(nn.Module):
     """BatchNorm2d per run over [R, B, C, H, W], with torch's momentum and eps."""
 

@@ -23,6 +23,7 @@ from vae_sweep.vae.layers import (
     Elementwise,
     GroupNorm,
     Linear,
+    Residual,
     sample,
     start_layer,
 )
@@ -121,10 +122,13 @@ class ConvVAE(nn.Module):
         return nn.Sequential(*layers)
 
     def _refine(self, config: ConvConfig, width: int, generators: list[Generator]):
+        """Convolutions that keep the size; residual ones are normalized before, so that
+        their sum is not (He et al. 2016)."""
         layers: list[nn.Module] = []
         for _ in range(config.depth - 1):
-            layers.append(Conv(generators, width, width, 3))
-            layers += self._after(config, len(generators), width)
+            conv = Conv(generators, width, width, 3)
+            after = self._after(config, len(generators), width)
+            layers += [Residual(*after, conv)] if config.residual else [conv, *after]
         return layers
 
     def _after(self, config: ConvConfig, runs: int, width: int) -> list[nn.Module]:
