@@ -288,17 +288,21 @@ class _Model(Frozen):
     output_init: Literal["random", "data"] = "random"  # of the decoder's last layer
 
 
+Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=16, strict=False)]
+Activation = Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
+
+
 class ConvConfig(_Model):
     """Strided convolutions, linear layers, transposed convolutions (models.ConvVAE)."""
 
     name: Literal["conv"]
     latent: Count
-    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16, strict=False)]
+    widths: Widths
     depth: Annotated[
         int, Field(ge=1, le=1000)
     ]  # convolutions per resolution; all but the first keep the size
     kernel: Literal[3, 4, 5]
-    activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
+    activation: Activation
     norm_layer: Literal["none", "batch", "group"]
     residual: bool = False  # whether those that keep the size add their input
 
@@ -319,13 +323,22 @@ class LinearConfig(_Model):
     latent: Count
 
 
+class MlpConfig(_Model):
+    """Linear layers of `widths` units, and the mirror image (networks.MlpVAE)."""
+
+    name: Literal["mlp"]
+    latent: Count
+    widths: Widths
+    activation: Activation
+
+
 class OwnModel(_Model, Own):
     """A user's network, a torch.nn.Module for one run."""
 
     latent: Count
 
 
-OurModel = Annotated[ConvConfig | LinearConfig, Field(discriminator="name")]
+OurModel = Annotated[ConvConfig | LinearConfig | MlpConfig, Field(discriminator="name")]
 ModelConfig = Annotated[Annotated[OurModel, OURS] | Annotated[OwnModel, THEIRS], BY_NAME]
 
 

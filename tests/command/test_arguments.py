@@ -68,7 +68,7 @@ WRONG = {
     ("beta=",): "beta takes a number, or one of constant",
     ("norm=[zscore,unit]",): "commas without brackets make a grid",
     ("data={name: npz}",): "data takes one of",
-    ("model=5",): "model takes one of conv, linear, ",
+    ("model=5",): "model takes one of conv, linear, mlp, ",
     ("norm=",): "there are minus1_1",
     ("norm=${head}",): "unknown option norm=${head}",
     ("~norm",): "every point has norm",
