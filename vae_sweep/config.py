@@ -354,7 +354,13 @@ class _Data(Frozen):
         return expanded("data.cache", self.cache)
 
 
-class DeadLeavesConfig(_Data):
+class _OurData(_Data):
+    """Base of our sources."""
+
+    binarize: bool = False  # every pixel 1 with the probability u, drawn anew; see source
+
+
+class DeadLeavesConfig(_OurData):
     """Procedural images by the dead-leaves model (dead_leaves.py)."""
 
     name: Literal["dead_leaves"]
@@ -383,7 +389,7 @@ class DeadLeavesConfig(_Data):
         return self
 
 
-class TorchvisionConfig(_Data):
+class TorchvisionConfig(_OurData):
     """A torchvision set, downloaded into `cache` on first use, with its own test split."""
 
     name: Literal["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"]
@@ -413,7 +419,7 @@ Background = Annotated[
 ]
 
 
-class ImageFolderConfig(_Data):
+class ImageFolderConfig(_OurData):
     """`path` holds train/ and test/, or class folders directly (then split here)."""
 
     place: ClassVar[str | None] = "path"
@@ -433,7 +439,7 @@ class ImageFolderConfig(_Data):
         return level, level, level
 
 
-class NpzConfig(_Data):
+class NpzConfig(_OurData):
     """uint8 arrays [n, H, W] or [n, H, W, C] under train_images/test_images, or images."""
 
     place: ClassVar[str | None] = "path"
