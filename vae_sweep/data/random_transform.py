@@ -37,7 +37,8 @@ class Random(NamedTuple):
         """
         generator = stream(seed, f"transform{step}")
         try:
-            return _drawn(self.what, self.transform, self.images[index], generator)
+            images = self.images.index_select(0, index)
+            return _drawn(self.what, self.transform, images, generator)
         except UserError as error:
             raise RuntimeError(str(error)) from None
 
