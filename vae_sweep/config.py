@@ -36,6 +36,7 @@ OUR_METRICS = "default"  # of metric: the columns that every run has
 # Bounds, far beyond what trains today: what lies outside overflows a number format, or
 # takes memory or days before the first step.
 MOST_STEPS = 10**7  # of a run; its schedules are tables of so many float64
+MOST_SAMPLES = 10**6  # of an image's posterior
 LARGEST_INTEGER = 2**63 - 1
 LARGEST_WEIGHT = 1e15  # of the KL; squared gradients then stay within float32
 SMALLEST_WEIGHT = 1e-30
@@ -483,6 +484,8 @@ class TrainConfig(Frozen):
     )  # processes that train on CPU
     cohort: Literal["auto"] | Count  # most runs that train as one
     kernels: Literal["auto", "loop", "grouped", "products"]  # of convolutions
+    # of the bound that the last evaluation has (bound.py); 0: none
+    importance_samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)] = 0
 
     @model_validator(mode="before")
     @classmethod

@@ -115,6 +115,7 @@ def test_two_processes_draw_as_one_does(config_of, tmp_path):
     files = []
     for workers in (1, 2):
         common = (f"sweep=w{workers}", "train.cohort=1", f"train.workers={workers}")
+        common += ("train.importance_samples=3",)
         configs = [config_of(*common, f"seed={seed}") for seed in range(2)]
         with limited_threads(1):
             ended = grid.run(configs)

@@ -360,16 +360,17 @@ def labels(finals: pd.DataFrame) -> dict[str, str]:
 
 def numbers(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
     """Column of `finals` -> column of `table`, and the digits printed: NUMBERS, then
-    metrics that not every run has; where several state one, the last one's words hold."""
+    metrics that not every run has, of which several may state one; the last one's words
+    hold."""
     stated = [run.summary.metrics for run in runs if run.summary is not None]
     own = {name: metric for metrics in stated for name, metric in metrics.items()}
     found = dict(NUMBERS)
     for name, metric in own.items():
         unit = f" ({metric.unit})" if metric.unit else ""
-        header = f"val {metric.label or name}{unit}"
+        header = f"{metric.split} {metric.label or name}{unit}"
         if header in dict(found.values()):
             header += f" [{name}]"
-        found.setdefault(f"val/{name}", (header, metric.digits))
+        found.setdefault(f"{metric.split}/{name}", (header, metric.digits))
     return found
 
 

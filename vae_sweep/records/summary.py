@@ -34,9 +34,10 @@ class Predicted(_Kept):
 
 
 class Measured(_Kept):
-    """How a metric that not every run has is shown: `val <label> (<unit>)` with so many
+    """How a metric that not every run has is shown: `<split> <label> (<unit>)` with so many
     decimals."""
 
+    split: str = "val"
     label: str = ""
     unit: str = ""
     digits: Annotated[int, Field(ge=0, le=15)] = 3

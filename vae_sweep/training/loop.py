@@ -162,12 +162,22 @@ class Recorder:
         """One row per open run, pictures and, unless it diverged, a checkpoint."""
         trainer = self.trainer
         self._close_diverged()
-        splits = {"train": self.measured}
-        splits |= {"val": self.images.val} | ({"test": self.images.test} if last else {})
+        measured = {
+            "train": trainer.evaluate(self.measured, self._pause),
+            "val": trainer.evaluate(self.images.val, self._pause),
+        }
+        if last:
+            test, samples = self.images.test, trainer.config.importance_samples
+            if samples:
+                self.progress.say(
+                    f"importance-weighted bound of {len(test):,} test images, {samples:,} "
+                    f"samples each"
+                )
+            measured["test"] = trainer.evaluate(test, self._pause, samples)
         values = {
             f"{split}/{name}": value.tolist()
-            for split, images in splits.items()
-            for name, value in trainer.evaluate(images, self._pause).items()
+            for split, found in measured.items()
+            for name, value in found.items()
         }
         epoch = trainer.step * trainer.config.batch_size / len(self.images.train)
         pictures = self._pictures()

@@ -15,6 +15,7 @@ from torch import Tensor
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError, shown
+from vae_sweep.training.bound import Bounds, bounds
 from vae_sweep.vae import objective
 from vae_sweep.vae.cohort import DTYPES, Cohort, Forward
 from vae_sweep.vae.likelihoods import Kind
@@ -130,8 +131,10 @@ class Split:
     """What a split says of R runs: means over its images, and what is made of them.
 
     `means` has float64 [R] or [R, K] per function; `beta` and `gradient_norms` (of the
-    loss's two terms) are float64 [R].
+    loss's two terms) are float64 [R]. `bounds` is there where samples are asked for.
     """
+
+    bounds: Bounds
 
     def __init__(
         self,
@@ -152,13 +155,18 @@ class Split:
     def mse_pixel(self) -> Tensor:
         return self.mean(sse_pixel).sum(1) / self.pixels
 
+    @property
+    def mse_channel(self) -> Tensor:
+        """`mse_pixel` of each channel, [R, C]."""
+        sse = self.mean(sse_pixel)
+        return sse / (self.pixels // sse.shape[1])
+
     @cached_property
     def _own(self) -> tuple[Tensor, Tensor]:
-        sse = self.mean(sse_pixel)
-        size = self.pixels // sse.shape[1]
+        size = self.pixels // self.mean(sse_pixel).shape[1]
         values, stds = [], []
         with torch.no_grad():
-            for r, mse in enumerate(sse / size):
+            for r, mse in enumerate(self.mse_channel):
                 of_run = self.mean(error)[r]
                 likelihoods = self.cohort.likelihoods
                 values.append(likelihoods.log_likelihood(r, of_run, mse, size))
@@ -365,6 +373,28 @@ OURS: dict[str, Metric] = {
     )
 }  # fmt: skip
 
+# of the test split, where train.importance_samples asks for them
+BOUNDS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        # of the run's own likelihood, whatever its kind
+        Metric(
+            "nll_iw", LIKELIHOOD, label="importance-weighted NLL", unit=NATS, digits=2,
+            of_split=lambda s: -s.bounds.own
+        ),
+        # of a Gaussian density at the variance that fits best
+        Metric(
+            "nll_iw_calibrated", sse_pixel, label="calibrated importance-weighted NLL",
+            unit=NATS, digits=2, of_split=lambda s: -s.bounds.calibrated
+        ),
+        Metric(
+            "bits_per_dim_iw_calibrated", sse_pixel, unit=BITS,
+            label="calibrated importance-weighted NLL",
+            of_split=lambda s: s.bits_per_dim(s.bounds.calibrated)
+        ),
+    )
+}  # fmt: skip
+
 
 # what a network whose range is tanh's would score with these outputs: range alone
 _TANH_RANGE = (
@@ -409,12 +439,14 @@ def evaluate(
     chosen: Sequence[Metric] = tuple(OURS.values()),
     chunk: int = CHUNK,
     pause: Callable[[], None] = lambda: None,
+    samples: int = 0,
 ) -> dict[str, Tensor]:
     """Name -> float64 [R] of `chosen`, over uint8 `images` [n, C, H, W], with sampled z.
 
     `beta` [R] is that of the step. The noise is the same at every call. `pause` is called
-    before each chunk, and may raise.
+    before each chunk, and may raise. With `samples` of each image, BOUNDS are there too.
     """
+    chosen = (*chosen, *(BOUNDS.values() if samples else ()))
     was_training = cohort.training
     cohort.eval()
     noise_streams = Streams(seeds, "evaluation")
@@ -435,10 +467,14 @@ def evaluate(
                 values = _of_each(lambda *v, f=function: f(Pass(*v)), *seen)
                 total = values.double().sum(1)
                 totals[function] = totals[function] + total if function in totals else total
-    cohort.train(was_training)
     assert gradient_norms is not None
     means = {function: total / len(images) for function, total in totals.items()}
     split = Split(cohort, means, beta.double(), gradient_norms)
+    if samples:
+        with torch.no_grad():
+            mse = split.mse_channel
+            split.bounds = bounds(cohort, images, samples, seeds, mse, pause)
+    cohort.train(was_training)
     return {metric.name: metric.value(split) for metric in chosen}
 
 
@@ -457,7 +493,8 @@ def named(name: str) -> tuple[Metric, ...]:
 def of(names: Sequence[str]) -> tuple[Metric, ...]:
     """All metrics of `config.metric`; UserError where two have one name."""
     found: list[Metric] = []
-    owner = {m.name: "one of ours" for metrics in OPTIONS.values() for m in metrics}
+    ours = (*OPTIONS.values(), tuple(BOUNDS.values()))
+    owner = {m.name: "one of ours" for metrics in ours for m in metrics}
     for option in names:
         metrics = named(option)
         for metric in metrics if options.is_own(option) else ():
@@ -474,14 +511,21 @@ def of(names: Sequence[str]) -> tuple[Metric, ...]:
 def columns(config: RunConfig) -> tuple[str, ...]:
     """The columns of a run's metrics.csv."""
     names = [metric.name for metric in of(config.metric)]
-    return ("step", "epoch", *(f"{split}/{name}" for split in SPLITS for name in names))
+    columns = [f"{split}/{name}" for split in SPLITS for name in names]
+    columns += [f"test/{name}" for name in BOUNDS if config.train.importance_samples]
+    return ("step", "epoch", *columns)
 
 
 def stated(config: RunConfig) -> dict[str, Any]:
     """What a summary states of metrics that not every run has, for readers without their
     code."""
-    more = [metric for metric in of(config.metric) if metric.name not in OURS]
-    about = {m.name: {"label": m.label, "unit": m.unit, "digits": m.digits} for m in more}
+    more = [("val", metric) for metric in of(config.metric) if metric.name not in OURS]
+    more += [("test", m) for m in BOUNDS.values() if config.train.importance_samples]
+    about = {
+        m.name: {"label": m.label, "unit": m.unit, "digits": m.digits}
+        | ({"split": split} if split != "val" else {})
+        for split, m in more
+    }
     return {"metrics": about} if about else {}
 
 

@@ -214,7 +214,8 @@ class Trainer:
     def _condition_gradients(self, alive: Tensor) -> None:
         """Masks dead runs and clips each run's gradient to the norm `clip`."""
         gradients = self.rows.gradients
-        gradients.masked_fill_(~alive[:, None], 0)
+        if self.device.type == "cuda" or not alive.all():  # the host knows it on CPU alone
+            gradients.masked_fill_(~alive[:, None], 0)
         if self.config.clip is not None:
             if self.device.type == "cuda":
                 norm = gradients.norm(dim=1)  # [R]
@@ -223,11 +224,23 @@ class Trainer:
             gradients.mul_((self.config.clip / norm).clamp(max=1)[:, None])
 
     def evaluate(
-        self, images: Tensor, pause: Callable[[], None] = lambda: None
+        self,
+        images: Tensor,
+        pause: Callable[[], None] = lambda: None,
+        samples: int = 0,
     ) -> dict[str, Tensor]:
-        """Metric's name -> float64 [R] on a split; `pause` is called again and again."""
+        """Metric's name -> float64 [R] on a split; `pause` is called again and again. With
+        `samples` of each image, metrics.BOUNDS are there too."""
+        chosen = self.metrics
         return metrics.evaluate(
-            self.cohort, images, self.beta, self.seeds, self.metrics, pause=pause
+            self.cohort,
+            images,
+            self.beta,
+            self.seeds,
+            chosen,
+            metrics.CHUNK,
+            pause,
+            samples,
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:
