@@ -379,7 +379,7 @@ def table(results: Results) -> pd.DataFrame:
 
     sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
     nats per image; pred. is what a linear VAE reaches at its optimum. Metrics that not
-    every run has follow, `val <label> (<unit>)`.
+    every run has follow: `<split> <label> (<unit>)`.
     """
     finals, names = results.finals, numbers(results.runs)
     shown = distinguishing(finals).join(finals.filter(items=list(names)))
