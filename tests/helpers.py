@@ -48,7 +48,7 @@ PLAIN_LEAVES = {"radius_min": 1.5, "radius_max": "null", "correlation": "null"}
 
 
 def make_config(*overrides: str) -> RunConfig:
-    """A RunConfig from conf/, on PLAIN, with Hydra overrides as the command line has them."""
+    """A RunConfig from conf/, on PLAIN, with Hydra overrides as they are typed."""
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     plain = dict(PLAIN)
     if not {"data"} & typed:
