@@ -214,8 +214,7 @@ class Trainer:
     def _condition_gradients(self, alive: Tensor) -> None:
         """Masks dead runs and clips each run's gradient to the norm `clip`."""
         gradients = self.rows.gradients
-        if self.device.type == "cuda" or not alive.all():  # the host knows it on CPU alone
-            gradients.masked_fill_(~alive[:, None], 0)
+        gradients.masked_fill_(~alive[:, None], 0)
         if self.config.clip is not None:
             if self.device.type == "cuda":
                 norm = gradients.norm(dim=1)  # [R]
@@ -231,17 +230,8 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """Metric's name -> float64 [R] on a split; `pause` is called again and again. With
         `samples` of each image, metrics.BOUNDS are there too."""
-        chosen = self.metrics
-        return metrics.evaluate(
-            self.cohort,
-            images,
-            self.beta,
-            self.seeds,
-            chosen,
-            metrics.CHUNK,
-            pause,
-            samples,
-        )
+        about = self.cohort, images, self.beta, self.seeds, self.metrics
+        return metrics.evaluate(*about, pause=pause, samples=samples)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Clipped reconstructions of sampled z, uint8 [R, n, C, H, W], in eval mode."""
