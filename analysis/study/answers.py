@@ -185,7 +185,7 @@ def four(study: Study) -> str:
     for i, (_, experiment, _) in enumerate(QUESTIONS, 1):
         captions.setdefault(study.of(experiment).caption, []).append(str(i))
     rests = " ".join(f"{', '.join(who)}: {said}." for said, who in captions.items())
-    means = "Means over seeds on the test split, [95% bootstrap intervals], paired by seed."
+    means = "Means over seeds on the test split, [95 % t intervals], paired by seed."
     return "\n".join([*lines, "", f"{means} {rests}"])
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from study.published import NORMS, Published
 from vae_sweep.config import Norm
 from vae_sweep.errors import UserError
-from vae_sweep.records.comparisons import Interval, bootstrap, difference, of_point
+from vae_sweep.records.comparisons import Interval, difference, interval, of_point
 from vae_sweep.vae.normalize import fit
 
 
@@ -66,7 +66,7 @@ def measured_factor(finals: pd.DataFrame, a: str, b: str) -> Interval:
             return Interval(math.nan, math.nan, math.nan, 0)
         found = np.interp(np.log(inside), y[::-1], x[::-1])
         logs.append(float(np.mean(found - np.log(inside.index.to_numpy(float)))))
-    return bootstrap(logs).mapped(math.exp)
+    return interval(logs).mapped(math.exp)
 
 
 def linear_runs(finals: pd.DataFrame, **where: Any) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def _log_spread(finals: pd.DataFrame, beta: str, likelihood: str = "mse") -> pd.
 def kl_spread(finals: pd.DataFrame, beta: str, likelihood: str = "mse") -> Interval:
     """Percent by which the largest test KL over normalizations exceeds the least; the
     interval is that of the mean logarithm."""
-    found = bootstrap(_log_spread(finals, beta, likelihood).dropna().to_numpy())
+    found = interval(_log_spread(finals, beta, likelihood).dropna().to_numpy())
     return found.mapped(lambda log: 100 * math.expm1(log))
 
 
@@ -115,7 +115,7 @@ def kl_spread_left(finals: pd.DataFrame, likelihood: str = "mse") -> Interval:
         left = pd.concat(spreads, axis=1, join="inner").mean(axis=1)
     else:
         left = _log_spread(finals, "1", likelihood)
-    return bootstrap((100 * left / at_one).dropna().to_numpy())
+    return interval((100 * left / at_one).dropna().to_numpy())
 
 
 def by_door(finals: pd.DataFrame) -> dict[str, Interval]:

@@ -19,7 +19,7 @@ from study.balance import (
     measured_factor,
 )
 from study.published import NORMS, Study
-from vae_sweep.records.comparisons import Interval, bootstrap, difference, exact, of_point
+from vae_sweep.records.comparisons import Interval, difference, exact, interval, of_point
 from vae_sweep.theory.floor import head_floor
 from vae_sweep.vae import heads
 from vae_sweep.vae.normalize import fit
@@ -113,7 +113,7 @@ def beyond_floor(study: Study) -> Interval:
     tanh = of_point(finals, {**where, "head": "tanh"})
     base = of_point(finals, {**where, "head": "linear"})["test/mse_pixel"]
     excess = tanh["test/mse_pixel"] - tanh["predicted_floor_mse_pixel"]
-    return bootstrap((100 * (excess - base) / base).dropna().to_numpy())
+    return interval((100 * (excess - base) / base).dropna().to_numpy())
 
 
 def _tanh_on_zscored_is_harmful(study: Study) -> Entry:
@@ -299,7 +299,7 @@ def _kl_depends_on_the_encoder(study: Study) -> Entry:
     curves = published.results.curves
     start = curves[curves["step"] == 0].groupby(["seed", "norm"])["val/kl"]
     apart = 100 * (start.max() / start.min() - 1)
-    untrained = bootstrap(apart.groupby("seed").max().to_numpy())
+    untrained = interval(apart.groupby("seed").max().to_numpy())
     moved = by_door(published.results.finals)["target z-scored, input [0, 1]"]
     formula = untrained.high < 0.01
     return _entry(
