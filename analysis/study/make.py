@@ -14,16 +14,17 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from study import answers, figures, published
+from study import figures, pages, published
 from study.published import Study
 from vae_sweep.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = (
-    *("q1_range_mismatch", "q2_make_it_fit", "q3_output_layer", "q4_balance", "original"),
-    "without_batch_norm",
+    *("core", "balance", "original", "latents16", "without_batch_norm", "residual"),
+    *("mnist", "output_init", "input_target", "likelihoods", "warmup"),
 )
 RESULTS = ROOT / "experiments" / "results"
+ANSWERS = ROOT / "docs" / "answers.md"
 NOTEBOOKS = sorted((ROOT / "analysis").glob("0*.ipynb"))
 COLLAPSE = ROOT / "docs" / "collapse.png"
 PAGE, LIST = ROOT / "README.md", ROOT / "experiments" / "README.md"
@@ -61,7 +62,7 @@ def filled(page: str, name: str, content: str) -> str:
 
 def front_page(page: str, study: Study) -> str:
     """The README with the four answers."""
-    return filled(page, "answers", answers.four(study))
+    return filled(page, "answers", pages.front(study))
 
 
 def cost_list(page: str, study: Study) -> str:
@@ -117,8 +118,9 @@ def main() -> None:
         print(f"rendering {notebook.name}", flush=True)
         render(notebook, notebook)
     study = Study(RESULTS)
-    figures.collapse(study.of("q4_balance")).savefig(COLLAPSE, dpi=110)
+    figures.collapse(study.of("balance")).savefig(COLLAPSE, dpi=110)
     PAGE.write_text(front_page(PAGE.read_text(), study))
+    ANSWERS.write_text(pages.page(study))
     LIST.write_text(cost_list(LIST.read_text(), study))
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from vae_sweep.config import Norm
+from vae_sweep.config import Norm, RunConfig
 from vae_sweep.data.dataset import Dataset, Datasets
 from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
@@ -67,8 +67,9 @@ class Published(NamedTuple):
         about, seeds = self.about, self.results.finals["seed"].nunique()
         return (
             f"{about['data']}: {about['images']['train']:,} training, "
-            f"{about['images']['test']:,} test images; {about['steps']} steps of batch "
-            f"{about['batch_size']}, {seeds} seeds; {about['hardware']}, "
+            f"{about['images']['test']:,} test images; {about['network']}; "
+            f"{about['steps']} steps of batch {about['batch_size']}, {seeds} seeds; "
+            f"{about['hardware']}, "
             f"torch {about['versions']['torch']}"
         )
 
@@ -92,6 +93,7 @@ def publish(folder: Path, to: Path, data: str | None = None) -> None:
     named = data or configs[0].data.name
     about = _about(named, dataset, loaded.runs) | {
         "batch_size": _range(config.train.batch_size for config in configs),
+        "network": _one(_network(config) for config in configs),
     }
     to.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(loaded, folder)
@@ -161,6 +163,13 @@ def _about(data: str, dataset: Dataset, runs: Sequence[Run]) -> dict[str, Any]:
         "run_seconds": round(sum((s.seconds or 0) / (s.cohort_size or 1) for s in ended)),
         "steps": _range(s.steps for s in ended if s.status == "finished"),
     }
+
+
+def _network(config: RunConfig) -> str:
+    """`conv network, latent=64 norm_layer=batch`, all its keys."""
+    keys = results.flattened(config.model.model_dump(exclude={"name"}))
+    told = " ".join(f"{key}={value}" for key, value in keys.items())
+    return f"{config.model.name} network, {told}"
 
 
 def _one(values: Any) -> str:

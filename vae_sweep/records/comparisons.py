@@ -197,7 +197,7 @@ def of_point(
     return found[found["status"] == status]
 
 
-def _diverged(finals: pd.DataFrame, *wheres: Mapping[str, Any]) -> int:
+def diverged(finals: pd.DataFrame, *wheres: Mapping[str, Any]) -> int:
     """How many seeds one of the points lost."""
     lost = [set(of_point(finals, where, "diverged").index) for where in wheres]
     return len(set().union(*lost))
@@ -208,7 +208,7 @@ def mean(
 ) -> Interval:
     """Of `column` over the seeds of one point."""
     values = of_point(finals, where)[column].to_numpy()
-    return interval(values, level, _diverged(finals, where))
+    return interval(values, level, diverged(finals, where))
 
 
 def paired(
@@ -232,7 +232,7 @@ def difference(
 ) -> Interval:
     """The interval of `paired`, in the unit of `column`."""
     values = paired(finals, column, a, b).to_numpy()
-    return interval(values, level, _diverged(finals, a, b))
+    return interval(values, level, diverged(finals, a, b))
 
 
 def table(
