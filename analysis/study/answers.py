@@ -1,6 +1,8 @@
 """The questions, answered by rules from the published tables: a sentence, its numbers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -368,28 +370,30 @@ def balance(study: Study) -> Answer:
             ],
             "What early KL pressure and the last layer's start do": [
                 *_variants(study.of("warmup"), WARM, "β warmed up"),
-                *_variants(
-                    study.of("output_init"), DATA_INIT, "last layer from data − not"
-                ),
+                *_variants(study.of("output_init"), DATA_INIT, "last layer from data"),
             ],
         }
     )
     at_1, factor = tables["KL at β = 1"][2], tables[theory][1]
     scale2 = beta_factor(published, "unit", "zscore")
-    measured = factor.shown.mapped(lambda ratio: ratio * scale2)
+    measured = factor.shown.mapped(lambda ratio: ratio * scale2).text(1)
     times = f"at β = 1, z-scoring multiplies KL by {at_1.shown.estimate:.2f}"
     lead = {
         "higher": f"Yes: {times}",
-        "lower": f"Yes, the other way: {times}",
+        "lower": f"Yes, reversed: {times}",
         EQUAL: f"No: {times}",
         "undecided": f"Undecided: {times}",
     }[at_1.decision]
-    fits = {EQUAL: "fits", "undecided": "undecided"}.get(factor.decision, "excluded")
+    fits = {EQUAL: f"within {margin('×')}", "undecided": "undecided"}.get(
+        factor.decision, f"over {margin('×')} off"
+    )
+    undone = f"multiplying β by {measured} undoes that (theory: {scale2:.1f}, {fits})"
+    if math.isnan(factor.shown.low):
+        undone = "no factor on β was found that undoes that"
     return Answer(
         "Does the weight of the two terms change with the scale of the input, and how is "
         "that accounted for?",
-        f"{lead}; multiplying β by {measured.text(1)} undoes that (theory's {scale2:.1f}: "
-        f"{fits}). At equal noise KL is {_agreed(tables[equal_kl])}, PSNR "
+        f"{lead}; {undone}. At equal noise KL is {_agreed(tables[equal_kl])}, PSNR "
         f"{_agreed(tables[equal_psnr])}.",
         tables,
         [every_noise(published), beta_factors(published)],

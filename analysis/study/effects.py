@@ -283,8 +283,8 @@ def has_variants(published: Published, word: str) -> bool:
 
 
 HEADER = (
-    "| comparison | difference [95 %] | at Holm's level | p (Holm) | decision | by seed "
-    "| half → end (val) | since half |\n|---|---|---|---|---|---|---|---|"
+    "| comparison | difference [95 %] | p (Holm) | decision | by seed | half → end (val) "
+    "| since half |\n|---|---|---|---|---|---|---|"
 )
 
 
@@ -297,11 +297,9 @@ def _row(j: Judged) -> str:
     unit, digits = j.effect.unit, DIGITS[j.effect.unit]
     values = np.exp(j.effect.by_seed) if unit == "×" else j.effect.by_seed
     seeds = ", ".join(comparisons.exact(v).text(digits, unit != "×") for v in values)
-    level = f"{100 * j.held.level:.4g} %"
-    held = f"{said(j.held, unit)} ({level})"
     course = f"{said(j.half, unit)} → {said(j.end, unit)}"
     decision = j.decision.replace("the margin", margin(unit))
-    cells = (j.effect.said, j.text, held, f"{j.p:.2g}", decision, seeds, course, j.moves)
+    cells = (j.effect.said, j.text, f"{j.p:.2g}", decision, seeds, course, j.moves)
     return f"| {' | '.join(cells)} |"
 
 

@@ -29,27 +29,26 @@ def front(study: Study) -> str:
 
 RULE = f"""\
 All numbers are of the test split, read once at the end of training, and paired by seed: two
-points of one seed see the same batches and noise. `by seed` shows the pairs' differences.
+points of one seed see the same batches and noise. `by seed` has the pairs' differences.
 Intervals are Student's t at 95 %. A decision is made against a margin that the header of
 the experiment states ({", ".join(margin(unit) for unit in MARGINS)}): *higher* and *lower*
-are beyond it, *equal* is shown to be within it, anything else is *undecided*. Holm's
-correction holds for all rows of a question together; the interval at its level shows the
-test that was made. Of a KL, and of factors, the ratio is shown (×). `half → end` is the
-same on validation images at half of training and at its end; *settled* moved by less than a
-third of the margin.
+are beyond it, *equal* is shown to be within it, anything else is *undecided*. Decisions and
+their p-values are corrected by Holm over all rows of a question. Of a KL, and of factors on
+β, the ratio is shown (×). `half → end` is the same on validation images at half of training
+and at its end; *settled* moved by less than a third of the margin.
 """
 
 
 def page(study: Study) -> str:
     """docs/answers.md: every answer with its tables, its limits and its commands."""
     lines = ["# The answers and their numbers", "", "Made by `make study`.", "", RULE]
-    for of in QUESTIONS:
-        answer = of(study)
+    given = [of(study) for of in QUESTIONS]
+    for answer in given:
         lines += [f"## {answer.question}", "", answer.sentence, ""]
         lines += shown(answer)
         lines += ["**Limits.**", "", *limits(study, answer), ""]
-    names = dict.fromkeys(name for of in QUESTIONS for name in of(study).experiments)
-    sweeps = {name: recipe(study.of(name)) for name in names}
+    names = dict.fromkeys(name for answer in given for name in answer.experiments)
+    sweeps = {name: study.of(name) for name in names}
     lines += ["## Are the networks trained?", "", *optimum(sweeps)]
     return "\n".join(lines) + "\n"
 

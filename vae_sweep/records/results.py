@@ -379,11 +379,7 @@ def table(results: Results) -> pd.DataFrame:
 
     sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
     nats per image; pred. is what a linear VAE reaches at its optimum. Metrics that not
-<<<<<<< HEAD
     every run has follow: `<split> <label> (<unit>)`.
-=======
-    every run has follow, a user's own among them: `<split> <label> (<unit>)`.
->>>>>>> 707cffc (Mask gradients in every step again, which a captured one must; say what an npz needs typed for burda2016)
     """
     finals, names = results.finals, numbers(results.runs)
     shown = distinguishing(finals).join(finals.filter(items=list(names)))
