@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from study.balance import linear_runs
@@ -20,7 +21,9 @@ from study.effects import at_noise, at_typed
 from study.published import NORMS, Published
 from vae_sweep.config import Head, Norm
 from vae_sweep.records.comparisons import Interval, of_point
-from vae_sweep.reporting.style import PALETTE
+from vae_sweep.records.results import Results
+from vae_sweep.reporting import panels
+from vae_sweep.reporting.style import PALETTE, of_points
 from vae_sweep.theory.floor import head_floor
 from vae_sweep.vae.heads import named
 from vae_sweep.vae.normalize import fit, levels
@@ -161,6 +164,24 @@ def effects(rows: Mapping[str, Interval], x: str, log: bool = False) -> Figure:
     axes.set_yticks(range(len(rows)), labels, size=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _label(axes, "", x, "")
+    return figure
+
+
+NAMED = 24  # points that a legend names
+
+
+def sweep(results: Results) -> Figure:
+    """Curves of any sweep, and its rate and distortion beside the linear optimum's. A color
+    is a point, which runs that differ in seed share."""
+    figure, grid = _figure(12, 7.5, 2, 2)
+    looks = of_points(results.finals)
+    panels.draw(list(grid.flat), results, looks)
+    entries = {look.label: look for look in looks.values()}
+    handles = [
+        Line2D([], [], color=e.color, linestyle=e.line, marker=e.marker, label=label)
+        for label, e in entries.items()
+    ]
+    figure.legend(handles=handles[:NAMED], loc="outside lower center", ncols=3, fontsize=7)
     return figure
 
 

@@ -9,7 +9,7 @@ from study import trained
 from study.answers import QUESTIONS, Answer, fixes
 from study.balance import beta_factor
 from study.effects import MARGINS, judged, margin, markdown, recipe, rows
-from study.published import Published, Study
+from study.published import Study
 
 
 def front(study: Study) -> str:
@@ -48,7 +48,7 @@ def page(study: Study) -> str:
         lines += shown(answer)
         lines += ["**Limits.**", "", *limits(study, answer), ""]
     names = dict.fromkeys(name for answer in given for name in answer.experiments)
-    sweeps = {name: study.of(name) for name in names}
+    sweeps = {name: study.of(name).results.finals for name in names}
     lines += ["## Are the networks trained?", "", *optimum(sweeps)]
     return "\n".join(lines) + "\n"
 
@@ -70,7 +70,7 @@ def limits(study: Study, answer: Answer) -> list[str]:
     for name in answer.experiments:
         published = study.of(name)
         about = published.about
-        passed = trained.share([published])
+        passed = trained.share([published.results.finals])
         lines.append(
             f"- `{name}`: {published.caption}. Against the linear optimum: {passed}. "
             f"`{about['command']}`, commit {about['commit'][:10]}."
@@ -87,7 +87,7 @@ def limits(study: Study, answer: Answer) -> list[str]:
     return lines
 
 
-def optimum(sweeps: Mapping[str, Published]) -> list[str]:
+def optimum(sweeps: Mapping[str, pd.DataFrame]) -> list[str]:
     """Which share of the runs pass the linear optimum, and which do not."""
     told = (
         "Runs whose head reaches every target, whose linear optimum (at the same noise and "
@@ -95,7 +95,12 @@ def optimum(sweeps: Mapping[str, Published]) -> list[str]:
     )
     lines, failed = [f"{told}{trained.share(sweeps.values())}."], trained.failures(sweeps)
     if not failed.empty:
-        lines += ["", "Those that do not:", "", markdown(failed.set_index("experiment"))]
+        lines += [
+            "",
+            "Those that do not:",
+            "",
+            markdown(failed.set_index("experiment"), "experiment"),
+        ]
     left = sum(trained.not_comparable(sweep) for sweep in sweeps.values())
     if left:
         lines += ["", f"{left} runs of capped heads have no optimum in their range stated."]

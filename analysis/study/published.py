@@ -123,6 +123,13 @@ def load(sweep: Path | str) -> Published:
         return _read(Path(made))
 
 
+def results_of(sweep: Path | str) -> Results:
+    """The numbers of any sweep: runs/<sweep>, ended or not, or a published table."""
+    folder = Path(sweep)
+    published = (folder / "about.json").exists()
+    return _read(folder).results if published else results.load(folder)
+
+
 class Study:
     """Published sweeps by the name of their experiment."""
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from study.balance import COLLAPSED
-from study.published import Published
 from vae_sweep.records import results
 
 BITS, PSNR = "bits_per_dim_calibrated", "psnr"
@@ -27,7 +26,7 @@ class Share(NamedTuple):
         return f"{bits} of {self.runs} runs pass it in calibrated bits, {psnr} in PSNR"
 
 
-def compared(published: Published) -> pd.DataFrame:
+def compared(finals: pd.DataFrame) -> pd.DataFrame:
     """A row per run that has a linear optimum to pass: whose head reaches every target,
     whose optimum has an active unit, and with beta > 0. Runs of a capped head belong to
     them where the optimum clipped to the head's range is known.
@@ -35,7 +34,6 @@ def compared(published: Published) -> pd.DataFrame:
     Columns: results.IDENTITY, status, `bits` and `psnr` (whether they pass), `short` of
     the optimum in bits per dim (positive is worse) and `kl`.
     """
-    finals = published.results.finals
     bars = {q: _bar(finals, q) for q in (BITS, PSNR)}
     keep = (finals["predicted_active_units"] >= 1) & bars[BITS].notna()
     keep &= finals["beta_value"] != 0
@@ -57,9 +55,8 @@ def _bar(finals: pd.DataFrame, quantity: str) -> pd.Series:
     return finals[f"predicted_{quantity}"].where(np.isinf(finals["psnr_cap"]), clipped)
 
 
-def not_comparable(published: Published) -> int:
+def not_comparable(finals: pd.DataFrame) -> int:
     """How many runs of capped heads have no such optimum."""
-    finals = published.results.finals
     return int((np.isfinite(finals["psnr_cap"]) & _bar(finals, BITS).isna()).sum())
 
 
@@ -67,14 +64,14 @@ def _column(finals: pd.DataFrame, name: str) -> pd.Series:
     return finals.get(name, pd.Series(np.nan, index=finals.index))
 
 
-def share(sweeps: Iterable[Published]) -> Share:
-    """Of the finished runs of several sweeps whose head is not capped."""
+def share(sweeps: Iterable[pd.DataFrame]) -> Share:
+    """Of the finished runs of several sweeps' finals whose head is not capped."""
     frames = [compared(sweep) for sweep in sweeps]
     runs = pd.concat([f[(f["status"] == "finished") & ~f["capped"]] for f in frames])
     return Share(len(runs), int(runs["bits"].sum()), int(runs["psnr"].sum()))
 
 
-def failures(sweeps: Mapping[str, Published]) -> pd.DataFrame:
+def failures(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The points of which a run does not pass, with the reason; nothing is left out.
 
     A row per experiment, point and reason: how many runs, and how far the mean of them is
