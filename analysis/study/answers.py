@@ -46,8 +46,10 @@ CONDITIONS = {  # experiment -> what is changed of `core`
     "residual": "a residual network",
     "mnist": "MNIST",
 }
-WARM = "warmup("  # in the label of a beta that is warmed up
-DATA_INIT = "output_init=data"  # in the settings of a last layer initialized to the data
+CONSTANT = "beta.fraction=0.0"  # the setting of a matched beta that does not rise to it
+RANDOM = "output_init=random"  # of a last layer that does not start at the data
+IW = "bits_per_dim_iw_calibrated"  # the importance-weighted bound (Burda et al. 2016)
+CLIPPED = "A linear head clipped to [-1, 1]: the range alone, and all else"
 LIKELIHOODS = ("mse", "gaussian_optimal", "discretized_logistic")
 FIXES = {  # what is typed -> how it changes the z-scored, tanh point
     "head=linear": {"head": "linear"},
@@ -90,7 +92,7 @@ def zscored(finals: pd.DataFrame, head: str = "tanh") -> dict[str, str]:
 def head_gap(
     published: Published, norm: str, quantity: str = PSNR, label: str = ""
 ) -> Effect:
-    """A tanh head minus a linear one at equal noise; of the linear one its outputs."""
+    """A tanh head minus a linear one at equal noise."""
     finals = published.results.finals
     tanh, base = (
         {"norm": norm, "target": norm, "head": head, "beta": matched(finals)}
@@ -124,7 +126,7 @@ def range_mismatch(study: Study) -> Answer:
     core = recipe(study.of("core"))
     counts = core.counts
     outside = head_floor(heads.named("tanh"), fit("zscore", counts), counts).outside
-    iw = f"{BITS.replace('calibrated', 'iw_calibrated')}"
+    changed = elsewhere(study, "zscore")
     tables = _judged(
         {
             "PSNR": [head_gap(core, norm) for norm in ("zscore", "minus1_1", "unit")],
@@ -132,12 +134,15 @@ def range_mismatch(study: Study) -> Answer:
                 head_gap(core, norm, BITS) for norm in ("zscore", "minus1_1", "unit")
             ],
             "Importance-weighted bound, bits per dim": [
-                head_gap(core, norm, iw) for norm in ("zscore", "minus1_1")
+                head_gap(core, norm, IW) for norm in ("zscore", "minus1_1")
             ],
-            "A linear head clipped to [-1, 1]: the range alone, and all else": range_alone(
-                core
-            ),
-            "One condition changed": elsewhere(study, "zscore"),
+            CLIPPED: range_alone(core),
+            "One condition changed": changed,
+            "How capacity changes what tanh loses": [
+                effects.minus(
+                    changed[0], head_gap(core, "zscore"), "16 latents − the base's"
+                )
+            ],
         }
     )
     cost, fitting, *_ = tables["PSNR"]
@@ -220,8 +225,8 @@ def _listed(found: Sequence[Judged]) -> str:
 
 
 def output_points(finals: pd.DataFrame, likelihood: str) -> dict[str, Where]:
-    """Each head of a likelihood, on z-scored targets or, where it is not there, on the
-    targets that it is there with: `zscore, linear` and so on."""
+    """Each normalization and head of a likelihood, at the sweep's noise or a beta of 1:
+    `zscore, linear` and so on."""
     runs = finals[(finals["likelihood"] == likelihood) & (finals["reduction"] == "sum")]
     if likelihood == "mse":
         runs = runs[runs["beta"] == matched(finals)]
@@ -234,39 +239,44 @@ def output_points(finals: pd.DataFrame, likelihood: str) -> dict[str, Where]:
 
 
 def reaching(published: Published, likelihood: str) -> dict[str, Where]:
-    """Those of `output_points` whose head reaches every target, but the linear one on
-    z-scored targets."""
+    """Those of `output_points` whose head is bounded and reaches every target."""
     finals = published.results.finals
-    free = finals[~np.isfinite(finals["psnr_cap"])]
-    points = output_points(free, likelihood) if len(free) else {}
-    return {label: p for label, p in points.items() if label != "zscore, linear"}
+    free = finals[np.isinf(finals["psnr_cap"]) & (finals["head"] != "linear")]
+    points = output_points(finals, likelihood)
+    there = set(free["norm"] + ", " + free["head"])
+    return {label: p for label, p in points.items() if label in there}
+
+
+def with_heads(study: Study) -> Published:
+    """The likelihoods' runs, with those of `core` as the ones of a squared error."""
+    return recipe(effects.joined(study.of("core"), study.of("likelihoods")))
 
 
 def output_layer(study: Study) -> Answer:
     """Q3: should the output layer be something else?"""
-    published = recipe(study.of("likelihoods"))
+    published = with_heads(study)
     finals = published.results.finals
-    asked, others = {}, {}
+    asked: list[Effect] = []
+    others: list[Effect] = []
     for likelihood in LIKELIHOODS:
         points = output_points(finals, likelihood)
-        base, tanh = points["zscore, linear"], points.get("zscore, tanh")
+        base, tanh = points["zscore, linear"], points["zscore, tanh"]
         for quantity in (PSNR, BITS) if likelihood == "mse" else (BITS,):
             key = f"{likelihood}, {effects.UNITS[quantity]}"
-            if tanh:
-                asked[key] = contrast(
-                    published, f"{key}: linear − tanh", quantity, base, tanh
-                )
-            others[key] = [
-                contrast(published, f"{key}: {label} − linear", quantity, p, base)
-                for label, p in reaching(published, likelihood).items()
+            asked += [contrast(published, f"{key}: linear − tanh", quantity, base, tanh)]
+            others += [
+                contrast(published, f"{key}: {label} − linear", quantity, point, base)
+                for label, point in reaching(published, likelihood).items()
             ]
     by_hand = output_points(finals, "mse")["zscore, linear"]
     free = output_points(finals, "gaussian_optimal")["zscore, linear"]
-    title = "Heads that reach every target, against a linear one on z-scored targets"
+    title = (
+        "Bounded heads that reach every target, against a linear one on z-scored targets"
+    )
     tables = _judged(
         {
-            "The asker's tanh replaced": [*asked.values()],
-            title: [effect for family in others.values() for effect in family],
+            "The asker's tanh replaced": asked,
+            title: others,
             "The noise found rather than typed": [
                 contrast(published, "linear: gaussian_optimal − mse", BITS, free, by_hand)
             ],
@@ -289,11 +299,12 @@ def output_layer(study: Study) -> Answer:
     }[found.decision]
     return Answer(
         "Should the output layer be something else?",
-        f"{lead}; of {len(in_psnr)} others that reach every target {_counted(in_psnr)}; "
+        f"{lead}; of {len(in_psnr)} bounded heads that reach every target "
+        f"{_counted(in_psnr)}; "
         f"{likelihood}.",
         tables,
         [],
-        ("likelihoods",),
+        ("core", "likelihoods"),
     )
 
 
@@ -318,7 +329,7 @@ def at_equal_noise(published: Published, quantity: str, **more: Any) -> list[Eff
     return [
         contrast(
             published,
-            f"{how}, {effects.UNITS[quantity].replace('×', 'KL')}: {norm} against zscore",
+            f"{how}, {_of(quantity)}: {norm} against zscore",
             quantity,
             linear(norm, **more),
             linear("zscore", **more),
@@ -336,9 +347,8 @@ def by_door(published: Published, quantity: str) -> list[Effect]:
         "input z-scored, target [0, 1]": (("zscore", "unit"), ("unit", "unit")),
         "input z-scored, target z-scored": (("zscore", "zscore"), ("unit", "zscore")),
     }
-    unit = effects.UNITS[quantity].replace("×", "KL")
     return [
-        contrast(published, f"{unit}: {said}", quantity, at_one(*a), at_one(*b))
+        contrast(published, f"{_of(quantity)}: {said}", quantity, at_one(*a), at_one(*b))
         for said, (a, b) in pairs.items()
     ]
 
@@ -369,8 +379,8 @@ def balance(study: Study) -> Answer:
                 *by_door(doors, PSNR),
             ],
             "What early KL pressure and the last layer's start do": [
-                *_variants(study.of("warmup"), WARM, "β warmed up"),
-                *_variants(study.of("output_init"), DATA_INIT, "last layer from data"),
+                *_variants(study.of("warmup"), CONSTANT, "β warmed up − constant"),
+                *_variants(study.of("output_init"), RANDOM, "start at the data − random"),
             ],
         }
     )
@@ -384,9 +394,12 @@ def balance(study: Study) -> Answer:
         EQUAL: f"No: {times}",
         "undecided": f"Undecided: {times}",
     }[at_1.decision]
-    fits = {EQUAL: f"within {margin('×')}", "undecided": "undecided"}.get(
-        factor.decision, f"over {margin('×')} off"
-    )
+    fits = {
+        EQUAL: f"within {margin('×')}",
+        "undecided": "undecided",
+    }.get(factor.decision, f"over {margin('×')} off")
+    inside = factor.shown.low <= 1 <= factor.shown.high
+    fits = f"{'held' if inside else 'excluded'}, {fits}"
     undone = f"multiplying β by {measured} undoes that (theory: {scale2:.1f}, {fits})"
     if math.isnan(factor.shown.low):
         undone = "no factor on β was found that undoes that"
@@ -401,15 +414,27 @@ def balance(study: Study) -> Answer:
     )
 
 
-def _variants(published: Published, word: str, said: str) -> list[Effect]:
-    """A linear head with and without a setting, under each normalization; none where the
-    sweep has not both."""
-    if not effects.has_variants(published, word):
-        return []
+def _variants(published: Published, base: str, said: str) -> list[Effect]:
+    """Linear heads without a setting minus those with it, under each normalization and at
+    each noise of those with it; none where the sweep has none of them."""
+    finals = published.results.finals
+    own = finals[effects.settings(finals, base)]
     return [
-        effects.variant(published, f"{norm}: {said} − not", PSNR, word, linear(norm))
+        effects.variant(
+            published,
+            f"{norm}, {noise(finals, label)}, {_of(quantity)}: {said}",
+            quantity,
+            linear(norm, beta=label),
+            base,
+        )
+        for label in (matched_labels(own) if len(own) < len(finals) and len(own) else [])
+        for quantity in (PSNR, KL)
         for norm in NORMS
     ]
+
+
+def _of(quantity: str) -> str:
+    return {PSNR: "PSNR", KL: "KL"}[quantity]
 
 
 def _agreed(family: Sequence[Judged]) -> str:

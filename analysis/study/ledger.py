@@ -23,6 +23,7 @@ from study.published import NORMS, Study
 from vae_sweep.records.comparisons import Interval
 
 SEEDS = 5  # fewer decide nothing
+LEFT = 10  # percent of a spread that may be left where a cause is to explain it
 
 Verdict = Literal["holds", "holds in part", "wrong", "not testable here"]
 
@@ -151,7 +152,7 @@ def _because_squared_error_scales(study: Study) -> Entry:
     kl, psnr = every([equal(j) for j in found[:2]]), every([equal(j) for j in found[2:4]])
     head = at_least(found[4])
     left, optimal = spread_left(finals), spread_left(finals, "gaussian_optimal")
-    mostly = _under(left, 50)
+    kl, mostly = every([kl, _under(left, LEFT)]), _under(left, 50)
     return _entry(
         "Range matters because MSE is not scale invariant.",
         found,

@@ -167,21 +167,23 @@ class Truth:
 
     def warmup(self) -> None:
         for norm in NORMS:
-            self.add(norm, "linear", label="matched30", gain=-1.0)
-            self.add(norm, "linear")
+            for sigma in (30.0, 90.0):
+                label = f"matched{sigma:g}"
+                fraction: dict[str, Any] = {"sigma": sigma, "label": label}
+                self.add(norm, "linear", **fraction, gain=-1.0, other="beta.fraction=0.0")
+                self.add(norm, "linear", **fraction, other="beta.fraction=0.25")
 
     def output_init(self) -> None:
         for norm in NORMS:
-            self.add(norm, "linear")
+            self.add(norm, "linear", other="output_init=random")
             self.add(norm, "linear", other="output_init=data", gain=0.5)
 
     def likelihoods(self) -> None:
-        for likelihood in LIKELIHOODS:
-            sigma = 30.0 if likelihood == "mse" else None
+        for likelihood in LIKELIHOODS[1:]:
             for head in ("linear", "tanh", "tanh_rescaled", "tanh_standardized"):
-                self.add("zscore", head, sigma, likelihood=likelihood)
-            self.add("minus1_1", "tanh", sigma, likelihood=likelihood)
-            self.add("unit", "sigmoid", sigma, likelihood=likelihood)
+                self.add("zscore", head, None, likelihood=likelihood)
+            self.add("minus1_1", "tanh", None, likelihood=likelihood)
+            self.add("unit", "sigmoid", None, likelihood=likelihood)
 
     def original(self) -> None:
         asked: dict[str, Any] = {"sigma": None, "reduction": "mean"}

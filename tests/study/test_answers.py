@@ -29,8 +29,7 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
         (ranges_or_balance, {"range_gain": -4.0, "balance_gain": 0.1}, ["if either: "]),
         (ranges_or_balance, {"range_gain": 0.1, "balance_gain": -4.0}, ["if either: "]),
         (ranges_or_balance, LOUD, ["Undecided: "]),
-        (range_mismatch, {}, ["Yes: tanh cannot reach 42%", "loses 2.0"]),
-        (range_mismatch, {}, ["within 0.3 dB; likewise in 4 of 4 other"]),
+        (range_mismatch, {}, ["Yes: tanh cannot reach 42%", "loses 2.0", "4 of 4 other"]),
         (range_mismatch, {"elsewhere": {"mnist": (0.0, 0.0)}}, ["likewise in 3 of 4"]),
         (range_mismatch, {"head_cost": 0.0}, ["No: tanh is within 0.3 dB of a linear"]),
         (range_mismatch, {"head_cost": 1.0}, ["No, tanh gains "]),
@@ -41,23 +40,27 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
         (make_it_fit, {"head_cost": 0.0}, ["within it are ", "`head=linear` +0.0"]),
         (make_it_fit, {"head_cost": 2.0}, ["worse are ", "`head=linear` −1.99"]),
         (make_it_fit, LOUD, ["tanh, undecided are "]),
-        (output_layer, {}, ["Yes, on z-scored targets: linear gains 2.0", "4 within"]),
-        (output_layer, {}, ["`gaussian_optimal` saves 0.1"]),
+        (output_layer, {}, ["Yes, on z-scored", "gains 2.0", "9 within", " saves 0.1"]),
         (output_layer, {"head_cost": 0.0}, ["No: linear is within 0.3 dB of tanh"]),
         (output_layer, {"head_cost": 1.0}, ["No: linear loses 0.99"]),
-        (output_layer, {"reaching": {"sigmoid": 1.0, "tanh_rescaled": -1.0}}, ["1 better"]),
-        (output_layer, {"reaching": {"sigmoid": 1.0, "tanh_rescaled": -1.0}}, ["1 worse"]),
+        (
+            output_layer,
+            {"reaching": {"sigmoid": 1.0, "tanh_rescaled": -1.0}},
+            ["5 within 0.3 dB, 1 better, 3 worse;"],
+        ),
         (output_layer, {"optimal_bits": 0.0}, ["is level with a typed noise"]),
         (output_layer, {"optimal_bits": 0.1}, ["costs 0.098"]),
         (output_layer, LOUD, ["Undecided on z-scored", "`gaussian_optimal` is undecided"]),
-        (balance, {}, ["Yes: at β = 1, z-scoring multiplies KL by 2.7", "within 10 %)"]),
-        (balance, {}, ["KL is equal within 10 %, PSNR equal within 0.3 dB."]),
-        (balance, {"power": 0.8}, ["(theory: 12.1, over 10 % off)"]),
+        (balance, {}, ["Yes: at β = 1, z-scoring multiplies KL by 2.7", "within 5 %)"]),
+        (
+            balance,
+            {"power": 0.8},
+            ["(theory: 12.1, excluded, over 5 % off)", "PSNR equal within"],
+        ),
         (balance, {"power": -1.0}, ["Yes, reversed: ", "multiplies KL by 0.37"]),
         (balance, {"by_scale": False}, ["No: at β = 1", "multiplying β by 1.0"]),
         (balance, {"leak": 0.2, "unit_gap": -1.0}, ["KL is not equal, PSNR not equal."]),
-        (balance, LOUD, ["Undecided: ", "KL is undecided, PSNR undecided."]),
-        (balance, LOUD, ["no factor on β was found"]),
+        (balance, LOUD, ["Undecided: ", "no factor on β was", "PSNR undecided."]),
     ],
 )
 def test_each_answer_comes_out_each_way(question, truth, parts):
@@ -89,6 +92,15 @@ def test_what_moves_is_said():
     assert "Not settled when training ended: zscore: tanh − linear (still grows)" in told
 
 
+def test_capacity_is_compared_with_the_base():
+    truth = Truth(elsewhere={"latents16": (-0.5, 0.0)})
+    [found] = range_mismatch(truth).tables["How capacity changes what tanh loses"]
+    assert found.decision == "higher"
+    assert found.shown.estimate == pytest.approx(1.5, abs=0.1)
+    [none] = range_mismatch(Truth()).tables["How capacity changes what tanh loses"]
+    assert none.decision == "equal within the margin"
+
+
 def test_a_control_that_was_not_measured_decides_nothing():
     class Bare(Truth):
         def of(self, experiment: str):
@@ -100,9 +112,7 @@ def test_a_control_that_was_not_measured_decides_nothing():
             return published._replace(results=results)
 
     found = range_mismatch(Bare())
-    clipped, _ = found.tables[
-        "A linear head clipped to [-1, 1]: the range alone, and all else"
-    ]
+    clipped, _ = found.tables[answers.CLIPPED]
     assert (clipped.text, clipped.decision) == ("not measured", "undecided")
     assert found.sentence.startswith("Yes")
 
@@ -110,9 +120,10 @@ def test_a_control_that_was_not_measured_decides_nothing():
 def test_the_early_pressure_and_the_start_are_compared_by_setting():
     family = balance(Truth()).tables["What early KL pressure and the last layer's start do"]
     found = {j.effect.said: round(j.shown.estimate, 1) for j in family}
-    assert found["zscore: β warmed up − not"] == 1.0
-    assert found["zscore: last layer from data − not"] == 0.5
-    assert len(found) == 6
+    assert found["zscore, σ = 30, PSNR: β warmed up − constant"] == 1.0
+    assert found["zscore, σ = 90, PSNR: β warmed up − constant"] == 1.0
+    assert found["zscore, σ = 30, PSNR: start at the data − random"] == 0.5
+    assert len(found) == 3 * 2 * (2 + 1)
 
 
 def test_the_front_page_has_a_sentence_per_question():

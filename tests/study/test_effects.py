@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from planted import COUNTS, PIXELS, RECIPE, VARIANCE, Truth
 from study import balance, effects, pages, trained
-from study.effects import KL, MARGINS, PSNR, contrast, judged, margin
+from study.effects import KL, MARGINS, PSNR, contrast, judged
+from study.ledger import LEFT
 from study.make import EXPERIMENTS
 
 from vae_sweep.command import experiments
@@ -54,7 +55,7 @@ def test_a_ratio_is_judged_by_its_logarithm():
     logs = np.subtract(by_hand[::2], by_hand[1::2])
     assert found.shown == pytest.approx(interval(logs).mapped(math.exp))
     assert found.short == f"×{math.exp(logs.mean()):.2f}".removeprefix("×")
-    assert found.effect.margin == pytest.approx(math.log(1.1))
+    assert found.effect.margin == pytest.approx(math.log(1.05))
 
 
 def test_the_course_is_that_of_validation_images():
@@ -90,6 +91,16 @@ def test_the_noise_is_the_sweeps_own():
         effects.matched(balanced[~balanced["beta"].str.contains("matched")])
 
 
+def test_two_sweeps_are_joined_and_one_is_not_doubled():
+    truth = Truth()
+    core, likelihoods = truth.of("core"), truth.of("likelihoods")
+    both = effects.joined(core, likelihoods).results
+    finals = core.results.finals, likelihoods.results.finals
+    assert len(both.finals) == sum(map(len, finals))
+    assert set(both.curves["run_id"]) == set(both.finals["run_id"])
+    assert effects.joined(core, core) is core
+
+
 def test_the_recipe_is_what_most_runs_have():
     init = Truth().of("output_init")
     finals = init.results.finals
@@ -97,19 +108,30 @@ def test_the_recipe_is_what_most_runs_have():
         init._replace(
             results=type(init.results)(
                 init.results.curves,
-                pd.concat([finals, finals[finals["other"] == ""].assign(seed=9)]),
+                pd.concat(
+                    [finals, finals[finals["other"] == "output_init=random"].assign(seed=9)]
+                ),
                 init.results.theory,
             )
         )
     )
-    assert set(mixed.results.finals["other"]) == {""}
+    assert set(mixed.results.finals["other"]) == {"output_init=random"}
     assert set(mixed.results.curves["run_id"]) == set(mixed.results.finals["run_id"])
 
 
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n in experiments.available()])
 def test_the_margins_are_those_stated_before_the_runs(name):
-    stated = re.findall(r"^# Margin: (.+)$", experiments.find(name).read_text(), re.M)
-    assert stated == [margin(unit) for unit in MARGINS]
+    """`# Margins: 0.3 dB of PSNR, 5 % of the KL.`, those that the experiment needs."""
+    header = experiments.find(name).read_text().replace("\n# ", " ")
+    [stated] = re.findall(r"# Margins: (.+?)\.$", header, re.M)
+    margins = {
+        f"{MARGINS['dB']} dB of PSNR",
+        f"{MARGINS['bits/dim']} bits per dim",
+        f"{100 * (MARGINS['×'] - 1):.0f} % of the KL",
+        f"{LEFT} % of the spread of log KL",
+    }
+    said = stated.replace("calibrated bits", "bits").removesuffix(", at equal noise")
+    assert {*said.split(", ")} <= margins
 
 
 @pytest.mark.parametrize(("norm", "truth"), [("minus1_1", 4.0), ("zscore", 1 / VARIANCE)])

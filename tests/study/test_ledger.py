@@ -90,4 +90,4 @@ def test_evidence_is_in_units_and_decided():
     assert first.startswith("quality, PSNR at equal noise: tanh − linear: −2.0")
     assert first.endswith(" dB, lower")
     assert entry(5).lines[0].endswith("equal within 0.3 dB")
-    assert "×1.00 [1.00, 1.00], equal within 10 %" in entry(7).lines[2]
+    assert "×1.00 [1.00, 1.00], equal within 5 %" in entry(7).lines[2]

@@ -103,6 +103,7 @@ def test_the_caption_says_what_it_rests_on(sweep, tmp_path):
     for part in ("my images", "100 training", "10 test", "20 steps of batch 8", "2 seeds"):
         assert part in read.caption
     assert "torch 2.15.0" in read.caption
+    assert "norm_layer=none" in read.caption
     assert read.about["command"] == SUMMARY["command"]
     assert read.about["commit"] == "abc"
     assert read.about["run_seconds"] == 16  # 4 runs, two by two, of 8 s
@@ -124,6 +125,16 @@ def test_an_unfinished_sweep_is_refused(sweep, tmp_path):
 def test_what_is_no_sweep_is_refused(tmp_path):
     with pytest.raises(UserError, match="no folder"):
         published.load(tmp_path / "none")
+
+
+def test_the_numbers_of_any_sweep(sweep, tmp_path):
+    ended = published.results_of(sweep).finals
+    published.publish(sweep, tmp_path / "out")
+    read = published.results_of(tmp_path / "out").finals
+    pd.testing.assert_frame_equal(read, ended, check_dtype=False, rtol=1e-5)
+    for path in sweep.glob("*/summary.json"):
+        path.unlink()
+    assert set(published.results_of(sweep).finals["status"]) == {"interrupted"}
 
 
 def test_a_study_finds_its_experiments(sweep, tmp_path):

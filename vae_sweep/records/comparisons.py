@@ -191,7 +191,7 @@ def of_point(
     text = " ".join(f"{column}={value}" for column, value in wanted.items())
     if not (found["status"] == "finished").any():
         raise UserError(f"a comparison needs finished runs of {text}; this sweep has none")
-    if len(found.filter(items=list(POINT)).drop_duplicates()) > 1:
+    if len({*map(tuple, found.filter(items=list(POINT)).to_numpy())}) > 1:
         others = ", ".join(map(repr, found["other"].unique()))
         raise UserError(f"a comparison needs one point, got several of {text}: {others}")
     return found[found["status"] == status]
@@ -199,6 +199,8 @@ def of_point(
 
 def diverged(finals: pd.DataFrame, *wheres: Mapping[str, Any]) -> int:
     """How many seeds one of the points lost."""
+    if not (finals["status"] == "diverged").any():
+        return 0
     lost = [set(of_point(finals, where, "diverged").index) for where in wheres]
     return len(set().union(*lost))
 
