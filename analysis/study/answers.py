@@ -241,10 +241,14 @@ def output_points(finals: pd.DataFrame, likelihood: str) -> dict[str, Where]:
 def reaching(published: Published, likelihood: str) -> dict[str, Where]:
     """Those of `output_points` whose head is bounded and reaches every target."""
     finals = published.results.finals
-    free = finals[np.isinf(finals["psnr_cap"]) & (finals["head"] != "linear")]
+    free = finals[np.isinf(finals["psnr_cap"]) & (finals["norm"] == finals["target"])]
     points = output_points(finals, likelihood)
     there = set(free["norm"] + ", " + free["head"])
-    return {label: p for label, p in points.items() if label in there}
+    return {
+        label: point
+        for label, point in points.items()
+        if label in there and point["head"] != "linear"
+    }
 
 
 def with_heads(study: Study) -> Published:

@@ -276,7 +276,8 @@ def joined(a: Published, b: Published) -> Published:
 
 def settings(finals: pd.DataFrame, word: str) -> pd.Series:
     """Whether `word` is among each run's settings that have no column of their own."""
-    return finals["other"].str.split(" ").map(lambda words: word in words)
+    has = [word in str(other).split() for other in finals["other"]]
+    return pd.Series(has, index=finals.index)
 
 
 def variant(published: Published, said: str, quantity: str, where: Where, base: str):

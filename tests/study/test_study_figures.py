@@ -137,6 +137,6 @@ def test_any_sweep_is_drawn_a_color_per_point(balance):
     pair = finals.query("norm == 'unit' and head == 'sigmoid'")["run_id"]
     assert len({drawn[run_id].get_color() for run_id in pair}) == 1
     rows = results.curves.query(f"run_id == '{pair.iloc[0]}'")
-    assert [*drawn[pair.iloc[0]].get_ydata()] == rows["val/kl"].tolist()
+    assert np.array_equal(np.asarray(drawn[pair.iloc[0]].get_ydata()), rows["val/kl"])
     [legend] = figure.legends
     assert len(legend.get_texts()) == figures.NAMED
