@@ -368,6 +368,7 @@ class DeadLeavesConfig(_OurData):
     images: Annotated[int, Field(ge=10, le=LARGEST_INTEGER)]
     size: Annotated[int, Field(ge=4, le=256)]
     seed: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
+    grayscale: bool = False  # one channel, the luma of the colored images
     test_images: Count | None
     radius_min: Annotated[float, Field(ge=1, le=512)] = 1.5  # pixels
     radius_max: Annotated[float, Field(ge=1, le=512)] | None = None  # None: 2 * size

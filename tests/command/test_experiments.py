@@ -87,6 +87,8 @@ def test_without_an_experiment_the_grid_is_the_one_typed():
         ("- norm=unit", "grids"),
         ("grids: ['norm=\"unit']", "quotation"),
         ("grids: [norm", "grids"),
+        ("{grids: [norm=unit, norm=zscore], about: [{a: 1}]}", "1 in about beside 2 in"),
+        ("{grids: [norm=unit], about: 3}", "about: 3"),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
@@ -94,6 +96,15 @@ def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
     with pytest.raises(UserError, match=said) as refused:
         experiments.load("mine")
     assert str(path.name) in str(refused.value)
+
+
+def test_about_is_of_each_grid_and_running_ignores_it(mine):
+    path = mine("{grids: [norm=unit, norm=zscore], about: [{from: here}, {from: there}]}")
+    assert experiments.load("mine") == [
+        ["sweep=mine", "norm=unit"],
+        ["sweep=mine", "norm=zscore"],
+    ]
+    assert experiments.read(path).about == [{"from": "here"}, {"from": "there"}]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from helpers import load_images, make_config
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from vae_sweep.data import dead_leaves
 from vae_sweep.errors import UserError
@@ -175,3 +176,23 @@ def test_other_leaves_are_other_images_and_other_runs(tmp_path):
 def test_impossible_leaves_are_refused(typed):
     with pytest.raises(UserError, match=r"radius_max|correlation"):
         make_config(*(f"data.{key}" for key in typed))
+
+
+def test_gray_images_are_the_colored_ones_as_pillow_converts_them(tmp_path):
+    lines = ("data.images=60", "data.val_images=5", "data.test_images=5", "data.size=12")
+    lines += (f"data.cache={tmp_path}",)
+    colored = load_images(make_config(*lines).data).train
+    made = load_images(make_config(*lines, "data.grayscale=true").data).train
+    assert made.shape == (len(colored), 1, 12, 12)
+    for color, gray in zip(colored.numpy(), made.numpy(), strict=True):
+        expected = Image.fromarray(color.transpose(1, 2, 0)).convert("L")
+        np.testing.assert_array_equal(gray[0], np.asarray(expected))
+    assert len(list(tmp_path.glob("dead_leaves-*.npz"))) == 2  # each has its own file
+
+
+def test_every_color_has_pillows_luma():
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    colors = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 1, 3)
+    expected = np.asarray(Image.fromarray(colors).convert("L"))
+    made = dead_leaves.gray(colors.transpose(0, 2, 1)[..., None])[..., 0]
+    np.testing.assert_array_equal(made[:, 0], expected)

@@ -35,6 +35,8 @@ STD = np.array([0.247, 0.243, 0.262])
 CIFAR10 = np.array([[1.0, 0.92, 0.81], [0.92, 1.0, 0.91], [0.81, 0.91, 1.0]])
 SPREAD = 1.13  # makes up for what clipping to [0, 1] and antialiasing take from STD
 
+LUMA = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 of 2^16, as Pillow's convert("L")
+
 CHUNK = 2**22  # supersampled pixels painted at once; part of VERSION
 
 
@@ -71,10 +73,12 @@ def read(config: DeadLeavesConfig) -> Given:
     def make() -> Pixels:
         if n * size**2 > MANY_PIXELS:
             say(f"making {n} dead-leaves images of {size}x{size} (kept for next time)")
-        return generate(n, size, seed, radii, correlation)
+        images = generate(n, size, seed, radii, correlation)
+        return gray(images) if config.grayscale else images
 
     leaves = f"radii{radii[0]:.9g}to{radii[1]:.9g}-correlation{correlation}"
-    name = f"dead_leaves-v{VERSION}-n{n}-size{size}-seed{seed}-{leaves}.npz"
+    color = "-gray" if config.grayscale else ""
+    name = f"dead_leaves-v{VERSION}-n{n}-size{size}-seed{seed}-{leaves}{color}.npz"
     return Given(cached_images(config.cache_dir / name, n, make), None, None)
 
 
@@ -112,6 +116,14 @@ def generate(
         mean //= SUPERSAMPLING**2
         chunk[:] = mean[..., :3].transpose(0, 3, 1, 2)
     return out
+
+
+def gray(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luma (ITU-R BT.601) of colored images: uint8 [n, 3, H, W] -> [n, 1, H, W]."""
+    red, green, blue = (
+        weight * images[:, [c]].astype(np.uint32) for c, weight in enumerate(LUMA)
+    )
+    return ((red + green + blue + 2**15) >> 16).astype(np.uint8)
 
 
 def _paint(

@@ -13,6 +13,7 @@ VERSION = 1  # of the cache: raise it when the same images give other numbers
 LARGEST = 64 * 64 * 3  # pixels N; a covariance [N, N] above is beyond a laptop's memory
 LEAST = 512  # components kept, where there are so many
 CHUNK = 1024  # images; see _products
+FEW = 2  # images fewer than 1/FEW of the pixels: their inner products are the less to do
 SLOW = 2e12  # multiplications that take seconds, so a line says what goes on
 
 
@@ -64,6 +65,8 @@ class Spectra:
         name = f"spectrum-v{VERSION}-{self.digest}-{named}-k{count}.npz"
 
         def make() -> dict[str, NDArray]:
+            if FEW * len(self.images) < self.pixels:
+                return of_few(self.images, ratio, count)._asdict()
             return decompose(self.covariance(), ratio, count)._asdict()
 
         def fits(arrays: dict[str, NDArray]) -> bool:
@@ -124,3 +127,27 @@ def decompose(
     energy = (vectors**2).reshape(channels, -1, count).sum(1).T  # [K, C]
     total = np.diag(covariance).reshape(channels, -1).sum(1)
     return Spectrum(np.maximum(values[::-1], 0), energy[::-1], total)
+
+
+def of_few(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) -> Spectrum:
+    """`decompose` of the covariance of `images` [n, C, H, W], from their inner products.
+
+    These are a matrix [n, n], whose eigenvalues are those of the covariance [N, N], apart
+    from zeros (Turk & Pentland 1991, "Eigenfaces for recognition"). Components beyond the
+    images' own have the eigenvalue 0, and equal shares.
+    """
+    n, channels = images.shape[:2]
+    u = images.reshape(n, channels, -1).astype(np.float64)
+    u -= u.mean(0)  # of integers, so that images of one color have exact zeros
+    u /= 255
+    total = (u**2).sum((0, 2)) / n
+    u /= ratio[:, None]
+    rows = u.reshape(n, -1)
+    found, vectors = np.linalg.eigh(rows @ rows.T / n)
+    kept = min(count, int((found > 1e-12 * found[-1]).sum()))
+    values, shares = np.zeros(count), np.full((count, channels), 1 / channels)
+    values[:kept] = found[::-1][:kept]
+    components = vectors[:, ::-1][:, :kept].T @ rows  # of squared length n * value
+    energy = (components**2).reshape(kept, channels, u.shape[2]).sum(2)
+    shares[:kept] = energy / energy.sum(1, keepdims=True)
+    return Spectrum(values, shares, total)
