@@ -2,9 +2,10 @@
 
 Trains every experiment, writes its tables to experiments/results/, renders the notebooks
 and a report of each sweep, and puts the answers and the collapse picture on the front
-page, and their numbers into docs/answers.md. What is finished already is kept, so that the
-same command goes on. Each experiment names its data set; `--place SET OPTIONS NAME` says
-where the images of one lie on this machine, and what captions call them.
+page, their numbers into docs/answers.md, and losses in the wild into docs/in_the_wild.md.
+What is finished already is kept, so that the same command goes on. Each experiment names
+its data set; `--place SET OPTIONS NAME` says where the images of one lie on this machine,
+and what captions call them.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import nbformat
 import papermill
 
-from study import figures, pages, published
+from study import figures, pages, published, wild
 from study.published import Study
 from vae_sweep.command import experiments
 from vae_sweep.errors import UserError
@@ -30,11 +31,13 @@ EXPERIMENTS = (
     *("core", "balance", "original", "latents16", "without_batch_norm", "residual"),
     *("mnist", "output_init", "input_target", "likelihoods", "warmup"),
 )
+OWN_IMAGES = ("smoke", wild.NAME)  # experiments that bring theirs
 RESULTS = ROOT / "experiments" / "results"
 ANSWERS = ROOT / "docs" / "answers.md"
 NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
 COLLAPSE = ROOT / "docs" / "collapse.png"
 PAGE, LIST = ROOT / "README.md", ROOT / "experiments" / "README.md"
+WILD = ROOT / "docs" / "in_the_wild.md"
 
 
 def render(notebook: Path, to: Path, sweep: Path | None = None) -> None:
@@ -156,7 +159,8 @@ def main() -> None:
     if not chosen.render:
         places = placed(chosen.place)
         check(places, chosen.options)
-        run("smoke", [], None)  # on images of its own
+        for experiment in OWN_IMAGES:
+            run(experiment, [], None)
         for experiment in EXPERIMENTS:
             place = places.get(data_set(experiment), Place([], None))
             run(experiment, [*place.options, *chosen.options], place.name)
@@ -168,6 +172,7 @@ def main() -> None:
     PAGE.write_text(front_page(PAGE.read_text(), study))
     ANSWERS.write_text(pages.page(study))
     LIST.write_text(cost_list(LIST.read_text(), study))
+    WILD.write_text(wild.page(study.of(wild.NAME)))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ class Experiment(BaseModel):
     @model_validator(mode="after")
     def _about_each(self) -> "Experiment":
         if self.about is not None and len(self.about) != len(self.grids):
+            counts = {"about": len(self.about), "grids": len(self.grids)}
             raise PydanticCustomError(
-                "about", f"{len(self.about)} in about beside {len(self.grids)} in grids"
+                "about", "{about} in about beside {grids} in grids", counts
             )
         return self
 

@@ -70,11 +70,11 @@ class Results:
     `finals` has a row per run: IDENTITY, status, diverged_at (step), total_steps, reason
     (of a failure), implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf without a
     floor) of the training split, psnr_cap_val and psnr_cap_test of the others,
-    predicted_<name> of PREDICTED, seconds, device, then the columns of metrics.csv at the
-    last finite row. `target` is resolved, `beta` is the schedule's label, and `other`
-    states whatever else differs within the sweep. nan is not known. `theory` has a row per
-    run and point of the curve of linear VAEs at their optimum, the noise falling: run_id,
-    kl (nats per image), psnr (dB).
+    predicted_<name> of PREDICTED, their sentence, seconds, device, then the columns of
+    metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
+    label, and `other` states whatever else differs within the sweep. nan is not known.
+    `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
+    noise falling: run_id, kl (nats per image), psnr (dB).
 
     `runs` are what the frames were made of, in the order of `finals`; `skipped` maps
     folders of runs that could not be read to the reason; `waiting` names runs that the
@@ -321,6 +321,7 @@ def _final(run: Run) -> dict[str, Any]:
         "status": run.status,
         "device": summary.device or "",
         "reason": summary.reason or "",
+        "sentence": predicted.sentence or "",
         **{key: math.nan if v is None else float(v) for key, v in values.items()},
     }
 

@@ -31,6 +31,7 @@ class Predicted(_Kept):
     psnr: Number = None
     bits_per_dim: Number = None
     bits_per_dim_calibrated: Number = None
+    sentence: str | None = None
 
 
 class Measured(_Kept):
