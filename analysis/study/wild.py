@@ -23,6 +23,7 @@ from vae_sweep.vae import likelihoods
 
 NAME = "in_the_wild"
 COLLAPSED = 0.5  # nats of KL per image, below which nothing is told of an image
+LITTLE = 5.0  # nats, below which it is little
 FAINT = 1.0  # level of noise, below which rounding to 8 bits is more
 
 
@@ -110,8 +111,9 @@ is l1. A Bernoulli's cross entropy has no noise to imply (–); one that is lear
 brackets, as it came out. Expected are active units, KL (nats per image) and PSNR (dB) of a
 linear VAE at its optimum, known of Gaussian noise and of images up to 64x64x3. Observed are
 those of validation images after our small network was trained with that loss on dead leaves
-of their size: they show what the objective asks for, not what their networks reach on their
-images."""
+of their size, with one seed: they show what the objective asks for, not what their networks
+reach on their images. A latent counts as active from a variance of its mean of 0.01, and a
+network spreads its nats over more of them than it needs: compare KL."""
 
 
 def page(published: Published) -> str:
@@ -148,28 +150,43 @@ def lead(found: Sequence[Loss]) -> str:
         if loss.config.target_norm == "unit" and loss.config.head == "tanh"
     ]
     collapsed = [loss for loss in found if loss.final["val/kl"] < COLLAPSED]
+    little = [loss for loss in found if COLLAPSED <= loss.final["val/kl"] < LITTLE]
     faint = [loss for loss in implied if loss.sigma < FAINT]
     capped = [loss for loss in found if loss.final["psnr_cap"] < math.inf]
     low, high = _short(least.sigma), _short(largest.sigma)
     return (
         f"What noise do the losses of popular code bases imply? {len(found)} losses of "
         f"{len(repositories)} repositories, read in their own files and written as grid "
-        f"points: every mean, sum and factor is folded into reduction and beta.\n"
+        f"points: every mean, sum and factor is folded into reduction and beta.\n\n"
         f"- The {len(implied)} that imply one range from {low} levels of 255 "
         f"({least.about.name}) to {high} ({largest.about.name}). The median is "
         f"{_short(middle)}; {len(wide)} are at or above 255, the whole range of pixels.\n"
+        f"- Options of one code base imply different noise: {_spans(implied)}.\n"
         f"- Collapse is predicted of {_names(unused)}; it was observed, KL below "
-        f"{COLLAPSED} nats, of {_names(collapsed)}. Of the {len(known)} whose linear "
-        f"optimum is known, {len(few)} leave more than half of their latents unused.\n"
+        f"{COLLAPSED} nats, of {_names(collapsed)}. Fewer than {LITTLE:g} nats were left "
+        f"by {_names(little)}. Of the {len(known)} whose linear optimum is known, {len(few)} "
+        f"leave more than half of their latents unused.\n"
         f"- KL weighs next to nothing, noise below {FAINT:g} level, in {_names(faint)}.\n"
         f"- Heads that miss targets: {_names(capped)}. A tanh over targets in [0, 1], of "
         f"whose range half lies idle: {_names(half)}."
     )
 
 
+def _spans(implied: Sequence[Loss]) -> str:
+    """Least and largest noise of each repository with several; `implied` descends."""
+    noises: dict[str, list[float]] = {}
+    for loss in implied:
+        noises.setdefault(loss.about.repository, []).append(loss.sigma)
+    return ", ".join(
+        f"{_short(sigmas[-1])} to {_short(sigmas[0])} in {repository}"
+        for repository, sigmas in noises.items()
+        if len(sigmas) > 1
+    )
+
+
 COLUMNS = (
-    *("code base", "targets", "head", "likelihood", "reduction", "beta", "pixels N"),
-    *("latents D", "implied sigma", "expected units", "KL", "PSNR"),
+    *("code base", "targets", "head", "likelihood", "reduction", "beta", "N (CxHxW)"),
+    *("D", "implied sigma", "expected units", "KL", "PSNR"),
     *("observed units", "KL", "PSNR", "what vae-sweep says"),
 )
 
@@ -200,7 +217,7 @@ def _cells(loss: Loss) -> list[str]:
         config.likelihood,
         config.reduction,
         config.beta.label,
-        "x".join(map(str, shape(config))),
+        f"{math.prod(shape(config)):,} ({'x'.join(map(str, shape(config)))})",
         str(config.model.latent),
         sigma,
         *numbers,
