@@ -96,7 +96,7 @@ def publish(folder: Path, to: Path, data: str | None = None) -> None:
     named = data or _one(config.data.name for config in configs)
     about = _about(named, sets, loaded.runs) | {
         "batch_size": _range(config.train.batch_size for config in configs),
-        "network": _one(_network(config) for config in configs),
+        "network": _network(configs),
     }
     to.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(loaded, folder) if len(sets) == 1 else {}
@@ -180,11 +180,15 @@ def _about(data: str, sets: Sequence[Dataset], runs: Sequence[Run]) -> dict[str,
     }
 
 
-def _network(config: RunConfig) -> str:
-    """`conv network, latent=64 norm_layer=batch`, all its keys."""
-    keys = results.flattened(config.model.model_dump(exclude={"name"}))
-    told = " ".join(f"{key}={value}" for key, value in keys.items())
-    return f"{config.model.name} network, {told}"
+def _network(configs: Sequence[RunConfig]) -> str:
+    """`conv network, latent=64 norm_layer=batch`: the keys on which all agree."""
+    found = [
+        {"name": config.model.name, **results.flattened(config.model.model_dump())}
+        for config in configs
+    ]
+    agreed = {k: v for k, v in found[0].items() if all(f.get(k) == v for f in found)}
+    told = " ".join(f"{key}={value}" for key, value in agreed.items() if key != "name")
+    return f"{agreed.get('name', 'several')} network, {told}"
 
 
 def _one(values: Any) -> str:

@@ -250,7 +250,7 @@ def test_a_sweep_has_it_of_the_test_split_at_the_end(tmp_path, capsys):
     assert names < set(rows.columns)
     assert all(math.isnan(rows[0][name]) for name in names)
     last = rows[-1]
-    assert last["test/nll_iw"] < last["test/nll"] + last["test/kl"]
+    assert float(last["test/nll_iw"]) < float(last["test/nll"]) + float(last["test/kl"])
     table = results.table(loaded)
     assert "test importance-weighted NLL (nats per image)" in table
     assert "test calibrated importance-weighted NLL (bits per dimension)" in table
