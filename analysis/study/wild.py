@@ -81,7 +81,8 @@ def points() -> list[tuple[About, RunConfig]]:
             overrides = [arguments.parse(line, parser) for line in lines]
             if any(arguments.count(override) > 1 for override in overrides):
                 raise UserError(f"a line of {NAME} is one point, got {' '.join(lines)}")
-            composed = compose("config", [*map(arguments.constant_beta, overrides)])
+            parts = (part for o in overrides for part in arguments.constant_beta(o))
+            composed = compose("config", [str(part.input_line) for part in parts])
             found.append((About.model_validate(said), config_of(composed)))
     return found
 
