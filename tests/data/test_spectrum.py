@@ -64,6 +64,8 @@ def test_components_are_scikit_learns(scale, tmp_path):
     shares = (pca.components_**2).reshape(-1, 3, 64).sum(2)
     np.testing.assert_allclose(found.shares[:100], shares[:100], rtol=1e-6)
     np.testing.assert_allclose(found.shares.sum(1), 1)
+    cosines = (pca.components_ * found.vectors[:n]).sum(1)
+    np.testing.assert_allclose(np.abs(cosines[:100]), 1, rtol=1e-4)
     np.testing.assert_allclose(found.total, (IMAGES / 255).var(0).sum((1, 2)))
 
 

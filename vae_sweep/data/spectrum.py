@@ -1,6 +1,7 @@
 """The principal components of a training split: what theory needs to know of the images."""
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from vae_sweep.data.cache import cached, say
 
-VERSION = 1  # of the cache: raise it when the same images give other numbers
+VERSION = 2  # of the cache: raise it when the same images give other numbers
 LARGEST = 64 * 64 * 3  # pixels N; a covariance [N, N] above is beyond a laptop's memory
 LEAST = 512  # components kept, where there are so many
 CHUNK = 1024  # images; see _products
@@ -22,11 +23,13 @@ class Spectrum(NamedTuple):
 
     `ratio` [C] is a normalization's scale_c over its root mean square `unit`, so that
     normalizations of one shape share a spectrum: those of t are `values` / unit^2.
-    `values` [K] descend; `shares` [K, C] say how much of each unit eigenvector lies in
-    each channel (rows sum to 1); `total` [C] is the variance of the pixels u, summed.
+    `values` [K] descend; `vectors` [K, N], float32, are the unit eigenvectors; `shares`
+    [K, C] say how much of each lies in each channel (rows sum to 1); `total` [C] is the
+    variance of the pixels u, summed.
     """
 
     values: NDArray[np.float64]
+    vectors: NDArray[np.float32]
     shares: NDArray[np.float64]
     total: NDArray[np.float64]
 
@@ -71,9 +74,17 @@ class Spectra:
 
         def fits(arrays: dict[str, NDArray]) -> bool:
             spectrum = Spectrum(**arrays)
-            return spectrum.shares.shape == (count, len(ratio))
+            return spectrum.shares.shape == (
+                count,
+                len(ratio),
+            ) and spectrum.vectors.shape == (count, self.pixels)
 
         return Spectrum(**cached(self.cache / name, make, fits))
+
+    @cached_property
+    def mean(self) -> NDArray[np.float64]:
+        """The mean image [C, H, W], in pixels u."""
+        return self.images.mean(0, dtype=np.float64) / 255
 
     def covariance(self) -> NDArray[np.float64]:
         if self._covariance is None:
@@ -126,7 +137,8 @@ def decompose(
     values, vectors = values[-count:], vectors[:, -count:]
     energy = (vectors**2).reshape(channels, -1, count).sum(1).T  # [K, C]
     total = np.diag(covariance).reshape(channels, -1).sum(1)
-    return Spectrum(np.maximum(values[::-1], 0), energy[::-1], total)
+    ordered = np.ascontiguousarray(vectors[:, ::-1].T, np.float32)
+    return Spectrum(np.maximum(values[::-1], 0), ordered, energy[::-1], total)
 
 
 def of_few(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) -> Spectrum:
@@ -150,4 +162,6 @@ def of_few(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) ->
     components = vectors[:, ::-1][:, :kept].T @ rows  # of squared length n * value
     energy = (components**2).reshape(kept, channels, u.shape[2]).sum(2)
     shares[:kept] = energy / energy.sum(1, keepdims=True)
-    return Spectrum(values, shares, total)
+    ordered = np.zeros((count, rows.shape[1]), np.float32)
+    ordered[:kept] = components / np.sqrt(n * values[:kept, None])
+    return Spectrum(values, ordered, shares, total)

@@ -29,6 +29,7 @@ class Predicted(_Kept):
     kl: Number = None
     mse_pixel: Number = None
     psnr: Number = None
+    psnr_clipped: Number = None
     bits_per_dim: Number = None
     bits_per_dim_calibrated: Number = None
     sentence: str | None = None

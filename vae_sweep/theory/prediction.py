@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Dataset
-from vae_sweep.theory.floor import head_floor
+from vae_sweep.theory.clipped import clipped_mse_pixel
+from vae_sweep.theory.floor import Floor, head_floor
 from vae_sweep.theory.linear import LinearGaussian, Optimum
 from vae_sweep.vae import heads, likelihoods
 from vae_sweep.vae.normalize import levels
@@ -13,7 +14,7 @@ from vae_sweep.vae.objective import implied_sigma
 from vae_sweep.vae.point import Point
 
 NAN = math.nan
-UNKNOWN = Optimum(NAN, NAN, NAN, NAN, NAN, NAN, NAN)
+UNKNOWN = Optimum(*(NAN for _ in Optimum._fields))
 
 
 class Prediction(NamedTuple):
@@ -25,7 +26,8 @@ class Prediction(NamedTuple):
     `psnr_cap_val`, `psnr_cap_test`: on the others. `sigma`: noise in 8-bit levels,
     implied, or the linear optimum's where it is learned. `beta_pixel`: the beta of
     SSE + beta * KL in pixels that implies the same noise. The rest is the linear
-    optimum: `kl` in nats per image, `psnr` in dB, both bits_per_dim as in metrics.
+    optimum: `kl` in nats per image, `psnr` in dB, both bits_per_dim as in metrics;
+    `psnr_clipped` is its PSNR with outputs clipped to the head's range, if that is limited.
     """
 
     target_low: float
@@ -42,6 +44,7 @@ class Prediction(NamedTuple):
     kl: float
     mse_pixel: float
     psnr: float
+    psnr_clipped: float
     bits_per_dim: float
     bits_per_dim_calibrated: float
     sentence: str
@@ -80,7 +83,8 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         active_units=optimum.active_units,
         kl=optimum.kl,
         mse_pixel=optimum.mse_pixel,
-        psnr=-10 * math.log10(optimum.mse_pixel) if optimum.mse_pixel else math.inf,
+        psnr=_psnr(optimum.mse_pixel),
+        psnr_clipped=_psnr(_clipped(config, point, dataset, optimum, floor)),
         bits_per_dim=_bits(optimum.elbo, pixels) if own_density else math.nan,
         bits_per_dim_calibrated=_bits(optimum.elbo_calibrated, pixels),
         sentence=f"{_of_range(config.head, floor.outside, caps)}; "
@@ -97,6 +101,23 @@ def _optimum(config: RunConfig, point: Point, linear: LinearGaussian) -> Optimum
     if likelihood.is_gaussian:
         return linear.learned(point.tempering)
     return UNKNOWN
+
+
+def _psnr(mse_pixel: float) -> float:
+    return -10 * math.log10(mse_pixel) if mse_pixel else math.inf
+
+
+def _clipped(
+    config: RunConfig, point: Point, dataset: Dataset, optimum: Optimum, floor: Floor
+) -> float:
+    """Squared error per element in [0, 1] space of the optimum within the head's range."""
+    low, high = heads.named(config.head).range(point.target)
+    if math.isnan(optimum.mse_pixel) or (low.isinf() & high.isinf()).all():
+        return NAN
+    return clipped_mse_pixel(
+        *(optimum, dataset.spectra, point.target, config.model.latent),
+        *((low, high), floor.mse_pixel),
+    )
 
 
 def _target_range(point: Point, dataset: Dataset) -> tuple[float, float]:
