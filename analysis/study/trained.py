@@ -10,6 +10,7 @@ from study.balance import COLLAPSED
 from vae_sweep.records import results
 
 BITS, PSNR = "bits_per_dim_calibrated", "psnr"
+CLIPPED = {BITS: "bits_per_dim_clipped", PSNR: "psnr_clipped"}
 
 
 class Share(NamedTuple):
@@ -51,7 +52,7 @@ def compared(finals: pd.DataFrame) -> pd.DataFrame:
 def _bar(finals: pd.DataFrame, quantity: str) -> pd.Series:
     """What a linear VAE reaches at its optimum, clipped to the head's range where that is
     capped."""
-    clipped = _column(finals, f"predicted_{quantity}_in_range")
+    clipped = _column(finals, f"predicted_{CLIPPED[quantity]}")
     return finals[f"predicted_{quantity}"].where(np.isinf(finals["psnr_cap"]), clipped)
 
 

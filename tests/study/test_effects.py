@@ -240,8 +240,8 @@ def test_what_fails_is_listed_with_the_reason():
 def test_a_capped_head_is_held_against_the_optimum_in_its_range():
     cap = {"psnr_cap": 21.0}
     assert trained.not_comparable(of_runs(BEHIND, **cap)) == 1
-    clipped = {"predicted_bits_per_dim_calibrated_in_range": 7.4}
-    sweep = of_runs(BEHIND, GONE, **cap, **clipped, predicted_psnr_in_range=18.0)
+    clipped = {"predicted_bits_per_dim_clipped": 7.4}
+    sweep = of_runs(BEHIND, GONE, **cap, **clipped, predicted_psnr_clipped=18.0)
     assert trained.not_comparable(sweep) == 0
     assert trained.compared(sweep)["bits"].tolist() == [True, False]
     assert trained.share([sweep]).runs == 0  # which is of heads that reach every target

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, make_config, make_images
+from scipy import stats
 
 from vae_sweep.data.dataset import Dataset
 from vae_sweep.data.spectrum import Spectra
@@ -86,7 +87,12 @@ def test_against_sampled_latents(dataset, norm, head, beta, monkeypatch):
     some = predicted(dataset, *typed).psnr_clipped
     assert some == pytest.approx(expected, abs=0.05)  # of 250 of the 300 images
     monkeypatch.setattr(clipped, "IMAGES", 300)
-    assert predicted(dataset, *typed).psnr_clipped == pytest.approx(expected, abs=0.01)
+    found = predicted(dataset, *typed)
+    assert found.psnr_clipped == pytest.approx(expected, abs=0.01)
+    noise = stats.norm(scale=math.sqrt(10 ** (-found.psnr_clipped / 10)))
+    pixels = 3 * 64
+    nats = pixels * noise.entropy() + found.kl
+    assert found.bits_per_dim_clipped == pytest.approx(nats / pixels / math.log(2) + 8)
 
 
 @pytest.mark.parametrize("head", ["linear", "tanh_standardized"])

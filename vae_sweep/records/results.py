@@ -43,6 +43,7 @@ NUMBERS = {
 PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<name>
     *("floor_mse", "floor_mse_pixel", "sigma", "beta_pixel", "active_units", "kl"),
     *("mse_pixel", "psnr", "psnr_clipped", "bits_per_dim", "bits_per_dim_calibrated"),
+    "bits_per_dim_clipped",
 )
 DRAWN = (
     *("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr"),

@@ -32,6 +32,7 @@ class Predicted(_Kept):
     psnr_clipped: Number = None
     bits_per_dim: Number = None
     bits_per_dim_calibrated: Number = None
+    bits_per_dim_clipped: Number = None
     sentence: str | None = None
 
 

@@ -27,7 +27,8 @@ class Prediction(NamedTuple):
     implied, or the linear optimum's where it is learned. `beta_pixel`: the beta of
     SSE + beta * KL in pixels that implies the same noise. The rest is the linear
     optimum: `kl` in nats per image, `psnr` in dB, both bits_per_dim as in metrics;
-    `psnr_clipped` is its PSNR with outputs clipped to the head's range, if that is limited.
+    `psnr_clipped`, and `bits_per_dim_clipped`, calibrated, are its own with outputs clipped
+    to the head's range, if that is limited.
     """
 
     target_low: float
@@ -45,6 +46,7 @@ class Prediction(NamedTuple):
     mse_pixel: float
     psnr: float
     psnr_clipped: float
+    bits_per_dim_clipped: float
     bits_per_dim: float
     bits_per_dim_calibrated: float
     sentence: str
@@ -68,6 +70,7 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         for counts in (dataset.counts, dataset.val_counts, dataset.test_counts)
     )
     caps = {"training": floor.psnr_cap, "val": val.psnr_cap, "test": test.psnr_cap}
+    clipped = _clipped(config, point, dataset, optimum, floor)
     own_density = likelihoods.named(config.likelihood).kind == "density"
     return Prediction(
         target_low=low,
@@ -84,9 +87,10 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         kl=optimum.kl,
         mse_pixel=optimum.mse_pixel,
         psnr=_psnr(optimum.mse_pixel),
-        psnr_clipped=_psnr(_clipped(config, point, dataset, optimum, floor)),
+        psnr_clipped=_psnr(clipped),
         bits_per_dim=_bits(optimum.elbo, pixels) if own_density else math.nan,
         bits_per_dim_calibrated=_bits(optimum.elbo_calibrated, pixels),
+        bits_per_dim_clipped=_bits(_calibrated(clipped, optimum.kl, pixels), pixels),
         sentence=f"{_of_range(config.head, floor.outside, caps)}; "
         f"{_of_noise(config, point, optimum, sigma)}",
         curve=linear.curve() if linear else ([], []),
@@ -125,6 +129,13 @@ def _target_range(point: Point, dataset: Dataset) -> tuple[float, float]:
     t = point.target.forward(levels(len(dataset.counts))).squeeze(1)
     there = t[dataset.counts > 0]
     return there.min().item(), there.max().item()
+
+
+def _calibrated(mse_pixel: float, kl: float, pixels: int) -> float:
+    """ELBO, in nats, of a Gaussian at the noise that fits best."""
+    if not mse_pixel:
+        return math.inf
+    return -pixels / 2 * (math.log(2 * math.pi * mse_pixel) + 1) - kl
 
 
 def _bits(elbo: float, pixels: int) -> float:
