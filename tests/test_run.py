@@ -274,7 +274,7 @@ def test_diverged_runs_are_said_in_a_line_each_by_every_launcher(cli):
 def test_each_help_is_of_its_command(cli):
     out, _ = cli("--help")
     assert "head: hardtanh, linear" in out
-    assert "original, q1_range_mismatch" in out
+    assert "original, output_init" in out
     assert out.startswith("Trains a grid of VAEs")
     predict = Cli(cli.folder, "predict")
     out, _ = predict("--help")
