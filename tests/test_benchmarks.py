@@ -45,9 +45,23 @@ def test_calibrated_bits_are_those_of_a_known_error_and_kl():
     assert quality.calibrated_bits(u, noise, see) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_judge_leaves_its_own_time_apart(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(quality.time, "perf_counter", lambda: clock[0])
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, in a list, that pass only when a test says so."""
+    seconds = [0.0]
+    monkeypatch.setattr(quality.time, "perf_counter", lambda: seconds[0])
+    return seconds
+
+
+def train(judge: quality.Judge, network: torch.nn.Module, see: quality.See, clock):
+    """A thousand steps of a second each, unless the judge ends them."""
+    judge.start()
+    for step in range(1, 1000):
+        clock[0] += 1
+        judge(step, network, see)
+
+
+def test_a_judge_leaves_its_own_time_apart(clock):
     errors = iter([0.2, 0.1, 0.01])
 
     def see(u: torch.Tensor, noise: torch.Tensor):
@@ -57,11 +71,8 @@ def test_a_judge_leaves_its_own_time_apart(monkeypatch):
     images = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
     judge = quality.Judge(images, 2, target=5.0, steps=1000)
     network = torch.nn.Identity()
-    judge.start()
     with pytest.raises(quality.Ended):
-        for step in range(1, 1000):
-            clock[0] += 1  # and a step 1 s
-            judge(step, network, see)
+        train(judge, network, see, clock)
     # log2(0.1 sqrt(2 pi e)) + 8 = 6.73; with 0.01 it is 3.40
     assert judge.has_passed
     assert judge.bits == pytest.approx(3.403, abs=1e-3)
@@ -70,19 +81,14 @@ def test_a_judge_leaves_its_own_time_apart(monkeypatch):
 
 
 @pytest.mark.parametrize(("steps", "most"), [(30, math.inf), (1000, 20)])
-def test_a_judge_gives_up_after_steps_or_seconds(steps, most, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(quality.time, "perf_counter", lambda: clock[0])
+def test_a_judge_gives_up_after_steps_or_seconds(steps, most, clock):
     images = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
     judge = quality.Judge(images, 2, 0.0, steps, most)
 
     def see(u: torch.Tensor, noise: torch.Tensor):
         return u + 1, torch.zeros_like(noise), torch.zeros_like(noise)
 
-    judge.start()
     with pytest.raises(quality.Ended):
-        for step in range(1, 1000):
-            clock[0] += 1
-            judge(step, torch.nn.Identity(), see)
+        train(judge, torch.nn.Identity(), see, clock)
     assert not judge.has_passed
     assert judge.step == (30 if steps == 30 else quality.EVERY)
