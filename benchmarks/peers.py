@@ -20,7 +20,7 @@ from benchmarks.bare import Bare
 from vae_sweep.config import ConvConfig
 
 Train = Callable[[], None]  # trains one point
-Watch = Callable[[int], None]  # hears of the steps done, after each; ends what it raises in
+Watch = Callable[[int], None]  # told the steps done after each; what it raises ends it
 
 
 class Recipe(NamedTuple):
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     weight: float
     rates: list[float]
     betas: list[float]
-    fused: bool  # Adam's update
+    fused: bool  # Adam's update: all parameters at once
 
 
 Until = Callable[[Bare, Recipe, int, Watch], None]  # trains with a seed until Watch raises
@@ -172,7 +172,10 @@ def lightning_until(train: Dataset, val: Dataset) -> Until:
             def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
                 watch(trainer.global_step)
 
-        loaders = DataLoader(train, recipe.batch, shuffle=True), DataLoader(val, 100)
+        loaders = (
+            DataLoader(train, recipe.batch, shuffle=True),
+            DataLoader(val, recipe.batch),
+        )
         _fit(module, *loaders, max_epochs=-1, callbacks=[Follow()])
 
     return until

@@ -4,20 +4,20 @@
                                           (needs `pip install -e .[bench]`)
 
 The target is what the best linear VAE reaches at the same noise, in calibrated bits per
-dim. All train the default network on the default images, with a z-score and a linear head
-in ours. Ours is a grid of one point, or of the four headline points as one cohort, from
-validated configs on: reading images, evaluations, checkpoints, pictures and tables of rows
-included. The others' clocks start with images in memory and include their own validation
-after each epoch; they write nothing.
+dim. All train the default network on the default images; of ours, z-score with a linear
+head is judged. Ours is a grid of one point, or of the four headline points as one cohort
+(then a quarter of the seconds is a point's), from validated configs on: reading the images,
+evaluations, checkpoints and pictures included. The others' clocks start with the images in
+memory and include their own validation after each epoch.
 
 A peer's usual recipe has the learning rate, batch and loss of its manual, and a constant
 beta, chosen so that the loss implies the same noise. With our recipe it has our
 normalization, initial weights, batch, and rate and beta at every step, and Adam's fused
 update, which its manual does not name.
 
-Every EVERY steps all are judged by the same code on the validation images, in a callback of
-their own kind, whose time is not counted. Each row is given up PATIENCE times later than
-ours of the same round passed, or where its schedule ends.
+Every EVERY steps all are judged by the same code on the validation images, in a callback
+of their own kind, whose time is not counted. A row is given up after PATIENCE times the
+seconds of ours in the same round, or where its schedule ends.
 """
 
 import contextlib
@@ -55,9 +55,9 @@ from vae_sweep.training.device import keep_freed_memory
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae import objective, schedules
 from vae_sweep.vae.cohort import Cohort
-from vae_sweep.vae.normalize import Affine
 from vae_sweep.vae.point import point
 
+OURS = "vae-sweep"
 ROUNDS = 3
 EVERY = 25  # steps
 PATIENCE = 4  # times ours
@@ -217,14 +217,12 @@ def rows_of(dataset: Dataset, overrides: list[str]) -> dict[str, Row]:
             chosen[0].train.total_steps(len(train)),
         )
 
-    def scaled(norm: Affine) -> list[Tensor]:
-        return [norm.forward(images.float() / 255) for images in (train, val)]
-
     [config] = configs(1, *FIXED, *overrides)
     _, height, width = dataset.shape
-    zscored = scaled(point(config, dataset.counts, height * width).norm)
+    norm = point(config, dataset.counts, height * width).norm
     pixels = [images.float() / 255 for images in (train, val)]
-    tensors = [TensorDataset(data) for data in zscored]
+    zscored = [norm.forward(u) for u in pixels]
+    tensors = [TensorDataset(x) for x in zscored]
     pictures = [peers.Pictures(images, ToTensor()) for images in (train, val)]
     return {
         OURS: of_ours(HEADLINE[:1]),
@@ -236,9 +234,6 @@ def rows_of(dataset: Dataset, overrides: list[str]) -> dict[str, Row]:
         "pythae, our recipe": of_peer(peers.pythae_until(*zscored), *PYTHAE, ours=True),
         "Lightning, our recipe": of_peer(peers.lightning_until(*tensors), ours=True),
     }
-
-
-OURS = "vae-sweep"
 
 
 def judged(row: Row, seed: int, judge: Judge) -> Judge:
