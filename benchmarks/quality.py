@@ -299,15 +299,8 @@ def _table(rows: dict[str, Row], results: dict[str, list[Judge]]) -> Table:
     """The ratios are of the same round; those of a row that was given up are limits."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for header in (
-        "s a point",
-        "CPU s",
-        "steps",
-        "CPU ms a step",
-        "ours / this",
-        "in CPU s",
-    ):
-        table.add_column(header, justify="right")
+    for header in ("s a point", "CPU s", "steps", "CPU ms a step", "ours / this", "CPU"):
+        table.add_column(header, justify="right", no_wrap=True)
     ours = np.array([judge.seconds for judge in results[OURS]])
     for name, judges in results.items():
         each = np.array([judge.seconds for judge in judges]) / rows[name].points
@@ -316,7 +309,8 @@ def _table(rows: dict[str, Row], results: dict[str, list[Judge]]) -> Table:
         seconds, cpu = (_spread(column, ".1f") for column in each.T)
         taken = _spread(steps, ".0f")
         if passed < len(judges):
-            seconds = f"{passed} of {len(judges)} in {seconds}"
+            low, high = each[:, 0].min(), each[:, 0].max()
+            seconds = f"{passed} of {len(judges)} in {low:.0f}-{high:.0f}"
             taken = f"{min(judge.bits for judge in judges):.3f} bits"
         sign = "" if passed == len(judges) else "< "
         ratios = [f"{sign}{ratio:.2f}" for ratio in np.median(ours / each, axis=0)]
