@@ -34,7 +34,7 @@ CHANGES = {  # file -> what stands there, and what the release to come has in it
         ("    norm: Norm\n", "    norm: Norm\n    palette: str = 'plain'\n"),
     ),
     "conf/head/tanh.yaml": (("head: tanh", "# @version 2\nhead: tanh"),),
-    "conf/train/default.yaml": (("steps: 500", "ema: 0.0\nsteps: 500"),),
+    "conf/train/default.yaml": (("steps: 2500", "ema: 0.0\nsteps: 2500"),),
     "conf/config.yaml": (("seed: 0", "seed: 0\npalette: plain"),),
 }
 
