@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from study import figures, published
+from study.effects import recipe
 from study.published import NORMS, Published, Study
 
 from vae_sweep.records.comparisons import Interval
@@ -23,7 +24,7 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def balance(study) -> Published:
-    return study.of("balance")
+    return recipe(study.of("balance"))
 
 
 def lines_of(axes) -> dict[str, np.ndarray]:
@@ -85,7 +86,7 @@ def test_the_collapse_shows_means_over_seeds_over_beta_and_over_the_noise(balanc
     figure = figures.collapse(balance)
     finals = balance.results.finals
     runs = finals.query("head == 'linear' and likelihood == 'mse' and reduction == 'sum'")
-    runs = runs[(runs["target"] == runs["norm"]) & (runs["other"] == "")]
+    runs = runs[runs["target"] == runs["norm"]]
     runs = runs[~runs["beta"].str.contains("matched")]
     runs = runs[runs["beta_value"] > 0]
     for axes, x in ((figure.axes[0], "beta_value"), (figure.axes[1], "implied_sigma")):
@@ -117,10 +118,12 @@ def test_shares_are_of_one_whole(balance):
 
 
 def test_reconstructions_are_the_published_pictures(study):
-    core = study.of("core")
-    label, run_id = "a", next(iter(core.pictures))
-    run = core.results.finals.set_index("run_id").loc[run_id]
-    where = {name: run[name] for name in ("norm", "head", "beta")}
+    core = recipe(study.of("core"))
+    finals = core.results.finals.set_index("run_id")
+    label, run_id = "a", next(name for name in core.pictures if name in finals.index)
+    run = finals.loc[run_id]
+    columns = ("norm", "target", "head", "likelihood", "reduction", "beta")
+    where = {name: run[name] for name in columns}
     figure = figures.reconstructions(core, {label: where})
     shown = [axes.images[0].get_array() for axes in figure.axes]
     np.testing.assert_array_equal(shown[0], core.originals)
