@@ -2,7 +2,8 @@
 # one thread, so that on two cores one works where another waits), `make quick` those that
 # together end in a minute, `make survival` the long ones (an hour: kills, odd configs,
 # damaged files; results in tests/README.md), `make study` the whole study
-# (DATA="data=image_folder data.path=FOLDER" names other images than torchvision's CIFAR-10).
+# (CIFAR="data=image_folder data.path=FOLDER" and MNIST="data=npz data.path=FILE" name other
+# places than torchvision's downloads, CIFAR_NAME and MNIST_NAME what captions call them).
 # All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
@@ -13,7 +14,10 @@ sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
 
 study: .venv/installed
-	PYTHONPATH=analysis $(BIN)/python -m study.make $(DATA)
+	PYTHONPATH=analysis $(BIN)/python -m study.make \
+	  $(if $(CIFAR),--place cifar10 "$(CIFAR)" $(if $(CIFAR_NAME),"$(CIFAR_NAME)")) \
+	  $(if $(MNIST),--place mnist "$(MNIST)" $(if $(MNIST_NAME),"$(MNIST_NAME)")) \
+	  -- $(OPTIONS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

@@ -29,16 +29,39 @@ TINY = (  # a network and a data set on which hundreds of steps take a second
     "model=small",
     "model.latent=4",
     "model.widths=[4,8]",
+    "model.norm_layer=none",
     "train.batch_size=8",
     "train.device=cpu",
     "log.wandb.mode=disabled",
 )
 
 
+PLAIN = {  # what tests rest on, whatever the defaults are
+    "beta": "constant",
+    "model": "conv",
+    "train.steps": 500,
+    "train.batch_size": 128,
+    "train.lr": 0.001,
+    "train.eval_every": 125,
+}
+PLAIN_LEAVES = {"radius_min": 1.5, "radius_max": "null", "correlation": "null"}
+
+
 def make_config(*overrides: str) -> RunConfig:
-    """A RunConfig from conf/ with Hydra overrides, as the command line makes it."""
+    """A RunConfig from conf/, on PLAIN, with Hydra overrides as they are typed."""
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    plain = dict(PLAIN)
+    if not {"data"} & typed:
+        plain |= {f"data.{key}": value for key, value in PLAIN_LEAVES.items()}
+    rest = [f"{key}={value}" for key, value in plain.items() if key not in typed]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config_of(compose("config", list(overrides)))
+        return config_of(compose("config", [*rest, *overrides]))
+
+
+def with_first_metrics(config: RunConfig) -> RunConfig:
+    """`config` as of releases that had version 1 of the metrics."""
+    versions = {group: v for group, v in config.versions.items() if group != "metric"}
+    return config.model_copy(update={"versions": versions})
 
 
 def make_images(n: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor:

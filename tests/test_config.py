@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from helpers import make_config
+from helpers import make_config, with_first_metrics
 from hydra.errors import HydraException
 from pydantic import ValidationError
 
@@ -126,7 +126,7 @@ def test_run_id_is_readable_and_fit_for_folders_and_wandb():
         ("seed=0", "zscore-linear-b1-s0-19b4a167"),
         ("head=tanh norm=minus1_1 seed=7", "minus1_1-tanh-b1-s7-63f18bc9"),
         (
-            "beta=matched beta.sigma=12 norm=unit target=zscore",
+            "beta=matched beta.sigma=12 beta.fraction=0 norm=unit target=zscore",
             "unit-zscore-linear-bmatched12-s0-a9bd565c",
         ),
         ("head=tanh_standardized", "zscore-tanh_standardized-b1-s0-50f29e4d"),
@@ -134,12 +134,19 @@ def test_run_id_is_readable_and_fit_for_folders_and_wandb():
             "likelihood=bernoulli target=unit head=sigmoid reduction=pixel_mean",
             "zscore-unit-sigmoid-bernoulli-pixel_mean-b1-s0-517766c2",
         ),
-        ("model=small train.epochs=3 data=mnist", "zscore-linear-b1-s0-2898b313"),
+        (
+            "model=small model.norm_layer=none train.epochs=3 data=mnist",
+            "zscore-linear-b1-s0-2898b313",
+        ),
     ],
 )
 def test_run_id_is_stable(overrides, run_id):
     """A changed id orphans every finished run."""
-    assert make_config(*overrides.split()).run_id == run_id
+    assert with_first_metrics(make_config(*overrides.split())).run_id == run_id
+
+
+def test_run_ids_of_the_metrics_of_today_are_stable():
+    assert make_config().run_id == "zscore-linear-b1-s0-e3f0f0b8"
 
 
 def test_a_metric_that_is_defined_anew_makes_new_runs(monkeypatch):
@@ -149,13 +156,14 @@ def test_a_metric_that_is_defined_anew_makes_new_runs(monkeypatch):
     monkeypatch.setattr(
         options,
         "version",
-        lambda group, name: 2 if group == "metric" else stated(group, name),
+        lambda group, name: 3 if group == "metric" else stated(group, name),
     )
     after = make_config()
-    assert after.versions == {"metric": 2}
-    assert after.run_id != before.run_id
-    assert after.settings["versions"] == {**dict.fromkeys(GROUPS, 1), "metric": 2}
-    assert make_config("head=tanh_standardized").versions == {"head": 2, "metric": 2}
+    assert (before.versions, after.versions) == ({"metric": 2}, {"metric": 3})
+    first = with_first_metrics(before)
+    assert len({each.run_id for each in (first, before, after)}) == 3
+    assert after.settings["versions"] == {**dict.fromkeys(GROUPS, 1), "metric": 3}
+    assert make_config("head=tanh_standardized").versions == {"head": 2, "metric": 3}
 
 
 def test_epochs_replace_steps():
@@ -215,7 +223,7 @@ IDS = {  # of release 0.1.0, when the warm-up's default was 50 steps whatever th
 
 @pytest.mark.parametrize("overrides", IDS)
 def test_run_ids_of_earlier_releases_stay(overrides):
-    assert make_config(*overrides).run_id == IDS[overrides]
+    assert with_first_metrics(make_config(*overrides)).run_id == IDS[overrides]
 
 
 @pytest.mark.parametrize(

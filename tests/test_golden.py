@@ -1,4 +1,9 @@
-"""Run folders written by earlier versions stay readable, finished, and can be resumed."""
+"""Run folders written by earlier versions stay readable, finished, and can be resumed.
+
+They have version 1 of the metrics, so that what is typed today names other runs. Where a
+test says `as_then`, the version is 1 again: what it tries is whether files are found, read
+and gone on with.
+"""
 
 import json
 import math
@@ -9,7 +14,7 @@ import pandas as pd
 import pytest
 from helpers import make_config
 
-from vae_sweep import grid, report
+from vae_sweep import grid, options, report
 from vae_sweep.config import RunConfig
 from vae_sweep.records import reader, results
 from vae_sweep.training.device import limited_threads
@@ -20,7 +25,8 @@ GOLDEN = Path(__file__).parent / "golden"
 SCHEMAS = ("schema1", "schema2", "schema3")
 SWEEPS = ("finished", "interrupted", "diverged", "image_folder")
 TINY = (
-    *("model=small", "model.latent=4", "model.widths=[4,8]", "train.batch_size=8"),
+    *("model=small", "model.latent=4", "model.widths=[4,8]", "model.norm_layer=none"),
+    *("train.batch_size=8", "train.lr=0.001", "beta=constant"),
     *("train.device=cpu", "train.workers=1", "train.eval_every=10", "train.steps=40"),
     *("log.reconstructions=4", "log.wandb.mode=disabled", "data.cache=cache"),
 )
@@ -50,6 +56,17 @@ def golden(schema, tmp_path, monkeypatch) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.fixture
+def as_then(monkeypatch) -> None:
+    """What is typed names the runs that it named then."""
+    stated = options.version
+    monkeypatch.setattr(
+        options,
+        "version",
+        lambda group, name: 1 if group == "metric" else stated(group, name),
+    )
+
+
 def config(sweep: str, *overrides: str) -> RunConfig:
     return make_config(*TINY, *overrides, f"sweep={sweep}")
 
@@ -74,6 +91,7 @@ def test_they_are_read_and_reported(golden, sweep):
     assert report.write(golden / sweep).stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("as_then")
 def test_finished_runs_are_skipped_by_the_command_that_made_them(golden, schema):
     configs = [
         *(config("finished", *NPZ, f"norm={n}", "head=linear") for n in ("zscore", "unit")),
@@ -91,6 +109,7 @@ def test_finished_runs_are_skipped_by_the_command_that_made_them(golden, schema)
     assert {f: f.read_bytes() for f in files} == files
 
 
+@pytest.mark.usefixtures("as_then")
 def test_an_interrupted_run_goes_on(golden):
     point = config("interrupted", *NPZ, "norm=zscore", "head=linear")
     kept = (point.run_dir / "metrics.csv").read_text()
@@ -103,10 +122,36 @@ def test_an_interrupted_run_goes_on(golden):
     assert not list(point.run_dir.glob("*.old-*"))
     whole = pd.read_csv(golden / "finished" / point.run_id / "metrics.csv")
     resumed = pd.read_csv(point.run_dir / "metrics.csv")
+    of_train = [name for name in whole if name.startswith("train/")]  # other images
+    whole, resumed = whole.drop(columns=of_train), resumed.drop(columns=of_train)
     pd.testing.assert_frame_equal(resumed, whole, rtol=1e-3, atol=1e-6)
     stated = json.loads((point.run_dir / "summary.json").read_text())
     assert stated["schema"] == reader.SCHEMA
     assert stated["rows"] == 5
+
+
+@pytest.mark.parametrize("sweep", ["finished", "interrupted"])
+def test_what_is_typed_today_makes_new_runs_beside_them(golden, sweep):
+    """train/ is measured on other images since version 2 of the metrics, and no
+    metrics.csv has both."""
+    before = {f: f.read_bytes() for f in (golden / sweep).glob("*/*.*")}
+    point = config(sweep, *NPZ, "norm=zscore", "head=linear")
+    assert not point.run_dir.exists()
+    with limited_threads(1):
+        [summary] = grid.run([point])
+    assert summary.status == "finished"
+    assert {f: f.read_bytes() for f in before} == before
+    found = results.load(golden / sweep)
+    assert found.skipped == {}
+    both = found.finals[(found.finals["norm"] == "zscore") & (found.finals["seed"] == 0)]
+    both = both[both["head"] == "linear"].set_index("run_id")
+    assert len(both) == 2
+    new = both.pop("other")
+    assert "versions.metric=2" in new.pop(point.run_id)
+    assert "versions.metric=1" in new.item()
+    status = both.pop("status")
+    assert status.pop(point.run_id) == "finished"
+    assert status.item() == sweep
 
 
 @pytest.mark.parametrize("schema", ["schema1"], indirect=True)
@@ -126,6 +171,7 @@ def test_old_runs_of_tanh_standardized_are_what_they_were(golden):
     assert math.isfinite(both["val/psnr"].min())
 
 
+@pytest.mark.usefixtures("as_then")
 @pytest.mark.parametrize("lost", ["last row", "all rows"])
 def test_a_finished_run_without_its_rows_is_repeated(golden, lost):
     point = config("finished", *NPZ, "norm=zscore", "head=linear")

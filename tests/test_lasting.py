@@ -1,5 +1,8 @@
 """What a release to come may add, tried on copies of this one: a metric, keys with neutral
-values, another version of an option. Runs that are finished stay finished."""
+values, another version of an option. Runs that are finished stay finished.
+
+The golden sweeps, which the copies find, have version 1 of the metrics: so have the copies.
+"""
 
 import os
 import shutil
@@ -17,6 +20,7 @@ from vae_sweep.records import reader, results
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+THEN = {"conf/metric/default.yaml": (("# @version 2\n", ""),)}
 CHANGES = {  # file -> what stands there, and what the release to come has in its place
     "vae_sweep/training/metrics.py": (
         (
@@ -30,24 +34,34 @@ CHANGES = {  # file -> what stands there, and what the release to come has in it
         ("    norm: Norm\n", "    norm: Norm\n    palette: str = 'plain'\n"),
     ),
     "conf/head/tanh.yaml": (("head: tanh", "# @version 2\nhead: tanh"),),
-    "conf/train/default.yaml": (("steps: 500", "ema: 0.0\nsteps: 500"),),
+    "conf/train/default.yaml": (("steps: 2500", "ema: 0.0\nsteps: 2500"),),
     "conf/config.yaml": (("seed: 0", "seed: 0\npalette: plain"),),
 }
 
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory) -> Path:
-    """The product with CHANGES."""
-    code = tmp_path_factory.mktemp("release")
+def copied(code: Path, changes: dict[str, tuple[tuple[str, str], ...]]) -> Path:
+    """A copy of the product in `code`, with changes."""
     for part in ("vae_sweep", "conf", "experiments", "hydra_plugins"):
         shutil.copytree(ROOT / part, code / part)
-    for name, pairs in CHANGES.items():
+    for name, pairs in changes.items():
         text = (code / name).read_text()
         for old, new in pairs:
             assert text.count(old) == 1, (name, old)
             text = text.replace(old, new)
         (code / name).write_text(text)
     return code
+
+
+@pytest.fixture(scope="module")
+def today(tmp_path_factory) -> Path:
+    """The product, with the metrics of the golden sweeps."""
+    return copied(tmp_path_factory.mktemp("today"), THEN)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    """The same with CHANGES."""
+    return copied(tmp_path_factory.mktemp("release"), THEN | CHANGES)
 
 
 @pytest.fixture(params=(SCHEMAS[0], SCHEMAS[-1]))
@@ -119,36 +133,36 @@ def test_an_interrupted_run_goes_on_with_the_columns_that_it_has(release, sweeps
     assert "kl_per_unit" not in after
 
 
-def test_this_release_reads_what_the_one_to_come_wrote(release, sweeps):
+def test_this_release_reads_what_the_one_to_come_wrote(release, today, sweeps):
     point = ("sweep=new", "norm=unit", "head=linear")
     run(release, sweeps, *point)
     loaded = results.load(sweeps / "runs/new")
     assert loaded.skipped == {}
     assert loaded.curves["val/kl_per_unit"].notna().all()
-    out = run(ROOT, sweeps, *point)  # its new keys have their neutral values
+    out = run(today, sweeps, *point)  # its new keys have their neutral values
     assert "1 point has ended already" in out
 
 
-def test_images_that_were_moved_retrain_nothing(sweeps):
+def test_images_that_were_moved_retrain_nothing(today, sweeps):
     (sweeps / "mnt").mkdir()
     (sweeps / "images.npz").rename(sweeps / "mnt/pictures.npz")
     before = contents(sweeps / "runs/finished")
     grid = ("sweep=finished", "norm=zscore,unit", "head=linear")
     for path in ("mnt/pictures.npz", str(sweeps / "mnt/pictures.npz")):
-        out = run(ROOT, sweeps, *grid, path=path)
+        out = run(today, sweeps, *grid, path=path)
         assert "2 points have ended already" in out
         assert "training" not in out
     after = contents(sweeps / "runs/finished")
     assert {path: after[path] for path in before} == before
     point = ("sweep=interrupted", "norm=zscore", "head=linear")
-    out = run(ROOT, sweeps, *point, path="mnt/pictures.npz")
+    out = run(today, sweeps, *point, path="mnt/pictures.npz")
     assert "1 point goes on from step 20 of 40" in out
 
 
-def test_other_images_under_the_old_path_are_other_runs(sweeps):
+def test_other_images_under_the_old_path_are_other_runs(today, sweeps):
     import numpy as np
 
     with np.load(sweeps / "images.npz") as file:
         np.savez(sweeps / "images.npz", images=255 - file["images"])
     grid = ("sweep=finished", "norm=unit", "head=linear")
-    assert "training 1 point" in run(ROOT, sweeps, *grid)
+    assert "training 1 point" in run(today, sweeps, *grid)

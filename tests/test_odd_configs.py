@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_nothing_foreign_leaves_configuration_and_validation(folder):
-    drawn(150, outcome)
+    drawn(100, outcome)
 
 
 def test_nothing_foreign_leaves_the_command(folder):

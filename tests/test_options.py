@@ -138,7 +138,8 @@ def test_keyword_parameters_are_keys_checked_by_their_annotations(module):
     )
     net = f"{name}:Net"
     assert own_keys("model", net) == [
-        *("model.name", "model.latent", "model.blocks", "model.act"),
+        *("model.name", "model.output_init", "model.latent"),
+        *("model.blocks", "model.act"),
     ]
     config = make_config(f"model={net}")
     assert (config.model.latent, config.model.parameters) == (  # pyright: ignore

@@ -183,10 +183,10 @@ BAD = {
     "an unknown key": (("+typo=1",), "unknown option typo"),
     "negative beta": (("beta=-1",), "beta.value"),
     "no number": (("beta.value=abc",), "beta.value"),
-    "another option's key": (("beta.sigma=12",), "beta.sigma belongs to beta=matched"),
+    "another option's key": (("beta.cycles=2",), "beta.cycles belongs to beta=cyclical"),
     "no latents": (("model.latent=0",), "model.latent"),
     "an image too small": (("model.widths=[4,4,4,4,4]",), "8x8 is too small"),
-    "one bad point of many": (("beta.value=1,2,-3",), "got -3"),
+    "one bad point of many": (("beta=1,2,-3",), "got -3"),
     "a batch too large": (("train.batch_size=999",), "train.batch_size"),
     "a missing folder": (("data=image_folder", "data.path=nowhere"), "nowhere"),
     "a missing file": (("data.path=nowhere.npz",), "nowhere.npz"),
@@ -274,7 +274,7 @@ def test_diverged_runs_are_said_in_a_line_each_by_every_launcher(cli):
 def test_each_help_is_of_its_command(cli):
     out, _ = cli("--help")
     assert "head: hardtanh, linear" in out
-    assert "original, q1_range_mismatch" in out
+    assert "original, output_init" in out
     assert out.startswith("Trains a grid of VAEs")
     predict = Cli(cli.folder, "predict")
     out, _ = predict("--help")

@@ -30,7 +30,7 @@ pytestmark = [
 
 POINT = (
     *("data=npz", "data.path=images.npz", "data.cache=cache", *TINY),
-    *("train.steps=40", "train.eval_every=10"),
+    *("train.steps=40", "train.eval_every=10", "train.lr=0.001", "beta=constant"),
 )
 HEADS = ("tanh", "linear")
 OPTIONS = ("-m", f"head={','.join(HEADS)}", *POINT)

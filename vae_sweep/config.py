@@ -36,6 +36,7 @@ OUR_METRICS = "default"  # of metric: the columns that every run has
 # Bounds, far beyond what trains today: what lies outside overflows a number format, or
 # takes memory or days before the first step.
 MOST_STEPS = 10**7  # of a run; its schedules are tables of so many float64
+MOST_SAMPLES = 10**6  # of an image's posterior
 LARGEST_INTEGER = 2**63 - 1
 LARGEST_WEIGHT = 1e15  # of the KL; squared gradients then stay within float32
 SMALLEST_WEIGHT = 1e-30
@@ -237,11 +238,14 @@ class CyclicalBeta(_Beta):
 
 
 class MatchedBeta(_Beta):
-    """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels."""
+    """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels, to which
+    it rises, linearly from 0, over the first `fraction` of the steps; 1 where the
+    likelihood has a noise of its own or none."""
 
     key: ClassVar[str] = "beta.sigma"
     name: Literal["matched"]
     sigma: Annotated[float, Field(ge=1e-9, le=1e9)]
+    fraction: Share = 0.0
 
     @property
     def label(self) -> str:
@@ -279,34 +283,63 @@ OurBeta = Annotated[
 BetaConfig = Annotated[Annotated[OurBeta, OURS] | Annotated[OwnBeta, THEIRS], BY_NAME]
 
 
-class ConvConfig(Frozen):
+class _Model(Frozen):
+    """Base of the networks."""
+
+    output_init: Literal["random", "data"] = "random"  # of the decoder's last layer
+
+
+Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=16, strict=False)]
+Activation = Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
+
+
+class ConvConfig(_Model):
     """Strided convolutions, linear layers, transposed convolutions (models.ConvVAE)."""
 
     name: Literal["conv"]
     latent: Count
-    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16, strict=False)]
+    widths: Widths
     depth: Annotated[
         int, Field(ge=1, le=1000)
     ]  # convolutions per resolution; all but the first keep the size
     kernel: Literal[3, 4, 5]
-    activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"]
+    activation: Activation
     norm_layer: Literal["none", "batch", "group"]
+    residual: bool = False  # whether those that keep the size add their input
+
+    @model_validator(mode="after")
+    def _something_to_add(self) -> "ConvConfig":
+        if self.residual and self.depth == 1:
+            raise ValueError(
+                "model.residual=true needs convolutions that keep the size, of which "
+                "model.depth=1 has none; set model.depth=2"
+            )
+        return self
 
 
-class LinearConfig(Frozen):
+class LinearConfig(_Model):
     """Linear encoder and decoder, one posterior variance per latent (models.LinearVAE)."""
 
     name: Literal["linear"]
     latent: Count
 
 
-class OwnModel(Own):
+class MlpConfig(_Model):
+    """Linear layers of `widths` units, and the mirror image (networks.MlpVAE)."""
+
+    name: Literal["mlp"]
+    latent: Count
+    widths: Widths
+    activation: Activation
+
+
+class OwnModel(_Model, Own):
     """A user's network, a torch.nn.Module for one run."""
 
     latent: Count
 
 
-OurModel = Annotated[ConvConfig | LinearConfig, Field(discriminator="name")]
+OurModel = Annotated[ConvConfig | LinearConfig | MlpConfig, Field(discriminator="name")]
 ModelConfig = Annotated[Annotated[OurModel, OURS] | Annotated[OwnModel, THEIRS], BY_NAME]
 
 
@@ -322,17 +355,43 @@ class _Data(Frozen):
         return expanded("data.cache", self.cache)
 
 
-class DeadLeavesConfig(_Data):
+class _OurData(_Data):
+    """Base of our sources."""
+
+    binarize: bool = False  # every pixel 1 with the probability u, drawn anew; see source
+
+
+class DeadLeavesConfig(_OurData):
     """Procedural images by the dead-leaves model (dead_leaves.py)."""
 
     name: Literal["dead_leaves"]
     images: Annotated[int, Field(ge=10, le=LARGEST_INTEGER)]
     size: Annotated[int, Field(ge=4, le=256)]
     seed: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
+    grayscale: bool = False  # one channel, the luma of the colored images
     test_images: Count | None
+    radius_min: Annotated[float, Field(ge=1, le=512)] = 1.5  # pixels
+    radius_max: Annotated[float, Field(ge=1, le=512)] | None = None  # None: 2 * size
+    # of each two channels' colors; None: CIFAR-10's, 0.81 to 0.92
+    correlation: Annotated[float, Field(ge=0, le=0.99)] | None = None
+
+    @property
+    def radii(self) -> tuple[float, float]:
+        """The smallest and the largest, pixels."""
+        return self.radius_min, self.radius_max or 2.0 * self.size
+
+    @model_validator(mode="after")
+    def _radii_rise(self) -> "DeadLeavesConfig":
+        smallest, largest = self.radii
+        if smallest >= largest:
+            raise ValueError(
+                f"radius_min must be below radius_max, which is 2 * size where null; got "
+                f"{smallest:g} and {largest:g}"
+            )
+        return self
 
 
-class TorchvisionConfig(_Data):
+class TorchvisionConfig(_OurData):
     """A torchvision set, downloaded into `cache` on first use, with its own test split."""
 
     name: Literal["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"]
@@ -362,7 +421,7 @@ Background = Annotated[
 ]
 
 
-class ImageFolderConfig(_Data):
+class ImageFolderConfig(_OurData):
     """`path` holds train/ and test/, or class folders directly (then split here)."""
 
     place: ClassVar[str | None] = "path"
@@ -382,7 +441,7 @@ class ImageFolderConfig(_Data):
         return level, level, level
 
 
-class NpzConfig(_Data):
+class NpzConfig(_OurData):
     """uint8 arrays [n, H, W] or [n, H, W, C] under train_images/test_images, or images."""
 
     place: ClassVar[str | None] = "path"
@@ -426,6 +485,8 @@ class TrainConfig(Frozen):
     )  # processes that train on CPU
     cohort: Literal["auto"] | Count  # most runs that train as one
     kernels: Literal["auto", "loop", "grouped", "products"]  # of convolutions
+    # of the bound that the last evaluation has (bound.py); 0: none
+    importance_samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)] = 0
 
     @model_validator(mode="before")
     @classmethod

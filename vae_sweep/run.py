@@ -11,7 +11,7 @@ ABOUT = """\
 Trains a grid of VAEs over normalization x output head x beta, and compares them:
   python -m vae_sweep.run norm=zscore,minus1_1 head=tanh,linear
   python -m vae_sweep.run beta=0.1,1,4 data=cifar10 train.epochs=20 sweep=mine
-  python -m vae_sweep.run experiments=q1_range_mismatch
+  python -m vae_sweep.run experiments=core
 Records, table and picture go to <runs>/<sweep>/. vae_sweep.predict takes the same options
 and says, without training, what theory says of the points."""
 

@@ -1,266 +1,565 @@
-"""The four questions, answered in sentences made from the published tables."""
+"""The questions, answered by rules from the published tables: a sentence, its numbers."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from study import effects, trained
 from study.balance import (
+    against_theory,
+    at_one,
     beta_factor,
-    by_door,
-    kl_spread_left,
+    collapsed,
+    kl_spread,
     linear,
-    matched,
-    measured_factor,
 )
-from study.ledger import BITS, MARGIN, PSNR, head_gap
+from study.effects import (
+    BITS,
+    KL,
+    PSNR,
+    Effect,
+    Judged,
+    Where,
+    contrast,
+    judged,
+    margin,
+    matched,
+    matched_labels,
+    noise,
+    recipe,
+)
 from study.published import NORMS, Published, Study
-from vae_sweep.config import Head, Norm
-from vae_sweep.records.comparisons import Interval, difference, mean, table
+from vae_sweep.config import Norm
+from vae_sweep.records.comparisons import Decision, table
 from vae_sweep.theory.floor import head_floor
 from vae_sweep.vae import heads
 from vae_sweep.vae.normalize import fit
 
-Points = dict[str, dict[str, str]]
-
-NATURAL: Mapping[Head, Norm] = {  # each head with the targets that its range was made for
-    "linear": "zscore",
-    "tanh_rescaled": "zscore",
-    "sigmoid_rescaled": "zscore",
-    "tanh_standardized": "zscore",
-    "tanh": "minus1_1",
-    "hardtanh": "minus1_1",
-    "sigmoid": "unit",
+EQUAL: Decision = "equal within the margin"
+CONDITIONS = {  # experiment -> what is changed of `core`
+    "latents16": "16 latents",
+    "without_batch_norm": "no batch norm",
+    "residual": "a residual network",
+    "mnist": "MNIST",
+}
+CONSTANT = "beta.fraction=0.0"  # the setting of a matched beta that does not rise to it
+RANDOM = "output_init=random"  # of a last layer that does not start at the data
+IW = "bits_per_dim_iw_calibrated"  # the importance-weighted bound (Burda et al. 2016)
+CLIPPED = "A linear head clipped to [-1, 1]: the range alone, and all else"
+LIKELIHOODS = ("mse", "gaussian_optimal", "discretized_logistic")
+FIXES = {  # what is typed -> how it changes the z-scored, tanh point
+    "head=linear": {"head": "linear"},
+    "head=tanh_rescaled": {"head": "tanh_rescaled"},
+    "head=sigmoid_rescaled": {"head": "sigmoid_rescaled"},
+    "head=tanh_standardized": {"head": "tanh_standardized"},
+    "head=hardtanh": {"head": "hardtanh"},
+    "target=minus1_1": {"target": "minus1_1"},
+    "norm=minus1_1": {"norm": "minus1_1", "target": "minus1_1"},
+    "norm=unit": {"norm": "unit", "target": "unit"},
 }
 
 
-def db(interval: Interval) -> str:
-    return f"{interval.text(2, True)} dB"
+class Answer(NamedTuple):
+    """A question, the sentence that answers it, and what the sentence rests on.
+
+    `tables` are families of judged effects by title, all corrected together; `more` are
+    further tables and remarks in Markdown. `experiments` are those that it rests on.
+    """
+
+    question: str
+    sentence: str
+    tables: Mapping[str, Sequence[Judged]]
+    more: Sequence[str]
+    experiments: Sequence[str]
 
 
-def _listed(effects: Mapping[str, Interval]) -> str:
-    """Effects in dB, the largest first."""
-    order = sorted(effects, key=lambda label: -effects[label].estimate)
-    return ", ".join(f"{label} {effects[label].text(2, True)}" for label in order)
+def _judged(tables: Mapping[str, Sequence[Effect]]) -> dict[str, list[Judged]]:
+    """Judges the effects of several tables as one family."""
+    flat = judged([effect for family in tables.values() for effect in family])
+    given = iter(flat)
+    return {title: [next(given) for _ in family] for title, family in tables.items()}
 
 
-def range_mismatch(study: Study) -> str:
-    """Q1: does it hurt that z-scored targets and tanh outputs have different ranges?"""
-    counts = study.of("q1_range_mismatch").counts
-    floor = head_floor(heads.named("tanh"), fit("zscore", counts), counts)
-    z = {"norm": "zscore"}
-    cost, bits = head_gap(study, z), head_gap(study, z, BITS)
-    return (
-        f"{'Yes' if cost.sign < 0 else 'It is not seen to'}. tanh cannot reach "
-        f"{floor.outside:.0%} of the z-scored targets, which caps it at "
-        f"{floor.psnr_cap:.1f} dB on them. Against a linear head at equal noise it comes "
-        f"out {db(cost)} and {bits.text(3, True)} calibrated bits per dim; without KL, "
-        f"{db(head_gap(study, {**z, 'beta': '0'}))}; under [-1, 1], which it reaches, "
-        f"{db(head_gap(study, {'norm': 'minus1_1'}))}."
-    )
+def zscored(finals: pd.DataFrame, head: str = "tanh") -> dict[str, str]:
+    """The point of a head on z-scored inputs and targets at the sweep's noise."""
+    return {"norm": "zscore", "target": "zscore", "head": head, "beta": matched(finals)}
 
 
-def fixes(finals: pd.DataFrame, column: str = PSNR) -> dict[str, Interval]:
-    """What each way to make z-scored inputs fit adds to `column`, over tanh alone."""
-    faulty = {"norm": "zscore", "head": "tanh", "beta": matched(finals)}
-    ways: Points = {
-        "target [-1, 1] with tanh": {**faulty, "target": "minus1_1"},
-        "linear head": {**faulty, "head": "linear"},
-        "tanh_rescaled": {**faulty, "head": "tanh_rescaled"},
-        "tanh_standardized": {**faulty, "head": "tanh_standardized"},
-        "hardtanh": {**faulty, "head": "hardtanh"},
-    }
-    return {way: difference(finals, column, w, faulty) for way, w in ways.items()}
-
-
-def make_it_fit(study: Study) -> str:
-    """Q2: which pre-processing, or post-processing of the output, makes them fit?"""
-    finals = study.of("q2_make_it_fit").results.finals
-    gains = fixes(finals)
-    fit_now = {way: gain for way, gain in gains.items() if gain.low > MARGIN}
-    others = {way: gain for way, gain in gains.items() if way not in fit_now}
-    plain = {"norm": "minus1_1", "head": "tanh", "beta": matched(finals)}
-    gap = difference(finals, PSNR, plain, linear("zscore", plain["beta"]))
-    return (
-        f"More than {MARGIN} dB over z-scored inputs with a plain tanh is gained by: "
-        f"{_listed(fit_now) or 'none'}; not by: {_listed(others) or 'none'}. A plain tanh "
-        f"with inputs and targets in [-1, 1] is {db(gap)} from z-score with a linear head."
-    )
-
-
-def of_heads(finals: pd.DataFrame, likelihood: str, column: str) -> dict[str, Interval]:
-    """`column` of each head at its natural target, minus a linear head's on z-scored
-    targets."""
-    beta = matched(finals) if likelihood == "mse" else "1"
-    points = natural_points(finals, likelihood, beta)
-    base = points.pop("linear")
-    return {head: difference(finals, column, w, base) for head, w in points.items()}
-
-
-def natural_points(finals: pd.DataFrame, likelihood: str, beta: str) -> Points:
-    """Each head at its natural target, of those that finished."""
-    there = finals[(finals["likelihood"] == likelihood) & (finals["beta"] == beta)]
-    there = there[(there["status"] == "finished") & (there["reduction"] == "sum")]
-    pairs = set(zip(there["norm"], there["target"], there["head"], strict=True))
-    return {
-        head: {"norm": norm, "head": head, "likelihood": likelihood, "beta": beta}
-        for head, norm in NATURAL.items()
-        if (norm, norm, head) in pairs
-    }
-
-
-def output_layer(study: Study) -> str:
-    """Q3: should the output layer be something else?"""
-    finals = study.of("q3_output_layer").results.finals
-    heads = of_heads(finals, "mse", PSNR)
-    best, worst = (pick(heads, key=lambda h: heads[h].estimate) for pick in (max, min))
-    better = [head for head, gap in heads.items() if gap.low > MARGIN]
-    sure = all(gap.high < MARGIN for gap in heads.values())
-    lead = f"{', '.join(better)} gains" if better else "None is seen to gain"
-    optimal = {**linear("zscore", "1"), "likelihood": "gaussian_optimal"}
-    by_hand = matched(finals)
-    gain = difference(finals, BITS, optimal, linear("zscore", by_hand))
-    return (
-        f"{'No' if sure else lead}. Against a linear head on z-scored targets, at equal "
-        f"noise and each on the targets of its range, the others come out between "
-        f"{best}, {db(heads[best])}, and {worst}, {db(heads[worst])}. The noise need not "
-        f"be set by hand: gaussian_optimal finds σ = "
-        f"{mean(finals, 'test/sigma', optimal).text(1)} levels, {gain.text(3, True)} "
-        f"calibrated bits per dim against σ = {by_hand.removeprefix('matched')}."
-    )
-
-
-def balance(study: Study) -> str:
-    """Q4: does the weight of the terms change with the scale, and how is it accounted?"""
-    published = study.of("q4_balance")
+def head_gap(
+    published: Published, norm: str, quantity: str = PSNR, label: str = ""
+) -> Effect:
+    """A tanh head minus a linear one at equal noise."""
     finals = published.results.finals
-    at_one = [linear(norm, "1") for norm in NORMS]
-    rises = [difference(finals, "test/kl", b, a).sign > 0 for a, b in pairwise(at_one)]
-    kl = ", ".join(
-        f"{mean(finals, 'test/kl', where).text(1)} ({where['norm']})" for where in at_one
+    tanh, base = (
+        {"norm": norm, "target": norm, "head": head, "beta": matched(finals)}
+        for head in ("tanh", "linear")
     )
-    multiply = " and ".join(
-        f"{measured_factor(finals, 'unit', norm).text(2)} for {norm} (squared ratio of the "
-        f"scales: {beta_factor(published, 'unit', norm):.2f})"
-        for norm in NORMS[1:]
-    )
-    doors = by_door(finals)
-    return (
-        f"{'Yes' if all(rises) else 'Not throughout'}. At β = 1 the KL is {kl} nats. To "
-        f"give the KL of [0, 1], β must be multiplied by {multiply}. At equal noise "
-        f"(`beta=matched`) {kl_spread_left(finals).text(1)} % of the spread of log KL over "
-        f"normalizations is left, at the noise that gaussian_optimal finds "
-        f"{kl_spread_left(finals, 'gaussian_optimal').text(1)} %. z-scoring adds "
-        f"{doors['target z-scored, input [0, 1]'].text(1, True)} nats if the target's, "
-        f"{doors['input z-scored, target [0, 1]'].text(1, True)} if the input's."
-    )
+    return contrast(published, label or f"{norm}: tanh − linear", quantity, tanh, base)
 
 
-QUESTIONS = (
-    (
+def range_alone(published: Published, quantity: str = PSNR) -> list[Effect]:
+    """The clip control on z-scored targets: what a linear head loses where its outputs are
+    clipped to tanh's range, and what tanh loses beyond that."""
+    finals = published.results.finals
+    tanh, base = zscored(finals), zscored(finals, "linear")
+    clipped = f"{quantity}_tanh_range"
+    return [
+        contrast(published, "linear, clipped − linear", clipped, base, base, quantity),
+        contrast(published, "tanh − linear, clipped", quantity, tanh, base, clipped),
+    ]
+
+
+def elsewhere(study: Study, norm: str) -> list[Effect]:
+    """The gap of the heads with one condition changed."""
+    return [
+        head_gap(recipe(study.of(name)), norm, label=f"{said}, {norm}: tanh − linear")
+        for name, said in CONDITIONS.items()
+    ]
+
+
+def range_mismatch(study: Study) -> Answer:
+    """Q1: does it hurt that z-scored targets and tanh outputs have different ranges?"""
+    core = recipe(study.of("core"))
+    counts = core.counts
+    outside = head_floor(heads.named("tanh"), fit("zscore", counts), counts).outside
+    changed = elsewhere(study, "zscore")
+    tables = _judged(
+        {
+            "PSNR": [head_gap(core, norm) for norm in ("zscore", "minus1_1", "unit")],
+            "Calibrated bits per dim (lower is better)": [
+                head_gap(core, norm, BITS) for norm in ("zscore", "minus1_1", "unit")
+            ],
+            "Importance-weighted bound, bits per dim": [
+                head_gap(core, norm, IW) for norm in ("zscore", "minus1_1")
+            ],
+            CLIPPED: range_alone(core),
+            "One condition changed": changed,
+            "How capacity changes what tanh loses": [
+                effects.minus(
+                    changed[0], head_gap(core, "zscore"), "16 latents − the base's"
+                )
+            ],
+        }
+    )
+    cost, fitting, *_ = tables["PSNR"]
+    elsewhere_too = tables["One condition changed"]
+    same = sum(j.decision == cost.decision for j in elsewhere_too)
+    lead = {
+        "lower": f"Yes: tanh cannot reach {outside:.0%} of z-scored targets and loses "
+        f"{cost.size} to a linear head at equal noise",
+        "higher": f"No, tanh gains {cost.size} over a linear head at equal noise",
+        EQUAL: f"No: tanh is within {margin('dB')} of a linear head at equal noise, "
+        f"{cost.text}",
+        "undecided": f"Undecided: tanh minus a linear head at equal noise is {cost.text}",
+    }[cost.decision]
+    on_minus1_1 = {
+        "lower": f"on [-1, 1] it loses {fitting.size}",
+        "higher": f"on [-1, 1] it gains {fitting.size}",
+        EQUAL: f"on [-1, 1] they are within {margin('dB')}",
+        "undecided": "on [-1, 1] it is undecided",
+    }[fitting.decision]
+    also = f"; likewise in {same} of {len(elsewhere_too)} other conditions"
+    return Answer(
         "Does it hurt that z-scored targets and tanh outputs have different ranges?",
-        "q1_range_mismatch",
-        range_mismatch,
-    ),
-    (
+        f"{lead}; {on_minus1_1}{also if cost.decision != 'undecided' else ''}.",
+        tables,
+        [],
+        ("core", *CONDITIONS),
+    )
+
+
+def fixes(published: Published, quantity: str = PSNR) -> list[Effect]:
+    """What each way to make z-scored inputs fit adds, over tanh alone."""
+    faulty = zscored(published.results.finals)
+    return [
+        contrast(published, way, quantity, {**faulty, **change}, faulty)
+        for way, change in FIXES.items()
+    ]
+
+
+def make_it_fit(study: Study) -> Answer:
+    """Q2: which pre-processing, or post-processing of the output, makes them fit?"""
+    core = recipe(study.of("core"))
+    base = zscored(core.results.finals, "linear")
+    rest = {way: change for way, change in FIXES.items() if way != "head=linear"}
+    faulty = zscored(core.results.finals)
+    tables = _judged(
+        {
+            "PSNR over z-scored inputs with tanh": fixes(core),
+            "Calibrated bits per dim over the same (lower is better)": fixes(core, BITS),
+            "PSNR against a linear head on z-scored targets": [
+                contrast(core, f"{way} − head=linear", PSNR, {**faulty, **change}, base)
+                for way, change in rest.items()
+            ],
+        }
+    )
+    gains = tables["PSNR over z-scored inputs with tanh"]
+    groups = {
+        f"more than {margin('dB')} is gained by": "higher",
+        "within it are": EQUAL,
+        "worse are": "lower",
+        "undecided are": "undecided",
+    }
+    parts = [
+        f"{words} {listed}"
+        for words, decision in groups.items()
+        if (listed := _listed([j for j in gains if j.decision == decision]))
+    ]
+    return Answer(
         "Which pre-processing, or post-processing of the output, makes them fit?",
-        "q2_make_it_fit",
-        make_it_fit,
-    ),
-    ("Should the output layer be something else?", "q3_output_layer", output_layer),
-    (
+        f"Over z-scored targets with tanh, {'; '.join(parts)} (dB).",
+        tables,
+        [],
+        ("core",),
+    )
+
+
+def _listed(found: Sequence[Judged]) -> str:
+    """Options with what they add, the largest first."""
+    order = sorted(found, key=lambda j: -j.shown.estimate)
+    return ", ".join(f"`{j.effect.said}` {j.short}" for j in order)
+
+
+def output_points(finals: pd.DataFrame, likelihood: str) -> dict[str, Where]:
+    """Each normalization and head of a likelihood, at the sweep's noise or a beta of 1:
+    `zscore, linear` and so on."""
+    runs = finals[(finals["likelihood"] == likelihood) & (finals["reduction"] == "sum")]
+    if likelihood == "mse":
+        runs = runs[runs["beta"] == matched(finals)]
+    else:
+        runs = runs[runs["beta_value"] == 1]
+    runs = runs[(runs["status"] == "finished") & (runs["norm"] == runs["target"])]
+    keys = ["norm", "head", "beta", "likelihood"]
+    points = runs[["target", *keys]].drop_duplicates().to_dict("records")
+    return {f"{p['norm']}, {p['head']}": {str(k): v for k, v in p.items()} for p in points}
+
+
+def reaching(published: Published, likelihood: str) -> dict[str, Where]:
+    """Those of `output_points` whose head is bounded and reaches every target."""
+    finals = published.results.finals
+    free = finals[np.isinf(finals["psnr_cap"]) & (finals["norm"] == finals["target"])]
+    points = output_points(finals, likelihood)
+    there = set(free["norm"] + ", " + free["head"])
+    return {
+        label: point
+        for label, point in points.items()
+        if label in there and point["head"] != "linear"
+    }
+
+
+def with_heads(study: Study) -> Published:
+    """The likelihoods' runs, with those of `core` as the ones of a squared error."""
+    return recipe(effects.joined(study.of("core"), study.of("likelihoods")))
+
+
+def output_layer(study: Study) -> Answer:
+    """Q3: should the output layer be something else?"""
+    published = with_heads(study)
+    finals = published.results.finals
+    asked: list[Effect] = []
+    others: list[Effect] = []
+    for likelihood in LIKELIHOODS:
+        points = output_points(finals, likelihood)
+        base, tanh = points["zscore, linear"], points["zscore, tanh"]
+        for quantity in (PSNR, BITS) if likelihood == "mse" else (BITS,):
+            key = f"{likelihood}, {effects.UNITS[quantity]}"
+            asked += [contrast(published, f"{key}: linear − tanh", quantity, base, tanh)]
+            others += [
+                contrast(published, f"{key}: {label} − linear", quantity, point, base)
+                for label, point in reaching(published, likelihood).items()
+            ]
+    by_hand = output_points(finals, "mse")["zscore, linear"]
+    free = output_points(finals, "gaussian_optimal")["zscore, linear"]
+    title = (
+        "Bounded heads that reach every target, against a linear one on z-scored targets"
+    )
+    tables = _judged(
+        {
+            "The asker's tanh replaced": asked,
+            title: others,
+            "The noise found rather than typed": [
+                contrast(published, "linear: gaussian_optimal − mse", BITS, free, by_hand)
+            ],
+        }
+    )
+    replaced = tables["The asker's tanh replaced"][0]
+    in_psnr = [j for j in tables[title] if j.effect.unit == "dB"]
+    lead = {
+        "higher": f"Yes, on z-scored targets: linear gains {replaced.size} over tanh",
+        "lower": f"No: linear loses {replaced.size} to tanh on z-scored targets",
+        EQUAL: f"No: linear is within {margin('dB')} of tanh on z-scored targets",
+        "undecided": f"Undecided on z-scored targets: linear minus tanh is {replaced.text}",
+    }[replaced.decision]
+    found = tables["The noise found rather than typed"][0]
+    likelihood = {
+        "lower": f"`gaussian_optimal` saves {-found.shown.estimate:.3f} bits per dim",
+        "higher": f"`gaussian_optimal` costs {found.shown.estimate:.3f} bits per dim",
+        EQUAL: "`gaussian_optimal` is level with a typed noise",
+        "undecided": "`gaussian_optimal` is undecided",
+    }[found.decision]
+    return Answer(
+        "Should the output layer be something else?",
+        f"{lead}; of {len(in_psnr)} bounded heads that reach every target "
+        f"{_counted(in_psnr)}; "
+        f"{likelihood}.",
+        tables,
+        [],
+        ("core", "likelihoods"),
+    )
+
+
+def _counted(family: Sequence[Judged]) -> str:
+    """`3 are equal within 0.3 dB, 1 is undecided`."""
+    words = {
+        EQUAL: f"within {margin('dB')}",
+        "higher": "better",
+        "lower": "worse",
+        "undecided": "undecided",
+    }
+    counts = {
+        said: sum(j.decision == decision for j in family)
+        for decision, said in words.items()
+    }
+    return ", ".join(f"{n} {said}" for said, n in counts.items() if n) or "none was tried"
+
+
+def at_equal_noise(published: Published, quantity: str, **more: Any) -> list[Effect]:
+    """Linear heads at equal noise against the one on z-scored targets."""
+    how = "gaussian_optimal" if "likelihood" in more else "equal noise"
+    return [
+        contrast(
+            published,
+            f"{how}, {_of(quantity)}: {norm} against zscore",
+            quantity,
+            linear(norm, **more),
+            linear("zscore", **more),
+        )
+        for norm in ("unit", "minus1_1")
+    ]
+
+
+def by_door(published: Published, quantity: str) -> list[Effect]:
+    """What z-scoring the target does under either input, and the input under either
+    target, at a beta of 1."""
+    pairs = {
+        "target z-scored, input [0, 1]": (("unit", "zscore"), ("unit", "unit")),
+        "target z-scored, input z-scored": (("zscore", "zscore"), ("zscore", "unit")),
+        "input z-scored, target [0, 1]": (("zscore", "unit"), ("unit", "unit")),
+        "input z-scored, target z-scored": (("zscore", "zscore"), ("unit", "zscore")),
+    }
+    return [
+        contrast(published, f"{_of(quantity)}: {said}", quantity, at_one(*a), at_one(*b))
+        for said, (a, b) in pairs.items()
+    ]
+
+
+def balance(study: Study) -> Answer:
+    """Q4: does the weight of the terms change with the scale, and how is it accounted?"""
+    published = recipe(study.of("balance"))
+    equal = matched(published.results.finals)
+    free = {"beta_value": 1.0, "likelihood": "gaussian_optimal"}
+    doors = recipe(study.of("input_target"))
+    theory = "The factor on β against theory"
+    equal_kl, equal_psnr = "KL at equal noise", "PSNR at equal noise"
+    tables = _judged(
+        {
+            "KL at β = 1": [
+                contrast(published, f"KL of {b} over {a}", KL, at_one(b), at_one(a))
+                for a, b in (*pairwise(NORMS), (NORMS[0], NORMS[-1]))
+            ],
+            theory: [against_theory(published, "unit", b) for b in NORMS[1:]],
+            equal_kl: at_equal_noise(published, KL, beta=equal),
+            equal_psnr: at_equal_noise(published, PSNR, beta=equal),
+            "At the noise that gaussian_optimal finds": [
+                *at_equal_noise(published, KL, **free),
+                *at_equal_noise(published, PSNR, **free),
+            ],
+            "Input or target, without batch norm": [
+                *by_door(doors, KL),
+                *by_door(doors, PSNR),
+            ],
+            "What early KL pressure and the last layer's start do": [
+                *_variants(study.of("warmup"), CONSTANT, "β warmed up − constant"),
+                *_variants(study.of("output_init"), RANDOM, "start at the data − random"),
+            ],
+        }
+    )
+    at_1, factor = tables["KL at β = 1"][2], tables[theory][1]
+    scale2 = beta_factor(published, "unit", "zscore")
+    measured = factor.shown.mapped(lambda ratio: ratio * scale2).text(1)
+    times = f"at β = 1, z-scoring multiplies KL by {at_1.shown.estimate:.2f}"
+    lead = {
+        "higher": f"Yes: {times}",
+        "lower": f"Yes, reversed: {times}",
+        EQUAL: f"No: {times}",
+        "undecided": f"Undecided: {times}",
+    }[at_1.decision]
+    fits = {
+        EQUAL: f"within {margin('×')}",
+        "undecided": "undecided",
+    }.get(factor.decision, f"over {margin('×')} off")
+    inside = factor.shown.low <= 1 <= factor.shown.high
+    fits = f"{'held' if inside else 'excluded'}, {fits}"
+    undone = f"multiplying β by {measured} undoes that (theory: {scale2:.1f}, {fits})"
+    if math.isnan(factor.shown.low):
+        undone = "no factor on β was found that undoes that"
+    return Answer(
         "Does the weight of the two terms change with the scale of the input, and how is "
         "that accounted for?",
-        "q4_balance",
-        balance,
-    ),
-)
+        f"{lead}; {undone}. At equal noise KL is {_agreed(tables[equal_kl])}, PSNR "
+        f"{_agreed(tables[equal_psnr])}.",
+        tables,
+        [every_noise(published), beta_factors(published)],
+        ("balance", "input_target", "warmup", "output_init"),
+    )
 
 
-def four(study: Study) -> str:
-    """The four answers as a numbered list in Markdown, with what they rest on."""
-    lines = [f"{i}. **{q}** {of(study)}" for i, (q, _, of) in enumerate(QUESTIONS, 1)]
-    captions: dict[str, list[str]] = {}
-    for i, (_, experiment, _) in enumerate(QUESTIONS, 1):
-        captions.setdefault(study.of(experiment).caption, []).append(str(i))
-    rests = " ".join(f"{', '.join(who)}: {said}." for said, who in captions.items())
-    means = "Means over seeds on the test split, [95% bootstrap intervals], paired by seed."
-    return "\n".join([*lines, "", f"{means} {rests}"])
+def _variants(published: Published, base: str, said: str) -> list[Effect]:
+    """Linear heads without a setting minus those with it, under each normalization and at
+    each noise of those with it; none where the sweep has none of them."""
+    finals = published.results.finals
+    own = finals[effects.settings(finals, base)]
+    return [
+        effects.variant(
+            published,
+            f"{norm}, {noise(finals, label)}, {_of(quantity)}: {said}",
+            quantity,
+            linear(norm, beta=label),
+            base,
+        )
+        for label in (matched_labels(own) if len(own) < len(finals) and len(own) else [])
+        for quantity in (PSNR, KL)
+        for norm in NORMS
+    ]
 
 
-def beta_factors(published: Published) -> pd.DataFrame:
+def _of(quantity: str) -> str:
+    return {PSNR: "PSNR", KL: "KL"}[quantity]
+
+
+def _agreed(family: Sequence[Judged]) -> str:
+    """Of normalizations: `equal within 10 %`, `not equal`, or `undecided`."""
+    decisions = {j.decision for j in family}
+    if decisions == {EQUAL}:
+        return f"equal within {margin(family[0].effect.unit)}"
+    return "not equal" if decisions & {"higher", "lower"} else "undecided"
+
+
+def every_noise(published: Published) -> str:
+    """How far KL and PSNR are apart over normalizations, at β = 1 and each noise."""
+    finals = published.results.finals
+    lines = [
+        "| linear heads | largest KL over the least | unit − zscore, PSNR |",
+        "|---|---|---|",
+    ]
+    points: dict[str, dict[str, Any]] = {"β = 1": {"beta_value": 1.0}}
+    points |= {noise(finals, label): {"beta": label} for label in matched_labels(finals)}
+    for said, where in points.items():
+        if "beta" in where and collapsed(finals, where["beta"]):
+            lines.append(f"| {said} | collapsed: a KL below {trained.COLLAPSED} nats | |")
+            continue
+        apart = kl_spread(finals, **where)
+        unit, zscore = (linear(norm, **where) for norm in ("unit", "zscore"))
+        [gap] = judged([contrast(published, "", PSNR, unit, zscore)])
+        lines.append(f"| {said} | {apart.text(1, True)} % | {gap.text} |")
+    return "\n".join(["Each for itself, at 95 %:", "", *lines])
+
+
+def beta_factors(published: Published) -> str:
     """What to multiply beta by when the targets' normalization changes from row to
     column, so that the noise stays."""
     norms: tuple[Norm, ...] = (*NORMS, "raw255")
-    rows = {
-        a: {f"to {b}": f"{beta_factor(published, a, b):.4g}" for b in norms} for a in norms
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    lines = [
+        "Factor on β that keeps the noise, from row to column (exact, on these images):",
+        "",
+        f"| | {' | '.join(norms)} |",
+        f"|---|{'---|' * len(norms)}",
+    ]
+    for a in norms:
+        cells = [f"{beta_factor(published, a, b):.4g}" for b in norms]
+        lines.append(f"| {a} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def original_points(finals: pd.DataFrame) -> Points:
+def original_points(finals: pd.DataFrame) -> dict[str, Where]:
     """The set-up as it was asked about, and each change to it."""
-    asked = {"norm": "zscore", "head": "tanh", "reduction": "mean", "beta": "1"}
-    beta = matched(finals)
-    equal = {"reduction": "sum", "beta": beta}
-    noise = f"noise of {beta.removeprefix('matched')} levels"
+    asked = {"norm": "zscore", "head": "tanh", "reduction": "mean", "beta_value": 1.0}
+    of_noise = {"norm": "zscore", "reduction": "sum", "beta": matched(finals)}
+    equal = f"noise of {noise(finals, matched(finals))} levels"
     return {
         "as asked: z-score, tanh, mean reduction, β = 1": asked,
         "range fixed: tanh_rescaled": {**asked, "head": "tanh_rescaled"},
         "range fixed: linear head": {**asked, "head": "linear"},
         "range fixed: [-1, 1]": {**asked, "norm": "minus1_1"},
         "balance fixed: sum reduction": {**asked, "reduction": "sum"},
-        f"balance fixed: {noise}": {**asked, **equal},
-        f"both fixed: tanh_rescaled, {noise}": {
-            **asked,
-            **equal,
-            "head": "tanh_rescaled",
-        },
+        f"balance fixed: {equal}": {**of_noise, "head": "tanh"},
+        f"both fixed: tanh_rescaled, {equal}": {**of_noise, "head": "tanh_rescaled"},
     }
 
 
 def original(finals: pd.DataFrame) -> pd.DataFrame:
     """Test means over seeds of `original_points`, with intervals."""
     columns = {
-        "σ (8-bit)": ("val/sigma", 0),
-        "PSNR (dB)": (PSNR, 2),
+        "σ (8-bit)": ("implied_sigma", 0),
+        "PSNR (dB)": ("test/psnr", 2),
         "KL (nats)": ("test/kl", 1),
         "active units": ("test/active_units", 1),
-        "calibrated bits/dim": (BITS, 3),
+        "calibrated bits/dim": ("test/bits_per_dim_calibrated", 3),
     }
     return table(finals, original_points(finals), columns)
 
 
-def advice(study: Study) -> pd.DataFrame:
-    """What to do about a set-up, what it gained here (dB of test PSNR at equal noise,
-    over leaving it), and beta's factor, which keeps the noise."""
-    published = study.of("q2_make_it_fit")
-    first = study.of("q1_range_mismatch").results.finals
-    gains = fixes(published.results.finals)
-    n = int(np.prod(published.about["images"]["shape"]))
-    z = beta_factor(published, "zscore", "minus1_1")
-    unit = {"norm": "unit", "beta": matched(first)}
-    sigmoid = difference(first, PSNR, {**unit, "head": "sigmoid"}, {**unit, "head": "tanh"})
+def ranges_or_balance(study: Study) -> Answer:
+    """The question as it was asked: is it the ranges, or the balance of the terms?"""
+    published = recipe(study.of("original"))
+    asked, ranges, _, _, _, balanced, both = original_points(
+        published.results.finals
+    ).values()
     ways = {
-        "linear head": ("head=linear", "1"),
-        "tanh_rescaled": ("head=tanh_rescaled", "1"),
-        "target [-1, 1] with tanh": ("target=minus1_1", f"{z:.3g}, the channels' mean"),
+        "range fixed (tanh_rescaled)": ranges,
+        "balance fixed (matched noise)": balanced,
+        "both fixed": both,
     }
-    order = sorted(ways, key=lambda way: -gains[way].estimate)
-    rows = [("z-scored inputs, tanh", ways[w][0], db(gains[w]), ways[w][1]) for w in order]
-    rows += [
-        ("[0, 1] images, tanh", "head=sigmoid", db(sigmoid), "1"),
-        (
-            "another change of the targets' scale",
-            "beta=matched, or the factor",
-            "",
-            "(old scale / new scale)²",
-        ),
-        ("F.mse_loss and KL.mean(), D latents", "sum both", "", f"{n} / D"),
-        ("F.mse_loss and KL.sum(1).mean()", "sum the squared error", "", f"{n}"),
-        ("1/2 before the summed squared error", "nothing; where dropped:", "", "2"),
-        ("no idea what beta to take", "gaussian_optimal, or beta.sigma", "", ""),
-    ]
-    columns = ["if you have", "do", "gained", "multiply beta by"]
-    return pd.DataFrame(rows, columns=columns).set_index("if you have")
+
+    def gains(quantity: str) -> list[Effect]:
+        return [contrast(published, k, quantity, way, asked) for k, way in ways.items()]
+
+    tables = _judged(
+        {
+            "PSNR over the set-up as asked": gains(PSNR),
+            "Which matters more": [
+                contrast(published, "balance fixed − range fixed", PSNR, balanced, ranges)
+            ],
+            "Calibrated bits per dim over the same (lower is better)": gains(BITS),
+        }
+    )
+    first, second, together = tables["PSNR over the set-up as asked"]
+    more = tables["Which matters more"][0].decision
+    either = "higher" in (first.decision, second.decision)
+    lead = {
+        "higher": f"The balance{'' if second.decision == 'higher' else ', if either'}",
+        "lower": f"The ranges{'' if first.decision == 'higher' else ', if either'}",
+        EQUAL: "Both alike" if either else "Neither",
+        "undecided": "Undecided",
+    }[more]
+    return Answer(
+        "Is it the ranges that don't meet, or the balance of the two terms?",
+        f"{lead}: in the set-up as asked, correcting the range adds {first.text}, "
+        f"correcting the balance {second.text}, both {together.text} of PSNR.",
+        tables,
+        [effects.markdown(original(published.results.finals))],
+        ("original",),
+    )
+
+
+QUESTIONS: Sequence[Callable[[Study], Answer]] = (
+    ranges_or_balance,
+    range_mismatch,
+    make_it_fit,
+    output_layer,
+    balance,
+)

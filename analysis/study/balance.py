@@ -6,36 +6,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from study.effects import (
+    Effect,
+    Measure,
+    Where,
+    at_typed,
+    effect,
+    matched_labels,
+)
 from study.published import NORMS, Published
 from vae_sweep.config import Norm
-from vae_sweep.errors import UserError
-from vae_sweep.records.comparisons import Interval, bootstrap, difference, of_point
+from vae_sweep.records.comparisons import Interval, interval, of_point
 from vae_sweep.vae.normalize import fit
 
-
-def matched_labels(finals: pd.DataFrame) -> list[str]:
-    """The labels of beta=matched in a sweep, the noise rising.
-
-    Raises UserError where there is none.
-    """
-    labels = {beta for beta in finals["beta"] if beta.startswith("matched")}
-    if not labels:
-        raise UserError(
-            "a comparison at equal noise needs beta=matched; this sweep has none"
-        )
-    return sorted(labels, key=lambda label: float(label.removeprefix("matched")))
+COLLAPSED = 0.5  # nats of KL, below which a run's latents carry nothing
 
 
-def matched(finals: pd.DataFrame) -> str:
-    """The middle one of them."""
-    labels = matched_labels(finals)
-    return labels[len(labels) // 2]
-
-
-def linear(norm: str, beta: str, target: str | None = None) -> dict[str, str]:
-    """The point of a linear head."""
-    where = {"norm": norm, "head": "linear", "beta": beta}
-    return where | ({"target": target} if target else {})
+def linear(norm: str, target: str | None = None, **more: Any) -> Where:
+    """The point of a linear head; `more` are columns of finals."""
+    return {"norm": norm, "head": "linear", "target": target or norm, **more}
 
 
 def beta_factor(published: Published, a: Norm, b: Norm) -> float:
@@ -46,30 +35,45 @@ def beta_factor(published: Published, a: Norm, b: Norm) -> float:
     return squares[0] / squares[1]
 
 
-def measured_factor(finals: pd.DataFrame, a: str, b: str) -> Interval:
-    """The factor on beta that gives normalization `b` the KL that `a` has, measured.
+def factor(a: str, b: str) -> Measure:
+    """Logarithm of the factor on beta that gives normalization `b` the KL that `a` has, of
+    linear heads, measured.
 
-    Between the betas of the grid log KL is taken as linear in log beta; KL of less than
-    a nat is left out. The interval is that of the mean logarithm over seeds, and knows
-    nothing of the interpolation; nan where the KL does not fall as beta rises.
+    Between the betas of the grid log KL is taken as linear in log beta; KL of less than a
+    nat is left out, and a seed whose KL does not fall as beta rises has no factor.
     """
-    curves = {norm: _kl_curves(finals, norm) for norm in (a, b)}
-    logs: list[float] = []
-    for seed in curves[a].index.intersection(curves[b].index):
-        wanted, offered = (curves[norm].loc[seed] for norm in (a, b))
-        offered = offered[offered > 1]
-        x, y = np.log(offered.index.to_numpy(float)), np.log(offered.to_numpy(float))
-        inside = wanted[
-            (wanted > 1) & (wanted <= offered.max()) & (wanted >= offered.min())
-        ]
-        if len(inside) == 0 or (np.diff(y) >= 0).any():
-            return Interval(math.nan, math.nan, math.nan, 0)
-        found = np.interp(np.log(inside), y[::-1], x[::-1])
-        logs.append(float(np.mean(found - np.log(inside.index.to_numpy(float)))))
-    return bootstrap(logs).mapped(math.exp)
+
+    def measure(finals: pd.DataFrame, split: str) -> pd.Series:
+        curves = {norm: _kl_curves(finals, norm, f"{split}/kl") for norm in (a, b)}
+        logs: dict[int, float] = {}
+        for seed in curves[a].index.intersection(curves[b].index):
+            wanted, offered = (curves[norm].loc[seed] for norm in (a, b))
+            offered = offered[offered > 1]
+            x, y = (np.log(np.asarray(v, float)) for v in (offered.index, offered))
+            inside = wanted[
+                (wanted > 1) & (wanted <= offered.max()) & (wanted >= offered.min())
+            ]
+            if len(inside) and (np.diff(y) < 0).all():
+                found = np.interp(np.log(inside), y[::-1], x[::-1])
+                logs[seed] = float(np.mean(found - np.log(np.asarray(inside.index, float))))
+        return pd.Series(logs, dtype=float)
+
+    return measure
 
 
-def linear_runs(finals: pd.DataFrame, **where: Any) -> pd.DataFrame:
+def measured_factor(published: Published, a: Norm, b: Norm, over: float = 1) -> Effect:
+    """`factor`, over a number that it may equal."""
+    found = factor(a, b)
+    label = f"factor on β from {a} to {b}" + (f", over {over:.2f}" if over != 1 else "")
+    return effect(published, label, "×", lambda f, s: found(f, s) - math.log(over))
+
+
+def against_theory(published: Published, a: Norm, b: Norm) -> Effect:
+    """The measured factor over the theory's, scale^2."""
+    return measured_factor(published, a, b, beta_factor(published, a, b))
+
+
+def linear_runs(finals: pd.DataFrame, **where: str) -> pd.DataFrame:
     """Finished runs of linear heads by mse, whose target is the norm, and `where`."""
     keep = (finals["status"] == "finished") & (finals["head"] == "linear")
     keep &= (finals["likelihood"] == "mse") & (finals["norm"] == finals["target"])
@@ -78,61 +82,48 @@ def linear_runs(finals: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return finals[keep]
 
 
-def constant_betas(finals: pd.DataFrame) -> pd.DataFrame:
-    """The runs at a constant beta above 0, which has a logarithm."""
-    return finals[pd.to_numeric(finals["beta"], errors="coerce") > 0]
+def _kl_curves(finals: pd.DataFrame, norm: str, column: str) -> pd.DataFrame:
+    """KL of linear heads at typed betas, rows by seed, columns by beta."""
+    runs = at_typed(linear_runs(finals, norm=norm, reduction="sum"))
+    return runs.pivot_table(column, "seed", "beta_value").dropna()
 
 
-def _kl_curves(finals: pd.DataFrame, norm: str) -> pd.DataFrame:
-    """Test KL of linear heads at constant betas, rows by seed, columns by beta."""
-    runs = constant_betas(linear_runs(finals, norm=norm, reduction="sum"))
-    return runs.pivot_table("test/kl", "seed", "beta_value").dropna()
+def at_one(norm: str, target: str | None = None, **more: Any) -> Where:
+    """The point of a linear head at a typed beta of 1."""
+    return linear(norm, target, beta_value=1.0, **more)
 
 
-def _log_spread(finals: pd.DataFrame, beta: str, likelihood: str = "mse") -> pd.Series:
-    """Largest minus least logarithm of the test KL over normalizations, by seed."""
-    columns = [
-        of_point(finals, {**linear(norm, beta), "likelihood": likelihood})["test/kl"]
-        for norm in NORMS
-    ]
+def log_spread(finals: pd.DataFrame, split: str, **more: Any) -> pd.Series:
+    """Largest minus least logarithm of the KL over normalizations, by seed, of the linear
+    heads at `more`."""
+    columns = [of_point(finals, linear(norm, **more))[f"{split}/kl"] for norm in NORMS]
     logs = np.log(pd.concat(columns, axis=1, join="inner"))
     return logs.max(axis=1) - logs.min(axis=1)
 
 
-def kl_spread(finals: pd.DataFrame, beta: str, likelihood: str = "mse") -> Interval:
+def kl_spread(finals: pd.DataFrame, **more: Any) -> Interval:
     """Percent by which the largest test KL over normalizations exceeds the least; the
     interval is that of the mean logarithm."""
-    found = bootstrap(_log_spread(finals, beta, likelihood).dropna().to_numpy())
+    found = interval(log_spread(finals, "test", **more).dropna().to_numpy())
     return found.mapped(lambda log: 100 * math.expm1(log))
 
 
-def kl_spread_left(finals: pd.DataFrame, likelihood: str = "mse") -> Interval:
+def spread_left(finals: pd.DataFrame, likelihood: str = "mse") -> Interval:
     """Percent of the log KL's spread over normalizations at beta = 1 that is left at
-    equal noise: the mean over all matched ones, or the one that `likelihood` finds."""
-    at_one = _log_spread(finals, "1")
+    equal noise: the mean over all matched ones whose KL is not collapsed, or the one that
+    `likelihood` finds."""
+    typed = log_spread(finals, "test", beta_value=1.0)
     if likelihood == "mse":
-        spreads = [_log_spread(finals, beta) for beta in matched_labels(finals)]
+        labels = [b for b in matched_labels(finals) if not collapsed(finals, b)]
+        spreads = [log_spread(finals, "test", beta=b) for b in labels]
         left = pd.concat(spreads, axis=1, join="inner").mean(axis=1)
     else:
-        left = _log_spread(finals, "1", likelihood)
-    return bootstrap((100 * left / at_one).dropna().to_numpy())
+        left = log_spread(finals, "test", beta_value=1.0, likelihood=likelihood)
+    return interval((100 * left / typed).dropna().to_numpy())
 
 
-def by_door(finals: pd.DataFrame) -> dict[str, Interval]:
-    """Nats of test KL at beta = 1 that z-scoring adds: of the target under either input,
-    and of the input under either target."""
-    corner = {
-        (norm, target): linear(norm, "1", target)
-        for norm in ("unit", "zscore")
-        for target in ("unit", "zscore")
-    }
-    pairs = {
-        "target z-scored, input [0, 1]": (("unit", "zscore"), ("unit", "unit")),
-        "target z-scored, input z-scored": (("zscore", "zscore"), ("zscore", "unit")),
-        "input z-scored, target [0, 1]": (("zscore", "unit"), ("unit", "unit")),
-        "input z-scored, target z-scored": (("zscore", "zscore"), ("unit", "zscore")),
-    }
-    return {
-        said: difference(finals, "test/kl", corner[a], corner[b])
-        for said, (a, b) in pairs.items()
-    }
+def collapsed(finals: pd.DataFrame, label: str) -> bool:
+    """Whether a linear head at this beta has a mean KL below COLLAPSED under some
+    normalization."""
+    runs = linear_runs(finals, beta=label)
+    return bool(runs.groupby("norm")["test/kl"].mean().min() < COLLAPSED)

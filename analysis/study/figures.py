@@ -13,13 +13,17 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from study.balance import constant_betas, linear_runs
+from study.balance import linear_runs
+from study.effects import at_noise, at_typed
 from study.published import NORMS, Published
 from vae_sweep.config import Head, Norm
 from vae_sweep.records.comparisons import Interval, of_point
-from vae_sweep.reporting.style import PALETTE
+from vae_sweep.records.results import Results
+from vae_sweep.reporting import panels
+from vae_sweep.reporting.style import PALETTE, of_points
 from vae_sweep.theory.floor import head_floor
 from vae_sweep.vae.heads import named
 from vae_sweep.vae.normalize import fit, levels
@@ -29,7 +33,7 @@ MARKERS: dict[str, str] = dict(zip(NORMS, "os^", strict=True))
 UNREACHABLE = PALETTE[3]
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
-Points = Mapping[str, Mapping[str, Any]]  # label -> where (intervals.of_point)
+Points = Mapping[str, Mapping[str, Any]]  # label -> where (comparisons.of_point)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **more: Any):
@@ -163,6 +167,24 @@ def effects(rows: Mapping[str, Interval], x: str, log: bool = False) -> Figure:
     return figure
 
 
+NAMED = 24  # points that a legend names
+
+
+def sweep(results: Results) -> Figure:
+    """Curves of any sweep, and its rate and distortion beside the linear optimum's. A color
+    is a point, which runs that differ in seed share."""
+    figure, grid = _figure(12, 7.5, 2, 2)
+    looks = of_points(results.finals)
+    panels.draw(list(grid.flat), results, looks)
+    entries = {look.label: look for look in looks.values()}
+    handles = [
+        Line2D([], [], color=e.color, linestyle=e.line, marker=e.marker, label=label)
+        for label, e in entries.items()
+    ]
+    figure.legend(handles=handles[:NAMED], loc="outside lower center", ncols=3, fontsize=7)
+    return figure
+
+
 def _against(
     axes: Axes, runs: pd.DataFrame, x: str, y: str, predicted: str | None = None
 ) -> None:
@@ -192,7 +214,7 @@ def collapse(published: Published) -> Figure:
     """The KL over beta, and over the implied noise; rate and distortion at equal beta,
     and at equal noise. Dotted: the linear optimum."""
     finals = published.results.finals
-    runs = constant_betas(linear_runs(finals))
+    runs = at_typed(linear_runs(finals))
     figure, grid = _figure(10.5, 7.2, 2, 2)
     kl = "test KL (nats per image)"
     for axes, x, label, title in (
@@ -209,8 +231,7 @@ def collapse(published: Published) -> Figure:
     grid[0, 0].legend(fontsize=7.5, frameon=False)
     equal = runs[runs["reduction"] == "sum"]
     _plane(grid[1, 0], published, equal, "beta_value", "β", "Points of equal β, joined")
-    matched = linear_runs(finals, reduction="sum")
-    matched = matched[matched["beta"].str.startswith("matched")]
+    matched = at_noise(linear_runs(finals, reduction="sum"))
     title = "Points of equal noise, joined"
     _plane(grid[1, 1], published, matched, "implied_sigma", "σ", title)
     views = [axes.get_xlim() for axes in grid[1]], [axes.get_ylim() for axes in grid[1]]
@@ -281,7 +302,7 @@ def activity(published: Published) -> Figure:
 def shares(published: Published) -> Figure:
     """The reconstruction term's share of the loss, and of the two gradients' norms at
     the encoder, over beta and over the implied noise."""
-    runs = constant_betas(linear_runs(published.results.finals, reduction="sum"))
+    runs = at_typed(linear_runs(published.results.finals, reduction="sum"))
     recon, kl = runs["test/grad_norm_recon"], runs["test/grad_norm_kl"]
     runs = runs.assign(gradient=recon / (recon + kl))
     figure, grid = _figure(10.5, 6.4, 2, 2, sharey="row")

@@ -1,32 +1,43 @@
-"""Runs the study and publishes it: `make study DATA="data=image_folder data.path=cifar"`.
+"""Runs the study and publishes it: `make study CIFAR="data=image_folder data.path=cifar"`.
 
 Trains every experiment, writes its tables to experiments/results/, renders the notebooks
-and a report of each sweep, and puts the four answers and the collapse picture on the
-front page. What is finished already is kept, so that the same command goes on.
+and a report of each sweep, and puts the answers and the collapse picture on the front
+page, their numbers into docs/answers.md, and losses in the wild into docs/in_the_wild.md.
+What is finished already is kept, so that the same command goes on. Each experiment names
+its data set; `--place SET OPTIONS NAME` says where the images of one lie on this machine,
+and what captions call them.
 """
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import papermill
 
-from study import answers, figures, published
+from study import figures, pages, published, wild
 from study.published import Study
+from vae_sweep.command import experiments
 from vae_sweep.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = (
-    *("q1_range_mismatch", "q2_make_it_fit", "q3_output_layer", "q4_balance", "original"),
-    "without_batch_norm",
+    *("core", "balance", "original", "latents16", "without_batch_norm", "residual"),
+    *("mnist", "output_init", "input_target", "likelihoods", "warmup"),
 )
+OWN_IMAGES = ("smoke", wild.NAME)  # experiments that bring theirs
 RESULTS = ROOT / "experiments" / "results"
-NOTEBOOKS = sorted((ROOT / "analysis").glob("0*.ipynb"))
+ANSWERS = ROOT / "docs" / "answers.md"
+NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
 COLLAPSE = ROOT / "docs" / "collapse.png"
 PAGE, LIST = ROOT / "README.md", ROOT / "experiments" / "README.md"
+WILD = ROOT / "docs" / "in_the_wild.md"
 
 
 def render(notebook: Path, to: Path, sweep: Path | None = None) -> None:
@@ -60,8 +71,8 @@ def filled(page: str, name: str, content: str) -> str:
 
 
 def front_page(page: str, study: Study) -> str:
-    """The README with the four answers."""
-    return filled(page, "answers", answers.four(study))
+    """The README with the answers."""
+    return filled(page, "answers", pages.front(study))
 
 
 def cost_list(page: str, study: Study) -> str:
@@ -80,46 +91,88 @@ def cost_list(page: str, study: Study) -> str:
     return filled(page, "cost", "\n".join([*lines, "", study.of(EXPERIMENTS[0]).caption]))
 
 
-def check(data: list[str]) -> None:
+class Place(NamedTuple):
+    """Where the images of a data set lie, as options of vae_sweep.run, and their name."""
+
+    options: list[str]
+    name: str | None
+
+
+def data_set(experiment: str) -> str:
+    """What an experiment's `data=` says."""
+    lines = {line for grid in experiments.load(experiment) for line in grid}
+    [found] = [line for line in lines if line.startswith("data=")]
+    return found.removeprefix("data=")
+
+
+def check(places: Mapping[str, Place], options: list[str]) -> None:
     """Composes, validates and predicts every point before any trains."""
-    names = f"experiments={','.join(EXPERIMENTS)}"
-    command = [sys.executable, "-m", "vae_sweep.predict", "-m", names, *data]
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise UserError("the study's options are those of vae_sweep.run; correct the above")
+    for place, names in groupby(sorted(EXPERIMENTS, key=data_set), data_set):
+        command = [sys.executable, "-m", "vae_sweep.predict", "-m"]
+        command += [f"experiments={','.join(names)}", *options]
+        command += places[place].options if place in places else []
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            raise UserError(
+                "the study's options are those of vae_sweep.run; correct the above"
+            )
 
 
-def run(experiment: str, data: list[str], data_name: str | None) -> None:
-    """Trains an experiment, publishes its tables and writes its report.
+def run(experiment: str, options: list[str], name: str | None) -> None:
+    """Trains an experiment, publishes its tables and writes its report; `name` is what
+    captions call the images.
 
     Raises UserError where it could not be run; one with points that diverged has been.
     """
-    command = [sys.executable, "-m", "vae_sweep.run", f"experiments={experiment}", *data]
+    command = [sys.executable, "-m", "vae_sweep.run", f"experiments={experiment}", *options]
     code = subprocess.run(command, env={"WANDB_MODE": "disabled", **os.environ}).returncode
     if code not in (0, 1):
         raise UserError(f"{experiment} ended with exit code {code}; correct what it says")
     folder = Path("runs", experiment)
-    published.publish(folder, RESULTS / experiment, data_name)
+    published.publish(folder, RESULTS / experiment, name)
     subprocess.run([sys.executable, "-m", "vae_sweep.report", folder], check=True)
+
+
+def placed(given: Sequence[Sequence[str]]) -> dict[str, Place]:
+    """Data set -> Place, of the values of each --place.
+
+    Raises UserError where a data set is none of the study's, or a value is missing.
+    """
+    sets = sorted({data_set(name) for name in EXPERIMENTS})
+    for values in given:
+        if len(values) not in (2, 3) or values[0] not in sets:
+            raise UserError(
+                f"--place takes one of {', '.join(sets)}, its options of vae_sweep.run and "
+                f"perhaps a name for captions; got {' '.join(values)}"
+            )
+    return {
+        name: Place(shlex.split(options), rest[0] if rest else None)
+        for name, options, *rest in given
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-name", help="what to call the images in captions")
+    parser.add_argument("--place", nargs="+", action="append", default=[], metavar="WORD")
     parser.add_argument("--render", action="store_true", help="no training, no tables")
-    parser.add_argument("data", nargs="*", help="options of vae_sweep.run: data=...")
+    parser.add_argument("options", nargs="*", help="of vae_sweep.run, for every experiment")
     chosen = parser.parse_args()
     if not chosen.render:
-        check(chosen.data)
-        run("smoke", [], None)  # on images of its own
+        places = placed(chosen.place)
+        check(places, chosen.options)
+        for experiment in OWN_IMAGES:
+            run(experiment, [], None)
         for experiment in EXPERIMENTS:
-            run(experiment, chosen.data, chosen.data_name)
+            place = places.get(data_set(experiment), Place([], None))
+            run(experiment, [*place.options, *chosen.options], place.name)
     for notebook in NOTEBOOKS:
         print(f"rendering {notebook.name}", flush=True)
         render(notebook, notebook)
     study = Study(RESULTS)
-    figures.collapse(study.of("q4_balance")).savefig(COLLAPSE, dpi=110)
+    figures.collapse(study.of("balance")).savefig(COLLAPSE, dpi=110)
     PAGE.write_text(front_page(PAGE.read_text(), study))
+    ANSWERS.write_text(pages.page(study))
     LIST.write_text(cost_list(LIST.read_text(), study))
+    WILD.write_text(wild.page(study.of(wild.NAME)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ theory.csv           the linear optimum's curves, each once
 histogram.csv        how many training pixels have each of the 256 levels, per channel
 reconstructions.png  validation images, then a row of each picture in about.json
 about.json           command, commit, versions, hardware, data
+
+A sweep of several data sets has no histogram and no pictures.
 """
 
 import io
@@ -20,7 +22,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from vae_sweep.config import Norm
+from vae_sweep.config import Norm, RunConfig
 from vae_sweep.data.dataset import Dataset, Datasets
 from vae_sweep.errors import UserError
 from vae_sweep.files import write_atomically
@@ -36,6 +38,7 @@ TEXTS = (
     "other",
     "status",
     "reason",
+    "sentence",
     "device",
 )  # columns that are no numbers
 MOST_PICTURES = 48
@@ -47,7 +50,8 @@ class Published(NamedTuple):
 
     `histogram` has a row per level 0..255 and a column per channel, of the training
     split. `pictures` maps run ids to uint8 [H, n * W, C] reconstructions of the same
-    validation images `originals`. `about` is about.json.
+    validation images `originals`. All three are empty where the sweep has several data
+    sets. `about` is about.json.
     """
 
     results: Results
@@ -65,10 +69,16 @@ class Published(NamedTuple):
     def caption(self) -> str:
         """One line that says what the numbers rest on."""
         about, seeds = self.about, self.results.finals["seed"].nunique()
+        images = about["images"]
+        sets = images if isinstance(images, list) else [images]
+        shown = [f"{s['train']:,} training, {s['test']:,} test images" for s in sets]
+        if len(sets) > 1:
+            sizes = ["x".join(map(str, s["shape"])) for s in sets]
+            shown = [f"{s} of {size}" for s, size in zip(shown, sizes, strict=True)]
         return (
-            f"{about['data']}: {about['images']['train']:,} training, "
-            f"{about['images']['test']:,} test images; {about['steps']} steps of batch "
-            f"{about['batch_size']}, {seeds} seeds; {about['hardware']}, "
+            f"{about['data']}: {', '.join(shown)}; {about['network']}; "
+            f"{about['steps']} steps of batch {about['batch_size']}, "
+            f"{seeds} seed{'s' if seeds > 1 else ''}; {about['hardware']}, "
             f"torch {about['versions']['torch']}"
         )
 
@@ -78,32 +88,28 @@ def publish(folder: Path, to: Path, data: str | None = None) -> None:
 
     `data` is what to call the images, if not by the configuration's name. Their
     histogram is taken from the images themselves, so that they must be at hand, and the
-    machine is the one that trained. Raises UserError where the sweep has several data
-    sets or none.
+    machine is the one that trained. Raises UserError where no run has ended.
     """
     loaded = results.load(folder)
     configs = [run.config for run in loaded.runs]
-    if any(config.data != configs[0].data for config in configs):
-        raise UserError(
-            f"a published sweep has one data set, {folder} has several; set sweep=NAME "
-            f"for each"
-        )
-    dataset = Datasets().of(configs[0].data)
-    named = data or configs[0].data.name
-    about = _about(named, dataset, loaded.runs) | {
+    sets = [*map(Datasets().of, dict.fromkeys(config.data for config in configs))]
+    named = data or _one(config.data.name for config in configs)
+    about = _about(named, sets, loaded.runs) | {
         "batch_size": _range(config.train.batch_size for config in configs),
+        "network": _network(configs),
     }
     to.mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(loaded, folder)
+    pictures = _pictures(loaded, folder) if len(sets) == 1 else {}
     if pictures:
         _save_pictures([*pictures.values()], to / "reconstructions.png")
     _save(loaded.finals, to / "finals.csv")
     curves = loaded.curves.filter(regex=r"^(run_id|step|epoch|val/.*)$")
     _save(curves, to / "curves.csv")
     _save(_distinct(loaded.theory), to / "theory.csv")
-    names = [f"channel{c}" for c in range(len(dataset.counts))]
-    histogram = pd.DataFrame(dataset.counts.T.numpy(), columns=names)
-    _save(histogram, to / "histogram.csv")
+    if len(sets) == 1:
+        counts = sets[0].counts
+        names = [f"channel{c}" for c in range(len(counts))]
+        _save(pd.DataFrame(counts.T.numpy(), columns=names), to / "histogram.csv")
     about["pictures"] = [*pictures]
     write_atomically(to / "about.json", (json.dumps(about, indent=2) + "\n").encode())
 
@@ -119,6 +125,13 @@ def load(sweep: Path | str) -> Published:
     with tempfile.TemporaryDirectory() as made:
         publish(folder, Path(made))
         return _read(Path(made))
+
+
+def results_of(sweep: Path | str) -> Results:
+    """The numbers of any sweep: runs/<sweep>, ended or not, or a published table."""
+    folder = Path(sweep)
+    published = (folder / "about.json").exists()
+    return _read(folder).results if published else results.load(folder)
 
 
 class Study:
@@ -142,7 +155,7 @@ class Study:
         return self.by_name[experiment]
 
 
-def _about(data: str, dataset: Dataset, runs: Sequence[Run]) -> dict[str, Any]:
+def _about(data: str, sets: Sequence[Dataset], runs: Sequence[Run]) -> dict[str, Any]:
     ended = [
         run.summary
         for run in runs
@@ -150,10 +163,14 @@ def _about(data: str, dataset: Dataset, runs: Sequence[Run]) -> dict[str, Any]:
     ]
     if not ended:
         raise UserError("a published sweep has ended runs, this one has none; let it end")
-    sizes = {name: len(split) for name, split in dataset.splits._asdict().items()}
+    images = [
+        {name: len(split) for name, split in dataset.splits._asdict().items()}
+        | {"shape": list(dataset.shape)}
+        for dataset in sets
+    ]
     return {
         "data": data,
-        "images": {**sizes, "shape": list(dataset.shape)},
+        "images": images if len(images) > 1 else images[0],
         "command": _one(s.command or "" for s in ended),
         "commit": _one(s.commit or "" for s in ended),
         "versions": ended[0].versions,
@@ -161,6 +178,17 @@ def _about(data: str, dataset: Dataset, runs: Sequence[Run]) -> dict[str, Any]:
         "run_seconds": round(sum((s.seconds or 0) / (s.cohort_size or 1) for s in ended)),
         "steps": _range(s.steps for s in ended if s.status == "finished"),
     }
+
+
+def _network(configs: Sequence[RunConfig]) -> str:
+    """`conv network, latent=64 norm_layer=batch`: the keys on which all agree."""
+    found = [
+        {"name": config.model.name, **results.flattened(config.model.model_dump())}
+        for config in configs
+    ]
+    agreed = {k: v for k, v in found[0].items() if all(f.get(k) == v for f in found)}
+    told = " ".join(f"{key}={value}" for key, value in agreed.items() if key != "name")
+    return f"{agreed.get('name', 'several')} network, {told}"
 
 
 def _one(values: Any) -> str:
@@ -233,7 +261,8 @@ def _read(folder: Path) -> Published:
     first = [name for name in results.IDENTITY if name in finals]
     curves = finals[first].merge(curves, on="run_id")
     theory = pd.read_csv(folder / "theory.csv", dtype=texts)
-    histogram = pd.read_csv(folder / "histogram.csv")
+    levels = folder / "histogram.csv"
+    histogram = pd.read_csv(levels) if levels.exists() else pd.DataFrame()
     rows = [np.zeros((0, 0, 3), np.uint8)]
     if about["pictures"]:
         stacked = _pixels(folder / "reconstructions.png")

@@ -136,7 +136,6 @@ def _checked(lines: list[str], name: str, parser: OverridesParser) -> list[Overr
         known = arguments.known_keys(overrides)
         for override in overrides:
             arguments.check(override, known)
-        lines = [arguments.constant_beta(override) for override in overrides]
     except UserError as error:
         raise UserError(f"in {experiments.available()[name]}: {error}") from None
-    return parser.parse_overrides(lines)
+    return [part for override in overrides for part in arguments.constant_beta(override)]

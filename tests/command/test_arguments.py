@@ -68,7 +68,7 @@ WRONG = {
     ("beta=",): "beta takes a number, or one of constant",
     ("norm=[zscore,unit]",): "commas without brackets make a grid",
     ("data={name: npz}",): "data takes one of",
-    ("model=5",): "model takes one of conv, linear, small",
+    ("model=5",): "model takes one of conv, linear, mlp, ",
     ("norm=",): "there are minus1_1",
     ("norm=${head}",): "unknown option norm=${head}",
     ("~norm",): "every point has norm",
@@ -141,20 +141,27 @@ def test_the_product_of_axes_counts():
 @pytest.mark.parametrize(
     ("typed", "betas"),
     [
-        ("beta=0.5", ["beta.value=0.5"]),
-        ("beta=.5", ["beta.value=.5"]),
-        ("beta=1e-3,2", ["beta.value=0.001", "beta.value=2"]),
-        ("beta=range(1,4)", ["beta.value=1", "beta.value=2", "beta.value=3"]),
-        ("beta=choice(1,2)", ["beta.value=1", "beta.value=2"]),
-        ('beta="0.5"', ["beta.value=0.5"]),
-        ("beta='0.5',2", ["beta.value=0.5", "beta.value=2"]),
+        ("beta=0.5", ["beta=constant beta.value=0.5"]),
+        ("beta=.5", ["beta=constant beta.value=.5"]),
+        ("beta=1e-3,2", ["beta=constant beta.value=0.001", "beta=constant beta.value=2"]),
+        (
+            "beta=range(1,4)",
+            [
+                "beta=constant beta.value=1",
+                "beta=constant beta.value=2",
+                "beta=constant beta.value=3",
+            ],
+        ),
+        ("beta=choice(1,2)", ["beta=constant beta.value=1", "beta=constant beta.value=2"]),
+        ('beta="0.5"', ["beta=constant beta.value=0.5"]),
+        ("beta='0.5',2", ["beta=constant beta.value=0.5", "beta=constant beta.value=2"]),
         ("beta=warmup", ["beta=warmup"]),
-        ("beta=0.5,warmup", ["beta.value=0.5", "beta=warmup"]),
-        ("beta=choice(warmup,4)", ["beta=warmup", "beta.value=4"]),
+        ("beta=0.5,warmup", ["beta=constant beta.value=0.5", "beta=warmup"]),
+        ("beta=choice(warmup,4)", ["beta=warmup", "beta=constant beta.value=4"]),
     ],
 )
 def test_numbers_are_constant_betas_beside_schedules_too(typed, betas):
-    found = [line for [line] in jobs(typed)]
+    found = [" ".join(job) for job in jobs(typed)]
     assert [line.replace("=.5", "=0.5") for line in found] == [
         line.replace("=.5", "=0.5") for line in betas
     ]
@@ -170,7 +177,7 @@ CONDITIONAL = {
         ["beta=matched", "beta.sigma=12"],
     ],
     ("beta=0.5,matched", "beta.sigma=12,24"): [
-        ["beta.value=0.5"],
+        ["beta=constant", "beta.value=0.5"],
         ["beta=matched", "beta.sigma=12"],
         ["beta=matched", "beta.sigma=24"],
     ],
@@ -197,7 +204,7 @@ def test_a_key_goes_to_the_options_that_have_it(typed):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["beta.sigma=12"], "beta.sigma belongs to beta=matched, got beta=constant"),
+        (["beta.value=2"], r"beta.value belongs to beta=.*, got beta=matched"),
         (["beta=2", "beta.sigma=12"], "belongs to beta=matched"),
         (["beta=warmup,constant", "beta.sigma=12"], "got beta=constant, beta=warmup"),
         (["model=linear", "model.depth=2"], "model.depth belongs to model=conv"),
@@ -227,7 +234,10 @@ def test_an_experiment_is_checked_like_what_is_typed(tmp_path, monkeypatch):
     made = [
         sorted(line for line in job if "beta" in line) for job in jobs("experiments=mine")
     ]
-    assert made == [["beta.value=0.5"], ["beta.sigma=12", "beta=matched"]]
+    assert made == [
+        ["beta.value=0.5", "beta=constant"],
+        ["beta.sigma=12", "beta=matched"],
+    ]
     file.write_text("grids: ['beta=matched head=tanh']")
     assert arguments.read(["experiments=mine", "beta.sigma=12"]).lines[1] == (
         "beta.sigma=choice(12)"  # Hydra would set it under the default option as well
@@ -310,7 +320,7 @@ def test_keys_of_own_options_go_to_those_that_have_them(own):
     assert points(f"beta={waves},2", "beta.count=4,5") == [
         [f"beta={waves}", "beta.count=4"],
         [f"beta={waves}", "beta.count=5"],
-        ["beta.value=2"],
+        ["beta=constant", "beta.value=2"],
     ]
     with pytest.raises(UserError, match=r"did you mean beta\.share"):
         points(f"beta={ramp},{waves}", "beta.shere=1")

@@ -8,8 +8,8 @@ from vae_sweep.command import experiments
 from vae_sweep.errors import UserError
 
 STUDY = (
-    *("q1_range_mismatch", "q2_make_it_fit", "q3_output_layer", "q4_balance", "original"),
-    "without_batch_norm",
+    *("core", "balance", "original", "latents16", "without_batch_norm", "output_init"),
+    *("input_target", "residual", "mnist", "likelihoods", "warmup"),
 )
 
 
@@ -48,9 +48,8 @@ def test_a_union_of_grids_has_each_point_once(mine):
     assert len({tuple(job) for job in made}) == 8
     common = ["experiments=mine", "sweep=mine"]
     assert sorted([*common, "head=tanh", "norm=unit", "seed=1"]) in made
-    assert (
-        sorted([*common, "head=linear", "norm=zscore", "seed=0", "beta.value=0.5"]) in made
-    )
+    beta = ("beta=constant", "beta.value=0.5")
+    assert sorted([*common, *beta, "head=linear", "norm=zscore", "seed=0"]) in made
 
 
 def test_what_is_typed_beside_it_overrules_the_file(mine):
@@ -88,6 +87,8 @@ def test_without_an_experiment_the_grid_is_the_one_typed():
         ("- norm=unit", "grids"),
         ("grids: ['norm=\"unit']", "quotation"),
         ("grids: [norm", "grids"),
+        ("{grids: [norm=unit, norm=zscore], about: [{a: 1}]}", "1 in about beside 2 in"),
+        ("{grids: [norm=unit], about: 3}", "about: 3"),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
@@ -95,6 +96,15 @@ def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):
     with pytest.raises(UserError, match=said) as refused:
         experiments.load("mine")
     assert str(path.name) in str(refused.value)
+
+
+def test_about_is_of_each_grid_and_running_ignores_it(mine):
+    path = mine("{grids: [norm=unit, norm=zscore], about: [{from: here}, {from: there}]}")
+    assert experiments.load("mine") == [
+        ["sweep=mine", "norm=unit"],
+        ["sweep=mine", "norm=zscore"],
+    ]
+    assert experiments.read(path).about == [{"from": "here"}, {"from": "there"}]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +144,7 @@ def test_the_study_has_five_seeds_and_says_what_it_expects(name):
     header = path.read_text().partition("common:")[0]
     assert "Hypothesis:" in header
     assert "Theory" in header
+    assert "Margins:" in header
     by_point: dict[tuple[str, ...], int] = {}
     for job in jobs(f"experiments={name}"):
         point = tuple(line for line in job if not line.startswith("seed="))

@@ -64,6 +64,8 @@ def test_components_are_scikit_learns(scale, tmp_path):
     shares = (pca.components_**2).reshape(-1, 3, 64).sum(2)
     np.testing.assert_allclose(found.shares[:100], shares[:100], rtol=1e-6)
     np.testing.assert_allclose(found.shares.sum(1), 1)
+    cosines = (pca.components_ * found.vectors[:n]).sum(1)
+    np.testing.assert_allclose(np.abs(cosines[:100]), 1, rtol=1e-4)
     np.testing.assert_allclose(found.total, (IMAGES / 255).var(0).sum((1, 2)))
 
 
@@ -101,3 +103,24 @@ def test_as_many_components_as_latents(tmp_path, monkeypatch):
 def test_images_too_large_have_none(tmp_path, monkeypatch):
     monkeypatch.setattr(spectrum, "LARGEST", 191)
     assert Spectra(IMAGES, "digest", tmp_path).of(EQUAL, 8) is None
+
+
+@pytest.mark.parametrize("scale", [EQUAL, UNEQUAL])
+def test_few_images_have_the_components_of_their_covariance(scale, tmp_path):
+    few, count = IMAGES[:20], 40  # of 192 pixels; 19 directions hold all that varies
+    ratio = scale / np.sqrt(np.mean(scale**2))
+    expected = spectrum.decompose(spectrum.covariance(few), ratio, count)
+    found = spectrum.of_few(few, ratio, count)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
+    np.testing.assert_allclose(found.shares[:19], expected.shares[:19], atol=1e-9)
+    np.testing.assert_allclose(found.shares.sum(1), 1)
+    np.testing.assert_allclose(found.total, expected.total)
+    cached = Spectra(few, "digest", tmp_path).of(scale, 8)
+    assert cached is not None
+    np.testing.assert_allclose(cached.values[:count], found.values)
+
+
+def test_few_images_of_one_color_do_not_vary():
+    found = spectrum.of_few(np.full((3, 1, 4, 4), 9, np.uint8), np.ones(1), 4)
+    assert found.values.tolist() == [0] * 4
+    assert found.total.tolist() == [0]

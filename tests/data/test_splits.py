@@ -179,7 +179,7 @@ def test_dead_leaves_are_split_and_kept(tmp_path, monkeypatch):
         (2, 3, 8, 8),
     ]
     assert all(s.dtype == torch.uint8 and s.is_contiguous() for s in first)
-    made = dead_leaves.generate(20, 8, 0).transpose(0, 2, 3, 1)
+    made = dead_leaves.generate(20, 8, 0, (1.5, 16)).transpose(0, 2, 3, 1)
     assert set().union(*map(as_set, first)) == as_set(made)
     monkeypatch.setattr(dead_leaves, "generate", None)  # a second load must not need it
     second = load_images(leaves(tmp_path))

@@ -22,11 +22,11 @@ pytestmark = pytest.mark.slow
 
 JOBS = [
     ["norm=zscore", "head=tanh"],
-    ["norm=zscore", "head=tanh", "seed=3", "beta.value=0.5"],
+    ["norm=zscore", "head=tanh", "seed=3", "beta.sigma=20"],
     ["beta=matched", "beta.sigma=12", "norm=zscore", "head=tanh", "seed=4"],
     ["model=small", "model.widths=[4,8]", "+train.new=1", "~log.reconstructions"],
     ["seed=5", "seed=6", "train.clip=1e-3", "data.cache='a b'"],
-    ["norm=zscore", "head=tanh", "seed=3", "beta.value=0.5"],
+    ["norm=zscore", "head=tanh", "seed=3", "beta.sigma=20"],
     ["hydra.job.name=other", "seed=7"],
     ["norm=unit", "head=linear", "target=raw255", "reduction=mean", "beta=warmup"],
     ["norm=unit", "norm=zscore"],

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import config_values
+from helpers import config_values, make_images, write_run
 from PIL import Image
 from study import published
 from study.published import Study
@@ -19,7 +19,11 @@ SUMMARY = {
     "beta": 1.0,
     "implied_sigma": 45.0,
     "psnr_cap": None,
-    "predicted": {"curve": [[0.0, 2.0], [5.0, 7.5]], "kl": 3.25},
+    "predicted": {
+        "curve": [[0.0, 2.0], [5.0, 7.5]],
+        "kl": 3.25,
+        "sentence": "tanh, reaching; 4",
+    },
     "steps": 20,
     "cohort_size": 2,
     "seconds": 8.0,
@@ -72,6 +76,7 @@ def test_what_was_published_is_what_was_measured(sweep, tmp_path):
         read.results.curves[seen], expected, check_dtype=False, rtol=1e-5
     )
     assert finals["val/mse_pixel"].iloc[0] == 0.123457  # six digits
+    assert set(finals["sentence"]) == {"tanh, reaching; 4"}
     # all share one curve, which is kept once
     assert read.results.theory[["kl", "psnr"]].to_numpy().tolist() == [[0, 5], [2, 7.5]]
 
@@ -103,6 +108,7 @@ def test_the_caption_says_what_it_rests_on(sweep, tmp_path):
     for part in ("my images", "100 training", "10 test", "20 steps of batch 8", "2 seeds"):
         assert part in read.caption
     assert "torch 2.15.0" in read.caption
+    assert "norm_layer=none" in read.caption
     assert read.about["command"] == SUMMARY["command"]
     assert read.about["commit"] == "abc"
     assert read.about["run_seconds"] == 16  # 4 runs, two by two, of 8 s
@@ -112,6 +118,23 @@ def test_runs_without_pictures_are_published_too(sweep):
     for path in sweep.glob("*/reconstructions.png"):
         path.unlink()
     assert published.load(sweep).pictures == {}
+
+
+def test_several_data_sets_are_published_without_histogram_and_pictures(sweep, tmp_path):
+    data = {"name": "npz", "path": str(tmp_path / "gray.npz"), "val_images": 20}
+    data |= {"test_images": 30, "cache": str(tmp_path / "cache")}
+    np.savez(data["path"], images=make_images(150, 1, 12)[:, 0].numpy())
+    write_run(sweep, {**SUMMARY, "final": {"val/psnr": 9.5}}, data=data)
+    published.publish(sweep, tmp_path / "out")
+    assert not (tmp_path / "out" / "histogram.csv").exists()
+    assert not (tmp_path / "out" / "reconstructions.png").exists()
+    read = published.load(tmp_path / "out")
+    assert len(read.results.finals) == 5
+    assert (read.pictures, len(read.histogram), read.originals.size) == ({}, 0, 0)
+    sizes = {tuple(s["shape"]): (s["train"], s["test"]) for s in read.about["images"]}
+    assert sizes == {(3, 8, 8): (100, 10), (1, 12, 12): (100, 30)}
+    assert "100 training, 30 test images of 1x12x12" in read.caption
+    assert read.caption.startswith("npz: ")
 
 
 def test_an_unfinished_sweep_is_refused(sweep, tmp_path):
@@ -124,6 +147,16 @@ def test_an_unfinished_sweep_is_refused(sweep, tmp_path):
 def test_what_is_no_sweep_is_refused(tmp_path):
     with pytest.raises(UserError, match="no folder"):
         published.load(tmp_path / "none")
+
+
+def test_the_numbers_of_any_sweep(sweep, tmp_path):
+    ended = published.results_of(sweep).finals
+    published.publish(sweep, tmp_path / "out")
+    read = published.results_of(tmp_path / "out").finals
+    pd.testing.assert_frame_equal(read, ended, check_dtype=False, rtol=1e-5)
+    for path in sweep.glob("*/summary.json"):
+        path.unlink()
+    assert set(published.results_of(sweep).finals["status"]) == {"interrupted"}
 
 
 def test_a_study_finds_its_experiments(sweep, tmp_path):

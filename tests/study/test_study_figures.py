@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from study import figures
+from study import figures, published
+from study.effects import recipe
 from study.published import NORMS, Published, Study
 
 from vae_sweep.records.comparisons import Interval
@@ -18,12 +19,12 @@ RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return Study(RESULTS)
+    return Study(RESULTS / "smoke")
 
 
 @pytest.fixture(scope="module")
 def balance(study) -> Published:
-    return study.of("q4_balance")
+    return recipe(study.of("balance"))
 
 
 def lines_of(axes) -> dict[str, np.ndarray]:
@@ -50,10 +51,10 @@ def test_ranges_show_all_the_mass_and_what_a_head_cannot_reach(balance):
 
 
 def test_curves_are_means_over_seeds_in_bands(balance):
-    where = {"norm": "unit", "head": "linear", "beta": "matched32"}
+    where = {"norm": "unit", "head": "linear", "beta": "matched30"}
     figure = figures.curves(balance, {"panel": {"a": where}})
     finals, rows = balance.results.finals, balance.results.curves
-    chosen = finals.query("norm == 'unit' and head == 'linear' and beta == 'matched32'")
+    chosen = finals.query("norm == 'unit' and head == 'linear' and beta == 'matched30'")
     chosen = chosen.query("target == 'unit' and likelihood == 'mse' and reduction == 'sum'")
     of_runs = rows[rows["run_id"].isin(chosen["run_id"]) & (rows["step"] > 0)]
     means = of_runs.groupby("step").mean(numeric_only=True)["val/psnr"]
@@ -85,8 +86,8 @@ def test_the_collapse_shows_means_over_seeds_over_beta_and_over_the_noise(balanc
     figure = figures.collapse(balance)
     finals = balance.results.finals
     runs = finals.query("head == 'linear' and likelihood == 'mse' and reduction == 'sum'")
-    runs = runs[(runs["target"] == runs["norm"]) & (runs["other"] == "")]
-    runs = runs[~runs["beta"].str.contains("[a-z]")]
+    runs = runs[runs["target"] == runs["norm"]]
+    runs = runs[~runs["beta"].str.contains("matched")]
     runs = runs[runs["beta_value"] > 0]
     for axes, x in ((figure.axes[0], "beta_value"), (figure.axes[1], "implied_sigma")):
         drawn = lines_of(axes)
@@ -100,7 +101,7 @@ def test_activity_shows_every_run(balance):
     figure = figures.activity(balance)
     kl, units = (lines_of(axes) for axes in figure.axes)
     for norm in NORMS:
-        assert len(kl[norm]) == len(units[norm]) > 20
+        assert len(kl[norm]) == len(units[norm]) > 5
         both = {*map(tuple, kl[norm].round(4))}
         finals = balance.results.finals
         there = finals[finals["norm"] == norm][["implied_sigma", "test/kl"]]
@@ -117,12 +118,28 @@ def test_shares_are_of_one_whole(balance):
 
 
 def test_reconstructions_are_the_published_pictures(study):
-    published = study.of("q1_range_mismatch")
-    label, run_id = "a", next(iter(published.pictures))
-    run = published.results.finals.set_index("run_id").loc[run_id]
-    where = {name: run[name] for name in ("norm", "head", "beta")}
-    figure = figures.reconstructions(published, {label: where})
+    core = recipe(study.of("core"))
+    finals = core.results.finals.set_index("run_id")
+    label, run_id = "a", next(name for name in core.pictures if name in finals.index)
+    run = finals.loc[run_id]
+    columns = ("norm", "target", "head", "likelihood", "reduction", "beta")
+    where = {name: run[name] for name in columns}
+    figure = figures.reconstructions(core, {label: where})
     shown = [axes.images[0].get_array() for axes in figure.axes]
-    np.testing.assert_array_equal(shown[0], published.originals)
-    np.testing.assert_array_equal(shown[1], published.pictures[run_id])
+    np.testing.assert_array_equal(shown[0], core.originals)
+    np.testing.assert_array_equal(shown[1], core.pictures[run_id])
     assert f"{run['val/psnr']:.1f} dB" in figure.axes[1].get_title(loc="right")
+
+
+def test_any_sweep_is_drawn_a_color_per_point(balance):
+    results = published.results_of(RESULTS / "smoke")
+    figure = figures.sweep(results)
+    finals = results.finals
+    drawn = {line.get_gid(): line for line in figure.axes[1].lines}  # the rate
+    assert {*drawn} == {*finals["run_id"]}
+    pair = finals.query("norm == 'unit' and head == 'sigmoid'")["run_id"]
+    assert len({drawn[run_id].get_color() for run_id in pair}) == 1
+    rows = results.curves.query(f"run_id == '{pair.iloc[0]}'")
+    assert np.array_equal(np.asarray(drawn[pair.iloc[0]].get_ydata()), rows["val/kl"])
+    [legend] = figure.legends
+    assert len(legend.get_texts()) == figures.NAMED

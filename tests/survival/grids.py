@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 TINY = (
-    *("model=small", "model.latent=4", "model.widths=[4,8]", "train.batch_size=8"),
+    *("model=small", "model.latent=4", "model.widths=[4,8]", "model.norm_layer=none"),
+    *("train.batch_size=8", "train.lr=0.001"),
     "train.device=cpu",
 )
 NPZ = ("data=npz", "data.path=images.npz")

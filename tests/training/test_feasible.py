@@ -103,6 +103,8 @@ def test_dead_leaves_beyond_time_or_memory_are_refused(tmp_path, images):
     [
         ((), (3, 32, 32)),
         (("model.depth=3", "model.norm_layer=batch"), (3, 32, 32)),
+        (("model=residual",), (3, 32, 32)),
+        (("model=residual", "model.depth=3", "model.norm_layer=none"), (1, 28, 28)),
         (("model.norm_layer=group", "model.kernel=5", "model.widths=[4,6]"), (1, 9, 13)),
         (("model.kernel=3", "model.widths=[8]"), (4, 5, 7)),
         (("model=linear", "model.latent=7"), (3, 8, 8)),

@@ -145,3 +145,39 @@ def test_no_noise_leaves_the_elbo_undefined_and_the_calibrated_one_defined():
     values = metrics.evaluate(cohort, IMAGES, torch.zeros(1), [0], chunk=8)
     assert values["elbo"].isnan().all()
     assert values["elbo_calibrated"].isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["zscore", "minus1_1"])
+def test_outputs_clipped_to_tanhs_range(norm):
+    config = make_config(*TINY, f"norm={norm}", "head=linear", "train.precision=fp64")
+    target = point(config, histograms(IMAGES), 64)
+    cohort = Cohort([config], [target], (3, 8, 8))
+    for p in cohort.parameters():
+        p.data *= 6
+    chosen = (*metrics.named("default"), *metrics.named("tanh_range"))
+    found = metrics.evaluate(cohort, IMAGES, torch.ones(1), [0], chosen)
+    values = {name: value.item() for name, value in found.items()}
+    u = cohort.pixels_of(IMAGES)
+    with torch.no_grad():
+        f = cohort(u, Streams([0], "evaluation").normal(21, 4).double())
+    t_hat = f.t_hat[0].numpy()
+    assert 0.01 < (np.abs(t_hat) > 1).mean() < 0.99
+    shift, scale = (v.numpy()[:, None, None] for v in target.target)
+    error = IMAGES.numpy() / 255 - (t_hat.clip(-1, 1) * scale + shift)
+    assert values["mse_pixel_tanh_range"] == pytest.approx((error**2).mean())
+    shown = (t_hat.clip(-1, 1) * scale + shift).clip(0, 1)
+    psnr = -10 * math.log10(((IMAGES.numpy() / 255 - shown) ** 2).mean())
+    assert values["psnr_tanh_range"] == pytest.approx(psnr)
+    std = math.sqrt((error**2).mean())
+    density = Normal(0.0, std).log_prob(torch.from_numpy(error)).sum((1, 2, 3)).mean()
+    bits = (values["kl"] - density.item()) / math.log(2) / cohort.pixels + 8
+    assert values["bits_per_dim_calibrated_tanh_range"] == pytest.approx(bits)
+
+
+def test_a_head_within_tanhs_range_is_not_clipped(evaluated):
+    cohort, _, beta, seeds, values = evaluated
+    found = metrics.evaluate(
+        cohort, IMAGES, beta, seeds, metrics.named("tanh_range"), chunk=8
+    )
+    for name, value in found.items():
+        assert value.equal(values[name.removesuffix("_tanh_range")])

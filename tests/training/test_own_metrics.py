@@ -16,16 +16,19 @@ import pytest
 import torch
 from helpers import TINY, make_config, make_images, prepared
 from rich.console import Console
+from survival.wandb_files import history
 from torch import Tensor
 
 from vae_sweep import grid
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
-from vae_sweep.reporting import style, tables
+from vae_sweep.records.wandb_logger import wandb_folder
+from vae_sweep.reporting import html, style, tables
 from vae_sweep.system import stop
 from vae_sweep.training import metrics
 from vae_sweep.training.device import limited_threads
+from vae_sweep.training.loop import measured
 from vae_sweep.training.metrics import Metric, Pass
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.cohort import Cohort
@@ -65,12 +68,14 @@ def config_of(tmp_path, npz, mine):
     """Configs whose metrics are objects of a module of this source."""
     path = npz()
 
-    def compose(source: str, *overrides: str, objects: str = "MAE") -> RunConfig:
+    def compose(
+        source: str, *overrides: str, objects: str = "MAE", ours: str = "default"
+    ) -> RunConfig:
         module = mine(source)
         names = ",".join(f"{module}:{name}" for name in objects.split(","))
         return make_config(
             *TINY, "data=npz", f"data.path={path}", f"runs={tmp_path}/runs",
-            "train.steps=20", "train.eval_every=10", f"metric=[default,{names}]",
+            "train.steps=20", "train.eval_every=10", f"metric=[{ours},{names}]",
             *overrides,
         )  # fmt: skip
 
@@ -84,6 +89,7 @@ REFUSED = {  # an object of line 3 -> what is said of it
     "3": r"must be a Metric\(name, per_image\), got a int \(mine_\w+\.py, line 3\)",
     f"Metric('Big', {FLAT})": r"\(mine_\w+\.py, line 3\): its name must be a lower-case",
     f"Metric('kl', {FLAT})": "its name must be its own, got kl, which one of ours has",
+    f"Metric('psnr_tanh_range', {FLAT})": "got psnr_tanh_range, which one of ours has",
     f"Metric(['x'], {FLAT})": r"lower-case identifier, got \['x'\]",
     f"Metric('x', {FLAT}, label='a\\nb')": "its label must be a line of text",
     f"Metric('x', {FLAT}, digits=99)": "its digits must be 0 to 15, got 99",
@@ -130,9 +136,10 @@ def test_a_metric_is_tried_on_images_as_the_run_has_them(config_of):
         prepared([config_of(source.format(9))])
 
 
-@pytest.mark.parametrize("name", metrics.OURS)
-def test_ours_pass_the_check(name):
-    metrics.check(metrics.OURS[name], f"metric={name}")
+@pytest.mark.parametrize("option", metrics.OPTIONS)
+def test_ours_pass_the_check(option):
+    for metric in metrics.named(option):
+        metrics.check(metric, f"metric={option}")
 
 
 def test_a_metric_that_is_not_a_users_is_refused_by_its_words_alone():
@@ -158,7 +165,7 @@ def tail_of_vectors(p: Pass) -> Tensor:
 def test_a_runs_numbers_are_the_same_beside_others_bit_for_bit(n):
     images = make_images(n)
     chosen = [
-        *metrics.OURS.values(),
+        *(metric for option in metrics.OPTIONS.values() for metric in option),
         Metric("tail", tail_of_vectors, lambda mean: (mean - 1).sigmoid().sum(-1)),
         Metric("norm", lambda p: torch.linalg.matrix_norm(p.a, 2).mean(-1)),
         Metric("rms", (metrics.sse, metrics.kl), lambda sse, kl: (sse * kl).abs().sqrt()),
@@ -201,7 +208,7 @@ def test_an_own_metric_from_the_rows_to_the_page(swept, tmp_path):
         assert len(rows) == 3
         [(images, p)] = [(each.dataset.images, each.point) for each in prepared([config])]
         cohort = Cohort([config], [p], (3, 8, 8)).eval()  # as at step 0
-        for split, shown in (("train", images.train[:256]), ("val", images.val)):
+        for split, shown in (("train", measured(images)), ("val", images.val)):
             noise = Streams([config.seed], "evaluation")
             chunks = [noise.normal(len(part), 4) for part in shown.split(64)]
             with torch.no_grad():
@@ -299,3 +306,42 @@ def test_an_interrupted_run_goes_on_with_its_column(config_of, monkeypatch):
     kept = cut.run_dir / "metrics.csv"
     assert kept.read_text() == (whole.run_dir / "metrics.csv").read_text()
     assert pd.read_csv(kept)["val/mae"].notna().tolist() == [True] * 3
+
+
+@pytest.mark.slow
+def test_the_columns_of_tanhs_range_stand_beside_a_users_own(config_of, lone_home):
+    sets, point = "default,tanh_range", ("head=linear", "log.wandb.mode=offline")
+    config = config_of(MAE, *point, ours=sets)
+    with limited_threads(1):
+        grid.run([config])
+    rows = pd.read_csv(config.run_dir / "metrics.csv")
+    added = [metric.name for metric in metrics.named("tanh_range")]
+    assert added == [
+        *("psnr_tanh_range", "mse_pixel_tanh_range", "bits_per_dim_calibrated_tanh_range")
+    ]
+    for name in (*added, "mae"):
+        assert rows[[f"train/{name}", f"val/{name}"]].notna().all(axis=None)
+        assert rows[f"test/{name}"].notna().tolist() == [False, False, True]
+    loaded = results.load(config.sweep_dir)
+    last = loaded.finals.iloc[0]
+    written = io.StringIO()
+    tables.print_table(loaded, Console(file=written, width=400))
+    printed = written.getvalue()
+    page = html.page(config.sweep_dir)
+    shown = results.table(loaded)
+    where = "in tanh's range"
+    columns = {
+        added[0]: (f"val PSNR {where} (dB)", 2),
+        added[1]: (f"val mean squared error {where} (pixels in [0, 1])", 5),
+        added[2]: (f"val calibrated ELBO {where} (bits per dimension)", 3),
+        "mae": (COLUMN, 3),
+    }
+    for name, (column, digits) in columns.items():
+        value = last[f"val/{name}"]
+        assert shown[column].tolist() == [value] == [rows[f"val/{name}"].iloc[-1]]
+        assert f"{value:.{digits}f}" in printed
+        assert f"{value:.{digits}f}" in page
+    [file] = wandb_folder(config).glob("offline-run-*/*.wandb")
+    told = [row for row in history(file) if "val/mae" in row]
+    for name in added:
+        assert [row[f"val/{name}"] for row in told] == rows[f"val/{name}"].tolist()

@@ -15,7 +15,7 @@ from vae_sweep.training.plan import footprint
 from vae_sweep.training.step import Trainer, state_shape
 from vae_sweep.training.tune import Tuner, tune_layers
 from vae_sweep.vae import networks
-from vae_sweep.vae.adapter import Stacked
+from vae_sweep.vae.adapter import Stacked, drawing
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.own_network import verify, verify_runs
 from vae_sweep.vae.point import point
@@ -225,6 +225,23 @@ def test_outputs_gradients_and_buffers_are_those_of_modules_alone(module, kind, 
             torch.testing.assert_close(stacked.network.state_dict()[name][r], b)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_alone_is_that_of_the_module_and_keeps_its_buffers(module, kind):
+    config_of(f"{module}:{kind}")  # imports it
+    generators = [Generator().manual_seed(r) for r in range(3)]
+    stacked = Stacked(maker(f"{module}:{kind}"), SHAPE, LATENT, generators).eval()
+    before = {name: t.clone() for name, t in stacked.state_dict().items()}
+    z = torch.randn(3, 5, LATENT)
+    a = stacked.decode(z)
+    assert same(stacked.state_dict(), before)
+    for r in range(3):
+        one: Any = maker(f"{module}:{kind}")().eval()
+        one.load_state_dict({n.removeprefix("network."): t[r] for n, t in before.items()})
+        with drawing(z[r]):
+            torch.testing.assert_close(a[r], one.decode(z[r]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_neighbors_change_no_bit_of_training_and_evaluation(module, kind):
     configs = three(f"{module}:{kind}", "train.clip=1")
@@ -233,10 +250,10 @@ def test_neighbors_change_no_bit_of_training_and_evaluation(module, kind):
     for _ in range(4):
         for trainer in (together, backward, alone):
             trainer.update()
-    its, rows = alone.state(0).tensors, alone.evaluate(IMAGES)
+    its, rows = alone.state(0).tensors, alone.evaluate(IMAGES, samples=3)
     for trainer in (together, backward):
         assert same(trainer.state(1).tensors, its)
-        found = trainer.evaluate(IMAGES)
+        found = trainer.evaluate(IMAGES, samples=3)
         assert all(found[n][1].nan_to_num().equal(rows[n][0].nan_to_num()) for n in rows)
         assert trainer.reconstruct(IMAGES[:5])[1].equal(alone.reconstruct(IMAGES[:5])[0])
     assert state_shape(configs[1], alone.cohort.points[0], SHAPE).misfit(

@@ -49,7 +49,7 @@ SCHEDULES = {
     "constant": {"value": 2.0},
     "warmup": {"value": 2.0, "fraction": 0.3},
     "cyclical": {"value": 2.0, "cycles": 3, "ramp": 0.4},
-    "matched": {"sigma": 12.0},
+    "matched": {"sigma": 12.0, "fraction": 0.25},
     "normalized": {"beta_norm": 0.1},
 }
 

@@ -13,11 +13,12 @@ from torch.distributions import Bernoulli, ContinuousBernoulli, Laplace, Normal
 
 from vae_sweep.errors import UserError
 from vae_sweep.training import metrics
-from vae_sweep.vae import likelihoods
+from vae_sweep.vae import likelihoods, schedules
 from vae_sweep.vae.cohort import Cohort
 from vae_sweep.vae.likelihoods import OURS
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import check, point
+from vae_sweep.vae.schedules import Implied, Schedule
 from vae_sweep.vae.streams import Streams
 
 IMAGES = make_images(21)
@@ -294,7 +295,6 @@ def test_the_learned_noise_finds_the_error():
             r"outputs in \(0, 1\), got head=linear",
         ),
         (["likelihood=l1", "reduction=gaussian"], "set reduction=sum"),
-        (["likelihood=gaussian_learned", "beta=matched"], "has one of its own or none"),
         (["likelihood=cauchy"], "cauchy"),
     ],
 )
@@ -304,6 +304,16 @@ def test_combinations_without_a_meaning_are_refused(overrides, complaint):
     if "cauchy" not in complaint:
         assert isinstance(error.value, UserError)
         assert "set " in str(error.value)
+
+
+def test_a_schedule_that_needs_an_implied_noise_says_so_where_there_is_none(monkeypatch):
+    def final(pixels: int, latent: int, implied: Implied) -> float:
+        return implied.beta(0.01)
+
+    monkeypatch.setitem(schedules.OURS, "constant", lambda value: Schedule(final))
+    check(make_config("likelihood=mse"))
+    with pytest.raises(UserError, match="has one of its own or none; set beta=1"):
+        check(make_config("likelihood=gaussian_learned"))
 
 
 @pytest.mark.parametrize("head", ["sigmoid_rescaled", "tanh_rescaled"])

@@ -1,12 +1,16 @@
+import math
+from typing import Any
+
 import pytest
 import torch
 from helpers import make_config
-from torch import Generator
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
-from vae_sweep.vae import heads
-from vae_sweep.vae.networks import ConvVAE, build, check, resolutions
+from vae_sweep.vae import heads, own_network
+from vae_sweep.vae.networks import ConvVAE, build, check, resolutions, size
 
 
 def vae(*overrides: str, shape=(3, 32, 32), runs: int = 2) -> ConvVAE:
@@ -105,7 +109,7 @@ def test_posterior_sample_is_mu_plus_std_times_noise():
 )
 def test_odd_shapes_change_no_bit_beside_other_runs(shape, batch, activation, threads):
     """Whatever a run's numbers fill of the vectors that a kernel takes at once."""
-    net = ("model=small", "model.widths=[4,8]", "model.latent=3")
+    net = ("model=small", "model.widths=[4,8]", "model.norm_layer=none", "model.latent=3")
     config = make_config(*net, f"model.activation={activation}").model
 
     def built(*seeds: int):
@@ -126,3 +130,108 @@ def test_odd_shapes_change_no_bit_beside_other_runs(shape, batch, activation, th
             assert all(torch.equal(p.grad[r], q.grad[0]) for p, q in pairs)  # pyright: ignore
     finally:
         torch.set_num_threads(before)
+
+
+# --- residual ---
+
+
+def test_a_residual_network_adds_inputs_to_convolutions():
+    """Against the same layers written out."""
+    model = vae("model=residual", "model.widths=[16]", "model.depth=3", runs=1).double()
+    x = torch.randn(1, 5, 3, 32, 32, dtype=torch.float64)
+    first, norm, _, *blocks = model.encoder
+
+    def normalized(h: Tensor, norm: Any) -> Tensor:
+        mean, var = h.mean((0, 2, 3)), h.var((0, 2, 3), correction=0)
+        h = (h - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+        h = h * norm.weight[0][:, None, None] + norm.bias[0][:, None, None]
+        return h * torch.sigmoid(h)
+
+    h = F.conv2d(x[0], first.weight[0], first.bias[0], stride=2, padding=1)
+    h = normalized(h, norm)
+    assert len(blocks) == 2
+    for norm, _, conv in blocks:  # pyright: ignore
+        h = h + F.conv2d(normalized(h, norm), conv.weight[0], conv.bias[0], padding=1)
+    torch.testing.assert_close(model.encoder(x)[0], h)
+
+
+@pytest.mark.parametrize("norm_layer", ["none", "batch", "group"])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 12, 12), (3, 9, 15)])
+def test_residual_runs_are_the_same_beside_others_bit_for_bit(shape, norm_layer):
+    net = ("model=residual", "model.widths=[4,8]", "model.latent=3", "model.depth=3")
+    config = make_config(*net, f"model.norm_layer={norm_layer}").model
+    own_network.verify_runs(lambda generators: build(config, shape, generators), shape, 3)
+
+
+def test_residual_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"model\.depth=1 has none; set model\.depth=2"):
+        make_config("model.residual=true")
+
+
+def test_a_plain_network_is_the_run_that_it_was():
+    assert "residual" not in make_config("model.depth=2").decisive["model"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+@pytest.mark.parametrize(("shape", "batch"), [((1, 28, 28), 20), ((3, 5, 7), 3)])
+def test_an_mlp_is_torchs_of_each_run_with_gradients(shape, batch, activation, threads):
+    """And beside others to the last bit what it is alone."""
+    widths, latent, pixels = (24, 20), 5, math.prod(shape)
+    config = make_config(
+        "model=mlp",
+        "model.widths=[24,20]",
+        "model.latent=5",
+        f"model.activation={activation}",
+    ).model
+
+    def of_runs(*seeds: int):
+        return build(config, shape, [Generator().manual_seed(seed) for seed in seeds])
+
+    function = {"tanh": nn.Tanh, "silu": nn.SiLU}[activation]
+    encoder = lambda: nn.Sequential(  # noqa: E731
+        *(nn.Flatten(), nn.Linear(pixels, 24), function(), nn.Linear(24, 20), function()),
+        nn.Linear(20, 2 * latent),
+    )
+    decoder = lambda: nn.Sequential(  # noqa: E731
+        *(nn.Linear(latent, 20), function(), nn.Linear(20, 24), function()),
+        *(nn.Linear(24, pixels), nn.Unflatten(1, shape)),
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together, alone = of_runs(0, 1, 2), [of_runs(seed) for seed in range(3)]
+        x, noise = torch.randn(3, batch, *shape), torch.randn(3, batch, latent)
+        outputs = together(x, noise)
+        sum(output.square().sum() for output in outputs).backward()  # pyright: ignore
+        for r, one in enumerate(alone):
+            own = one(x[r : r + 1], noise[r : r + 1])
+            sum(output.square().sum() for output in own).backward()
+            assert all(torch.equal(a[r], b[0]) for a, b in zip(outputs, own, strict=True))
+            pairs = zip(together.parameters(), one.parameters(), strict=True)
+            assert all(torch.equal(p.grad[r], q.grad[0]) for p, q in pairs)  # pyright: ignore
+            single = nn.ModuleList([encoder(), decoder()])
+            for p, q in zip(single.parameters(), one.parameters(), strict=True):
+                p.data = q.data[0]
+            mu, logvar = single[0](x[r]).chunk(2, 1)
+            a = single[1](mu + (logvar / 2).exp() * noise[r])
+            for output, expected in zip(own, (a, mu, logvar), strict=True):
+                torch.testing.assert_close(output[0], expected)
+            sum(output.square().sum() for output in (a, mu, logvar)).backward()
+            for p, q in zip(single.parameters(), one.parameters(), strict=True):
+                torch.testing.assert_close(q.grad[0], p.grad, rtol=1e-4, atol=1e-3)
+            in_encoder = sum(p.numel() for p in single[0].parameters())
+            assert in_encoder == sum(p.numel() for p in one.encoder_parameters())
+    finally:
+        torch.set_num_threads(before)
+    count = sum(p.numel() for p in single.parameters())
+    outputs_of = 2 * sum(widths) + 2 * latent + pixels
+    assert size(config, shape) == (count, outputs_of)
+
+
+def test_the_mlp_unless_set_is_that_of_burda_et_al():
+    config = make_config("model=mlp").model
+    network = build(config, (1, 28, 28), [Generator()])
+    weights = [tuple(p.shape[1:]) for p in network.parameters() if p.ndim == 3]
+    encoder = [(200, 784), (200, 200), (100, 200)]
+    assert weights == [*encoder, (200, 50), (200, 200), (784, 200)]

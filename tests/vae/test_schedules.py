@@ -69,6 +69,15 @@ def test_matched_beta_implies_the_sigma_asked_for(sigma, reduction, scale):
     assert objective.implied_sigma(variance) == pytest.approx(sigma, rel=1e-9)
 
 
+def test_a_matched_beta_rises_to_its_noise_and_is_one_where_there_is_none_to_match():
+    config = MatchedBeta(name="matched", sigma=25.5, fraction=0.5)
+    expected = [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    np.testing.assert_allclose(schedules.beta_multipliers(config, 8), expected)
+    final = schedules.final_beta
+    assert final(config, 3072, 128, schedules.Implied(0.5)) == pytest.approx(0.02)
+    assert final(config, 3072, 128, schedules.Implied(np.nan)) == 1
+
+
 def test_learning_rate_warms_up_and_decays_by_cosine():
     train = make_config("train.lr_warmup=3", "train.steps=10").train
     rates = schedules.rate_multipliers(train, 10)

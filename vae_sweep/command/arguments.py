@@ -1,7 +1,7 @@
 """What a user types after a command, held against the options and keys that there are.
 
 Hydra reads one line at a time and knows nothing of what was probably meant. Here all
-lines are read first: flags may stand anywhere, `beta=4` sets beta.value, a wrong name is
+lines are read first: flags may stand anywhere, `beta=4` is a constant beta, a wrong name is
 answered with the nearest right one, and a grid is counted before it is made.
 """
 
@@ -94,7 +94,7 @@ class Typed(NamedTuple):
 
 
 def read(typed: list[str]) -> Typed:
-    """Sorts and checks a command line; `beta=4` becomes beta.value=4.
+    """Sorts and checks a command line; `beta=4` becomes beta=constant beta.value=4.
 
     Raises UserError where Hydra would not understand it, names what there is not, or
     would ask for --multirun.
@@ -125,7 +125,8 @@ def read(typed: list[str]) -> Typed:
     }
     if any(o.key_or_group == "experiments" for o in overrides):  # may choose any
         several |= sections().keys()
-    return Typed(flags, [_conditional(o, several) for o in overrides])
+    fits = (_conditional(line, several) for o in overrides for line in constant_beta(o))
+    return Typed(flags, list(fits))
 
 
 def _warn_of_repeated(overrides: list[Override]) -> None:
@@ -144,7 +145,7 @@ def _warn_of_repeated(overrides: list[Override]) -> None:
 def _conditional(override: Override, several: set[str]) -> str:
     """`beta.sigma=12` as a sweep over 12 where `several` options of beta may be chosen:
     Hydra applies sweeps to points alone, the rest to the default option as well."""
-    line = constant_beta(override)
+    line = str(override.input_line)
     key, _, value = line.partition("=")
     group = key.partition(".")[0]
     if group in several and key != group and not override.is_sweep_override():
@@ -250,7 +251,9 @@ def own_option(group: str, option: str) -> tuple[dict[str, Any], str]:
         return {group: name}, "_global_"
     ours = yaml.safe_load((options.CONF / group / f"{defaults()[group]}.yaml").read_text())
     common = {
-        key: None if type(None) in get_args(field.annotation) else ours[key]
+        key: None
+        if type(None) in get_args(field.annotation)
+        else ours.get(key, field.default)
         for key, field in owns()[group].model_fields.items()
         if key != "name"
     }
@@ -489,19 +492,21 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def constant_beta(override: Override) -> str:
-    """`beta=0.5,1,4` as `beta.value=0.5,1,4`; any other line as it is."""
+def constant_beta(override: Override) -> list[Override]:
+    """`beta=0.5,1,4` as `beta=constant beta.value=0.5,1,4`; any other as it is."""
     line = str(override.input_line)
     prefix = "beta="
     if not line.startswith(prefix) or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        return line
+        return [override]
     values = values_of(override)
     numbers = [_number(value) for value in values]
     if not numbers or None in numbers:
-        return line
+        return [override]
+    typed = line.removeprefix(prefix)
     if any(isinstance(value, str) for value in values):  # '"0.5"'
-        return "beta.value=" + ",".join(map(str, numbers))
-    return "beta.value=" + line.removeprefix(prefix)
+        typed = ",".join(map(str, numbers))
+    lines = ["beta=constant", f"beta.value={typed}"]
+    return OverridesParser.create().parse_overrides(lines)
 
 
 def fitted(
@@ -510,7 +515,7 @@ def fitted(
     """The lines of each point, a key only where the point's option has it.
 
     `beta=matched,constant beta.sigma=12` sets the noise of the matched points alone. In
-    each point a number under beta sets beta.value. Raises UserError where no option that
+    each point a number under beta is a constant one. Raises UserError where no option that
     was chosen has a key.
     """
     known = known_keys(overrides)
@@ -527,12 +532,13 @@ def fitted(
                 _check_owner(key, group, chosen.get(group) or {defaults()[group]}, known)
         return list(jobs)
     found = []
-    betas: dict[str, str] = {}
+    betas: dict[str, list[str]] = {}
     for job in jobs:
         for line in job:
             if line.startswith("beta=") and line not in betas:
-                betas[line] = constant_beta(parse(line, parser))
-        lines = [betas.get(line, line) for line in job]
+                parts = constant_beta(parse(line, parser))
+                betas[line] = [str(part.input_line) for part in parts]
+        lines = [part for line in job for part in betas.get(line, [line])]
         pairs = (line.partition("=")[::2] for line in lines)
         option = {g: v.replace("\\:", ":") for g, v in pairs if g in sections()}
         if sum(line.startswith("beta.value=") for line in lines) > 1:
@@ -562,9 +568,7 @@ def _check_owner(
     """Whether `option` has `key`, one of those `known`; UserError where none of the options
     `chosen` has it."""
     owners = known.get(key.lstrip("+"), ())
-    names = {
-        name_of(group, defaults()[group] if _number(c) is not None else c) for c in chosen
-    }
+    names = {name_of(group, c if _number(c) is None else "constant") for c in chosen}
     if not owners or None in names:  # of another's folder: Hydra's to judge
         return True
     if not names & set(owners):

@@ -3,9 +3,11 @@
 import itertools
 import shlex
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from vae_sweep.errors import UserError, nearest, shown
 
@@ -20,12 +22,23 @@ class Experiment(BaseModel):
     """experiments/NAME.yaml: a union of grids, each as one would type it.
 
     The points of every grid have what `common` says; what is typed beside
-    `experiments=NAME` overrules both.
+    `experiments=NAME` overrules both. `about`, where given, says something of each grid,
+    in whatever keys its reader knows; running ignores it.
     """
 
     model_config = ConfigDict(extra="forbid")
     common: str = ""
     grids: list[str] = Field(min_length=1)
+    about: list[dict[str, Any]] | None = None
+
+    @model_validator(mode="after")
+    def _about_each(self) -> "Experiment":
+        if self.about is not None and len(self.about) != len(self.grids):
+            counts = {"about": len(self.about), "grids": len(self.grids)}
+            raise PydanticCustomError(
+                "about", "{about} in about beside {grids} in grids", counts
+            )
+        return self
 
 
 def available() -> dict[str, Path]:
@@ -49,20 +62,29 @@ def find(name: str) -> Path:
     return files[name]
 
 
-def load(name: str) -> list[list[str]]:
-    """The overrides of each grid; UserError where there is no such experiment, or its file
-    cannot be read."""
-    path = find(name)
+def read(path: Path) -> Experiment:
+    """The file of an experiment as it stands; UserError where it is none."""
     try:
         content = Experiment.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        common = shlex.split(content.common)
-        grids = [[*common, *shlex.split(grid)] for grid in content.grids]
+        for line in (content.common, *content.grids):
+            shlex.split(line)
     except (OSError, ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
         said = _said(error) if isinstance(error, ValidationError) else _of_yaml(error)
         raise UserError(
             f"{path} must have `grids`, a list of lines as typed after vae_sweep.run -m, "
-            f"and may have `common`, a line; got {said}"
+            f"and may have `common`, a line, and `about`, an entry for each of `grids`; "
+            f"got {said}"
         ) from None
+    return content
+
+
+def load(name: str) -> list[list[str]]:
+    """The overrides of each grid; UserError where there is no such experiment, or its file
+    cannot be read."""
+    path = find(name)
+    content = read(path)
+    common = shlex.split(content.common)
+    grids = [[*common, *shlex.split(grid)] for grid in content.grids]
     for line in itertools.chain(*(shlex.split(grid) for grid in content.grids), common):
         if line.startswith("experiments=") or (
             line.startswith("sweep=") and line not in common
@@ -88,6 +110,8 @@ def _said(error: ValidationError) -> str:
             return f"no {key}"
         case "too_short":
             return f"no line in {key}"
+        case "about":
+            return first["msg"]
     return f"{key}: {shown(first['input'])}"
 
 

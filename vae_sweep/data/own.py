@@ -32,7 +32,7 @@ from vae_sweep.config import OwnData
 from vae_sweep.data import arrays
 from vae_sweep.data.arrays import NUMPY, NUMPY_ITEM, TORCH, TORCH_ITEM
 from vae_sweep.data.cache import Pixels, tracked
-from vae_sweep.data.source import Given, Source
+from vae_sweep.data.source import DRAWN, Given, Source
 from vae_sweep.errors import UserError, nearest, shown
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _read(given: Any, what: str, parameters: Mapping[str, Any]) -> Given:
     arrays.check_shapes(splits, what)
     said = arrays.notes(splits["train"])
     if transform is not None:
-        said.append("a random transform draws every batch anew, and the others once")
+        said.append(DRAWN)
     return Given(
         splits["train"], splits.get("val"), splits.get("test"), {}, tuple(said), transform
     )

@@ -1,4 +1,4 @@
-"""A random transform of a user's images, binarization for one.
+"""A random transform of images: binarization, or a user's own.
 
 `transform(u, generator)` is given u, float32 [B, C, H, W] in [0, 1], and a torch.Generator
 on the CPU, from which alone it draws; it returns floats of the same shape, in [0, 1].
@@ -37,9 +37,16 @@ class Random(NamedTuple):
         """
         generator = stream(seed, f"transform{step}")
         try:
-            return _drawn(self.what, self.transform, self.images[index], generator)
+            images = self.images.index_select(0, index)
+            return _drawn(self.what, self.transform, images, generator)
         except UserError as error:
             raise RuntimeError(str(error)) from None
+
+
+def binarized(u: Tensor, generator: Generator) -> Tensor:
+    """Bernoulli draws, each pixel 1 with the probability u (Salakhutdinov & Murray 2008);
+    in about half the time that torch.bernoulli takes."""
+    return (torch.rand(u.shape, generator=generator) < u).to(u.dtype)
 
 
 def fixed(what: str, transform: Transform, images: Tensor, split: str) -> Tensor:
@@ -77,9 +84,10 @@ def _drawn(what: str, transform: Transform, images: Tensor, generator: Generator
         got = f"{str(drawn.dtype).removeprefix('torch.')} {list(drawn.shape)}"
     else:
         drawn = drawn.detach().to("cpu", torch.float32)
-        if bool(((drawn >= 0) & (drawn <= 1)).all()):
+        low, high = drawn.aminmax()  # nan where one is
+        if low >= 0 and high <= 1:
             return drawn
-        got = f"values from {drawn.min():.3g} to {drawn.max():.3g}"
+        got = f"values from {low:.3g} to {high:.3g}"
     raise UserError(
         f"{what}: its transform must return floats {shape} in [0, 1], as it is given, "
         f"got {got}; convert them: .to(u), .clamp(0, 1)"

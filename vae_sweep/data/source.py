@@ -1,13 +1,16 @@
 """What a source of images is, and what it gives before that is split."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_sweep.data.cache import Pixels
 
 if TYPE_CHECKING:
     from vae_sweep.data.random_transform import Transform
+
+BINARY = "every pixel is black or white already"
+DRAWN = "a random transform draws every batch anew, and the others once"
 
 
 class Given(NamedTuple):
@@ -39,3 +42,24 @@ class Source:
     read: Callable[[Any], Given]
     check: Callable[[Any], None] = lambda config: None
     transform: "Callable[[Any], Transform | None]" = lambda config: None
+
+
+def binarizable(source: Source) -> Source:
+    """One of ours, whose images are drawn black and white where `data.binarize` is set."""
+
+    def transform(config: Any) -> "Transform | None":
+        if not config.binarize:
+            return None
+        from vae_sweep.data.random_transform import binarized  # torch
+
+        return binarized
+
+    def read(config: Any) -> Given:
+        given = source.read(config)
+        if not config.binarize:
+            return given
+        is_binary = not ((given.train > 0) & (given.train < 255)).any()
+        note = f"data.binarize changes nothing: {BINARY}" if is_binary else DRAWN
+        return given._replace(transform=transform(config), notes=(*given.notes, note))
+
+    return replace(source, read=read, transform=transform)

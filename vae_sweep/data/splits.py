@@ -15,14 +15,14 @@ from vae_sweep import options
 from vae_sweep.config import DataConfig
 from vae_sweep.data import dead_leaves, image_folder, npz, own, torchvision_sets
 from vae_sweep.data.cache import Pixels
-from vae_sweep.data.source import Given, Source
+from vae_sweep.data.source import Given, Source, binarizable
 from vae_sweep.errors import UserError
 
 OURS: dict[str, Source] = {
-    "dead_leaves": dead_leaves.SOURCE,
-    "image_folder": image_folder.SOURCE,
-    "npz": npz.SOURCE,
-    **torchvision_sets.SOURCES,
+    "dead_leaves": binarizable(dead_leaves.SOURCE),
+    "image_folder": binarizable(image_folder.SOURCE),
+    "npz": binarizable(npz.SOURCE),
+    **{name: binarizable(each) for name, each in torchvision_sets.SOURCES.items()},
 }
 DARK = 32  # levels: images that are nowhere brighter are mostly meant to be
 

@@ -1,23 +1,28 @@
-"""Differences between points of a sweep, paired over seeds, with bootstrap intervals."""
+"""Points of a sweep over their seeds: means, paired differences, decisions.
 
-import itertools
+Intervals are Student's t. A difference is judged against a margin that was stated before
+the runs, and several are judged together by Holm's step-down correction.
+"""
+
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from vae_sweep.errors import UserError
+from vae_sweep.records import results
 
-FEW = 6  # values, all of whose resamples are taken; of more, RESAMPLES at random
-RESAMPLES = 9999
+LEVEL = 0.95
 POINT = ("norm", "target", "head", "likelihood", "reduction", "beta", "other")
+
+Decision = Literal["higher", "lower", "equal within the margin", "undecided"]
 
 
 class Interval(NamedTuple):
-    """An estimate with its confidence interval, from `n` values.
+    """An estimate with its confidence interval of a `level`, from `n` values.
 
     `lost` counts seeds that are not among them because a run diverged.
     """
@@ -27,11 +32,55 @@ class Interval(NamedTuple):
     high: float
     n: int
     lost: int = 0
+    level: float = LEVEL
 
     @property
     def sign(self) -> int:
         """-1 or 1 where the interval lies on one side of 0, else 0."""
         return int(self.low > 0) - int(self.high < 0)
+
+    def at(self, level: float) -> "Interval":
+        """The interval of another level, of a mean that is in the unit of its values."""
+        if self.n < 2 or not math.isfinite(self.low):
+            return self._replace(level=level)
+        half = self._error * _far(level, self.n)
+        low, high = self.estimate - half, self.estimate + half
+        return self._replace(low=low, high=high, level=level)
+
+    @property
+    def _error(self) -> float:
+        """The standard error of the mean."""
+        return (self.high - self.low) / 2 / _far(self.level, self.n)
+
+    def decision(self, margin: float = 0.0) -> Decision:
+        """What the interval says of a difference: `higher` where it lies above `margin`,
+        `lower` below -`margin`, `equal within the margin` between the two.
+
+        Each of the three is a one-sided test, of which only one can be wrong at a time, at
+        (1 - level) / 2; equality is two of them at once (Schuirmann 1987). Any other
+        interval is `undecided`: it fits too few values, or the truth is near the margin.
+
+        References:
+            Goeman, Solari & Stijnen 2010, Three-sided hypothesis testing.
+        """
+        if self.low > margin:
+            return "higher"
+        if self.high < -margin:
+            return "lower"
+        if -margin < self.low and self.high < margin:
+            return "equal within the margin"
+        return "undecided"
+
+    def p_value(self, margin: float = 0.0) -> float:
+        """The least 1 - level at which `decision` is not `undecided`; 1 where there is no
+        interval."""
+        if self.n < 2 or not math.isfinite(self.low):
+            return 1.0
+        above, below = self.estimate - margin, self.estimate + margin
+        if self.low == self.high:
+            return float(above == 0 or below == 0)
+        t = max(above, -below, min(-above, below)) / self._error
+        return min(2 * float(stats.t.sf(t, self.n - 1)), 1.0)
 
     def mapped(self, rising: Callable[[float], float]) -> "Interval":
         """In another unit, by a function that rises."""
@@ -58,6 +107,11 @@ def exact(value: float) -> Interval:
     return Interval(value, value, value, 10**9)
 
 
+def _far(level: float, n: int) -> float:
+    """How many standard errors an interval of n values goes to either side."""
+    return float(stats.t.ppf((1 + level) / 2, n - 1))
+
+
 def _decimal(value: float, digits: int, signed: bool) -> str:
     """With a true minus sign, and none before a zero."""
     rounded = round(value, digits) + 0.0
@@ -65,35 +119,58 @@ def _decimal(value: float, digits: int, signed: bool) -> str:
     return text.replace("-", "−")
 
 
-def bootstrap(
-    values: Sequence[float] | np.ndarray, level: float = 0.95, lost: int = 0
+def interval(
+    values: Sequence[float] | np.ndarray, level: float = LEVEL, lost: int = 0
 ) -> Interval:
-    """The mean of independent values and its expanded percentile interval.
+    """The mean of independent, roughly normal values and its Student's t interval.
 
-    Of five normal values the plain percentile interval covers the mean four times out
-    of five. The percentiles are therefore taken as far out as those of Student's t
-    (Hesterberg 2015, What teachers should know about the bootstrap, section 4.3), which
-    covers it nine times out of ten; exact over all resamples of FEW values. One value
-    has no interval: nan.
+    One value, or one that is not finite, has none: nan.
     """
     sample = np.asarray(values, dtype=float)
-    n = len(sample)
+    n, mean = len(sample), float(sample.mean()) if len(sample) else math.nan
     if n < 2 or not np.isfinite(sample).all():
-        return Interval(
-            float(sample.mean()) if n else math.nan, math.nan, math.nan, n, lost
-        )
-    if np.ptp(sample) == 0:  # nothing to resample
-        same = float(sample[0])
-        return Interval(same, same, same, n, lost)
-    far = stats.t.ppf((1 + level) / 2, n - 1) * math.sqrt(n / (n - 1))
-    tail = float(stats.norm.sf(far))
-    if n <= FEW:
-        means = np.mean(list(itertools.product(sample, repeat=n)), axis=1)
-    else:
-        rng = np.random.default_rng(0)
-        means = rng.choice(sample, (RESAMPLES, n)).mean(axis=1)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(sample.mean()), float(low), float(high), n, lost)
+        return Interval(mean, math.nan, math.nan, n, lost, level)
+    if np.ptp(sample) == 0:  # of which a mean may differ by rounding
+        return Interval(sample[0], sample[0], sample[0], n, lost, level)
+    half = float(stats.sem(sample)) * _far(level, n)
+    return Interval(mean, mean - half, mean + half, n, lost, level)
+
+
+def holm(
+    family: Mapping[str, Interval], margins: Mapping[str, float], level: float = LEVEL
+) -> dict[str, Interval]:
+    """The differences of a family, each at the level at which Holm's step decides it.
+
+    The least p-value of m is held against (1 - level) / m, the next against
+    (1 - level) / (m - 1); from the first that is too large on, all are undecided. So the
+    probability that any `decision(margin)` of the family is wrong is at most 1 - `level`.
+    The intervals show these tests; they do not hold all truths at once.
+
+    Args:
+        family: Label -> difference, as measured.
+        margins: Label -> margin, in the unit of its difference.
+        level: That of the family.
+
+    References:
+        Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    order = sorted(family, key=lambda label: family[label].p_value(margins[label]))
+    left, adjusted = len(order), {}
+    for label in order:
+        allowed = (1 - level) / left
+        adjusted[label] = family[label].at(1 - allowed)
+        left -= adjusted[label].decision(margins[label]) != "undecided"
+    return {label: adjusted[label] for label in family}
+
+
+def holm_p_values(p_values: Sequence[float]) -> list[float]:
+    """Adjusted by Holm: the least 1 - level of the family at which each is decided."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    steps = p[order] * np.arange(len(p), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted.tolist()
 
 
 def of_point(
@@ -114,22 +191,26 @@ def of_point(
     text = " ".join(f"{column}={value}" for column, value in wanted.items())
     if not (found["status"] == "finished").any():
         raise UserError(f"a comparison needs finished runs of {text}; this sweep has none")
-    if len(found.filter(items=list(POINT)).drop_duplicates()) > 1:
+    if len({*map(tuple, found.filter(items=list(POINT)).to_numpy())}) > 1:
         others = ", ".join(map(repr, found["other"].unique()))
         raise UserError(f"a comparison needs one point, got several of {text}: {others}")
     return found[found["status"] == status]
 
 
-def _diverged(finals: pd.DataFrame, *wheres: Mapping[str, Any]) -> int:
+def diverged(finals: pd.DataFrame, *wheres: Mapping[str, Any]) -> int:
     """How many seeds one of the points lost."""
+    if not (finals["status"] == "diverged").any():
+        return 0
     lost = [set(of_point(finals, where, "diverged").index) for where in wheres]
     return len(set().union(*lost))
 
 
-def mean(finals: pd.DataFrame, column: str, where: Mapping[str, Any]) -> Interval:
+def mean(
+    finals: pd.DataFrame, column: str, where: Mapping[str, Any], level: float = LEVEL
+) -> Interval:
     """Of `column` over the seeds of one point."""
     values = of_point(finals, where)[column].to_numpy()
-    return bootstrap(values, lost=_diverged(finals, where))
+    return interval(values, level, diverged(finals, where))
 
 
 def paired(
@@ -145,11 +226,15 @@ def paired(
 
 
 def difference(
-    finals: pd.DataFrame, column: str, a: Mapping[str, Any], b: Mapping[str, Any]
+    finals: pd.DataFrame,
+    column: str,
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    level: float = LEVEL,
 ) -> Interval:
     """The interval of `paired`, in the unit of `column`."""
     values = paired(finals, column, a, b).to_numpy()
-    return bootstrap(values, lost=_diverged(finals, a, b))
+    return interval(values, level, diverged(finals, a, b))
 
 
 def table(
@@ -157,7 +242,7 @@ def table(
     points: Mapping[str, Mapping[str, Any]],
     columns: Mapping[str, tuple[str, int]],
 ) -> pd.DataFrame:
-    """Means with intervals as text: a row per label of `points`, a column per label of
+    """Means with t intervals as text: a row per label of `points`, a column per label of
     `columns`, each of which names a column of finals and the decimals."""
     rows = {
         label: {
@@ -167,3 +252,29 @@ def table(
         for label, where in points.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def over_seeds(
+    finals: pd.DataFrame, columns: Mapping[str, tuple[str, int]] = results.NUMBERS
+) -> pd.DataFrame:
+    """A row per point of a sweep, whatever options it has: what tells it from the others,
+    how many of its seeds finished, and means over them with t intervals as text.
+
+    Args:
+        finals: As of results.Results, or some of its rows.
+        columns: Column of `finals` -> header and decimals, as results.numbers has them;
+            those that no run has are left out.
+    """
+    there = {c: columns[c] for c in columns if c in finals and finals[c].notna().any()}
+    rows = []
+    for _, runs in finals.groupby(list(POINT), sort=False):
+        ended = runs[runs["status"] == "finished"]
+        lost = int((runs["status"] == "diverged").sum())
+        texts = {
+            header: interval(ended[column].to_numpy(), lost=lost).text(digits)
+            for column, (header, digits) in there.items()
+        }
+        rows.append({**runs.iloc[0][[*POINT]], "seeds": len(ended), **texts})
+    frame = pd.DataFrame(rows)
+    kept = results.distinguishing(frame.assign(seed=0)).columns
+    return frame.filter(items=[*kept, "seeds", *(header for header, _ in there.values())])

@@ -42,7 +42,8 @@ NUMBERS = {
 }
 PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<name>
     *("floor_mse", "floor_mse_pixel", "sigma", "beta_pixel", "active_units", "kl"),
-    *("mse_pixel", "psnr", "bits_per_dim", "bits_per_dim_calibrated"),
+    *("mse_pixel", "psnr", "psnr_clipped", "bits_per_dim", "bits_per_dim_calibrated"),
+    "bits_per_dim_clipped",
 )
 DRAWN = (
     *("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr"),
@@ -70,11 +71,11 @@ class Results:
     `finals` has a row per run: IDENTITY, status, diverged_at (step), total_steps, reason
     (of a failure), implied_sigma (8-bit levels), beta_value, psnr_cap (dB, inf without a
     floor) of the training split, psnr_cap_val and psnr_cap_test of the others,
-    predicted_<name> of PREDICTED, seconds, device, then the columns of metrics.csv at the
-    last finite row. `target` is resolved, `beta` is the schedule's label, and `other`
-    states whatever else differs within the sweep. nan is not known. `theory` has a row per
-    run and point of the curve of linear VAEs at their optimum, the noise falling: run_id,
-    kl (nats per image), psnr (dB).
+    predicted_<name> of PREDICTED, their sentence, seconds, device, then the columns of
+    metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
+    label, and `other` states whatever else differs within the sweep. nan is not known.
+    `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
+    noise falling: run_id, kl (nats per image), psnr (dB).
 
     `runs` are what the frames were made of, in the order of `finals`; `skipped` maps
     folders of runs that could not be read to the reason; `waiting` names runs that the
@@ -321,6 +322,7 @@ def _final(run: Run) -> dict[str, Any]:
         "status": run.status,
         "device": summary.device or "",
         "reason": summary.reason or "",
+        "sentence": predicted.sentence or "",
         **{key: math.nan if v is None else float(v) for key, v in values.items()},
     }
 
@@ -359,17 +361,18 @@ def labels(finals: pd.DataFrame) -> dict[str, str]:
 
 
 def numbers(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
-    """Column of `finals` -> column of `table`, and the digits printed: NUMBERS, then users'
-    own metrics, of which several runs may state one; the last one's words hold."""
+    """Column of `finals` -> column of `table`, and the digits printed: NUMBERS, then
+    metrics that not every run has, of which several may state one; the last one's words
+    hold."""
     stated = [run.summary.metrics for run in runs if run.summary is not None]
     own = {name: metric for metrics in stated for name, metric in metrics.items()}
     found = dict(NUMBERS)
     for name, metric in own.items():
         unit = f" ({metric.unit})" if metric.unit else ""
-        header = f"val {metric.label or name}{unit}"
+        header = f"{metric.split} {metric.label or name}{unit}"
         if header in dict(found.values()):
             header += f" [{name}]"
-        found.setdefault(f"val/{name}", (header, metric.digits))
+        found.setdefault(f"{metric.split}/{name}", (header, metric.digits))
     return found
 
 
@@ -377,8 +380,8 @@ def table(results: Results) -> pd.DataFrame:
     """One line per run: what tells it from the others, then its last numbers.
 
     sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
-    nats per image; pred. is what a linear VAE reaches at its optimum. Users' own metrics
-    follow, `val <label> (<unit>)`.
+    nats per image; pred. is what a linear VAE reaches at its optimum. Metrics that not
+    every run has follow: `<split> <label> (<unit>)`.
     """
     finals, names = results.finals, numbers(results.runs)
     shown = distinguishing(finals).join(finals.filter(items=list(names)))

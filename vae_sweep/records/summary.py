@@ -29,13 +29,18 @@ class Predicted(_Kept):
     kl: Number = None
     mse_pixel: Number = None
     psnr: Number = None
+    psnr_clipped: Number = None
     bits_per_dim: Number = None
     bits_per_dim_calibrated: Number = None
+    bits_per_dim_clipped: Number = None
+    sentence: str | None = None
 
 
 class Measured(_Kept):
-    """How a user's own metric is shown: `val <label> (<unit>)` with so many decimals."""
+    """How a metric that not every run has is shown: `<split> <label> (<unit>)` with so many
+    decimals."""
 
+    split: str = "val"
     label: str = ""
     unit: str = ""
     digits: Annotated[int, Field(ge=0, le=15)] = 3
@@ -47,7 +52,7 @@ class Summary(_Kept):
     `steps` are those that it has trained, of `total_steps`; `final` is its last row;
     `implied_sigma` is in 8-bit levels, `psnr_cap` in dB, of the training split, where None
     that is stated is no cap. `seconds` are those of its cohort, of `cohort_size` runs.
-    `metrics` are a user's own, by name.
+    `metrics` are those that not every run has, by name.
     `rows`, `metrics_sha256` and `picture_sha256` say what belongs to a run that ended.
     """
 

@@ -33,12 +33,13 @@ NUMBERS = {
     "KL\n(nats)": ("kl", "{:.1f}"),
     "MSE\n(pixels)": ("mse_pixel", "{:.5f}"),
     "PSNR\n(dB)": ("psnr", "{:.2f}"),
+    "in range\n(dB)": ("psnr_clipped", "{:.2f}"),
     "bits/dim": ("bits_per_dim", "{:.3f}"),
 }
 # of a table that would be wider than the terminal; the file has them all
 LESS = (
     *("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel"),
-    *("psnr_cap_val", "psnr_cap_test"),
+    *("psnr_cap_val", "psnr_cap_test", "psnr_clipped"),
 )
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # as of a sweep that is another's
 NAMED = 6  # points named beside a sentence that several share

@@ -14,10 +14,12 @@ class Optimum(NamedTuple):
 
     `variance` is the decoder's, in target space. `kl`, `elbo` and `elbo_calibrated`
     (pixel space) are in nats per image, `mse` per element in target space, `mse_pixel`
-    in [0, 1] space, with z sampled. Without noise KL is inf and the ELBO nan.
+    in [0, 1] space, with z sampled. Without noise KL is inf and the ELBO nan. Directions
+    whose eigenvalue exceeds `threshold`, v, are active.
     """
 
     variance: float
+    threshold: float
     active_units: float  # a count
     kl: float
     mse: float
@@ -62,6 +64,7 @@ class LinearGaussian:
         calibrated = self._log_density(sse_pixel / self.pixels, sse_pixel)
         return Optimum(
             variance=variance,
+            threshold=v,
             active_units=len(lam),
             kl=kl,
             mse=sse / self.pixels,

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Dataset
-from vae_sweep.theory.floor import head_floor
+from vae_sweep.theory.clipped import clipped_mse_pixel
+from vae_sweep.theory.floor import Floor, head_floor
 from vae_sweep.theory.linear import LinearGaussian, Optimum
 from vae_sweep.vae import heads, likelihoods
 from vae_sweep.vae.normalize import levels
@@ -13,7 +14,7 @@ from vae_sweep.vae.objective import implied_sigma
 from vae_sweep.vae.point import Point
 
 NAN = math.nan
-UNKNOWN = Optimum(NAN, NAN, NAN, NAN, NAN, NAN, NAN)
+UNKNOWN = Optimum(*(NAN for _ in Optimum._fields))
 
 
 class Prediction(NamedTuple):
@@ -25,7 +26,9 @@ class Prediction(NamedTuple):
     `psnr_cap_val`, `psnr_cap_test`: on the others. `sigma`: noise in 8-bit levels,
     implied, or the linear optimum's where it is learned. `beta_pixel`: the beta of
     SSE + beta * KL in pixels that implies the same noise. The rest is the linear
-    optimum: `kl` in nats per image, `psnr` in dB, both bits_per_dim as in metrics.
+    optimum: `kl` in nats per image, `psnr` in dB, both bits_per_dim as in metrics;
+    `psnr_clipped`, and `bits_per_dim_clipped`, calibrated, are its own with outputs clipped
+    to the head's range, if that is limited.
     """
 
     target_low: float
@@ -42,6 +45,8 @@ class Prediction(NamedTuple):
     kl: float
     mse_pixel: float
     psnr: float
+    psnr_clipped: float
+    bits_per_dim_clipped: float
     bits_per_dim: float
     bits_per_dim_calibrated: float
     sentence: str
@@ -65,6 +70,7 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         for counts in (dataset.counts, dataset.val_counts, dataset.test_counts)
     )
     caps = {"training": floor.psnr_cap, "val": val.psnr_cap, "test": test.psnr_cap}
+    clipped = _clipped(config, point, dataset, optimum, floor)
     own_density = likelihoods.named(config.likelihood).kind == "density"
     return Prediction(
         target_low=low,
@@ -80,9 +86,11 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         active_units=optimum.active_units,
         kl=optimum.kl,
         mse_pixel=optimum.mse_pixel,
-        psnr=-10 * math.log10(optimum.mse_pixel) if optimum.mse_pixel else math.inf,
+        psnr=_psnr(optimum.mse_pixel),
+        psnr_clipped=_psnr(clipped),
         bits_per_dim=_bits(optimum.elbo, pixels) if own_density else math.nan,
         bits_per_dim_calibrated=_bits(optimum.elbo_calibrated, pixels),
+        bits_per_dim_clipped=_bits(_calibrated(clipped, optimum.kl, pixels), pixels),
         sentence=f"{_of_range(config.head, floor.outside, caps)}; "
         f"{_of_noise(config, point, optimum, sigma)}",
         curve=linear.curve() if linear else ([], []),
@@ -99,11 +107,35 @@ def _optimum(config: RunConfig, point: Point, linear: LinearGaussian) -> Optimum
     return UNKNOWN
 
 
+def _psnr(mse_pixel: float) -> float:
+    return -10 * math.log10(mse_pixel) if mse_pixel else math.inf
+
+
+def _clipped(
+    config: RunConfig, point: Point, dataset: Dataset, optimum: Optimum, floor: Floor
+) -> float:
+    """Squared error per element in [0, 1] space of the optimum within the head's range."""
+    low, high = heads.named(config.head).range(point.target)
+    if math.isnan(optimum.mse_pixel) or (low.isinf() & high.isinf()).all():
+        return NAN
+    return clipped_mse_pixel(
+        *(optimum, dataset.spectra, point.target, config.model.latent),
+        *((low, high), floor.mse_pixel),
+    )
+
+
 def _target_range(point: Point, dataset: Dataset) -> tuple[float, float]:
     """Lowest and highest target of the training split, over all channels."""
     t = point.target.forward(levels(len(dataset.counts))).squeeze(1)
     there = t[dataset.counts > 0]
     return there.min().item(), there.max().item()
+
+
+def _calibrated(mse_pixel: float, kl: float, pixels: int) -> float:
+    """ELBO, in nats, of a Gaussian at the noise that fits best."""
+    if not mse_pixel:
+        return math.inf
+    return -pixels / 2 * (math.log(2 * math.pi * mse_pixel) + 1) - kl
 
 
 def _bits(elbo: float, pixels: int) -> float:

@@ -17,8 +17,8 @@ from vae_sweep.records.run_folder import RecordsChanged, RunFolder
 from vae_sweep.records.summary import Summary
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.point import Point
+from vae_sweep.vae.streams import stream
 
-TRAIN_IMAGES = 256  # on which train/ is measured: the first ones, in evaluation mode
 LOOK_EVERY = 25  # steps: to look whether runs diverged, the host waits for the device
 
 
@@ -88,6 +88,14 @@ def train(
     return Recorder(runs, trainer, images, progress).train()
 
 
+def measured(images: Images) -> torch.Tensor:
+    """The training images [n, C, H, W] on which train/ is measured, in evaluation mode: as
+    many as there are of validation, drawn at random, the same whatever a run's seed."""
+    count, draw = len(images.train), stream(0, "measured")
+    chosen = torch.randperm(count, generator=draw)[: len(images.val)]
+    return images.train[chosen.to(images.train.device)]
+
+
 class Recorder:
     """Drives a trainer and writes down what it does."""
 
@@ -96,6 +104,7 @@ class Recorder:
     ):
         self.runs, self.trainer, self.images = runs, trainer, images
         self.progress = progress
+        self.measured = measured(images)
         self.open = dict(enumerate(runs))  # not yet ended
         self.summaries: dict[int, Summary | None] = {}
         self.evaluated = trainer.step if runs[0].evaluated else -1  # the last such step
@@ -153,12 +162,22 @@ class Recorder:
         """One row per open run, pictures and, unless it diverged, a checkpoint."""
         trainer = self.trainer
         self._close_diverged()
-        splits = {"train": self.images.train[:TRAIN_IMAGES]}
-        splits |= {"val": self.images.val} | ({"test": self.images.test} if last else {})
+        measured = {
+            "train": trainer.evaluate(self.measured, self._pause),
+            "val": trainer.evaluate(self.images.val, self._pause),
+        }
+        if last:
+            test, samples = self.images.test, trainer.config.importance_samples
+            if samples:
+                self.progress.say(
+                    f"importance-weighted bound of {len(test):,} test images, {samples:,} "
+                    f"samples each"
+                )
+            measured["test"] = trainer.evaluate(test, self._pause, samples)
         values = {
             f"{split}/{name}": value.tolist()
-            for split, images in splits.items()
-            for name, value in trainer.evaluate(images, self._pause).items()
+            for split, found in measured.items()
+            for name, value in found.items()
         }
         epoch = trainer.step * trainer.config.batch_size / len(self.images.train)
         pictures = self._pictures()

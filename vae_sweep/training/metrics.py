@@ -15,6 +15,7 @@ from torch import Tensor
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError, shown
+from vae_sweep.training.bound import Bounds, bounds
 from vae_sweep.vae import objective
 from vae_sweep.vae.cohort import DTYPES, Cohort, Forward
 from vae_sweep.vae.likelihoods import Kind
@@ -33,7 +34,8 @@ class Pass(NamedTuple):
     their reconstruction (unclipped), both in target space, the decoder's last
     pre-activation, and the head's derivative there. `mu` and `logvar` are [R, B, D], of the
     posterior. `low` and `high` [R, 1, C, 1, 1] are the ends of the head's range in target
-    space. `error` [R, B] is what the loss weighs of each image.
+    space, `scale` of the same shape is a unit of target space in pixels. `error` [R, B] is
+    what the loss weighs of each image.
     """
 
     u: Tensor
@@ -45,6 +47,7 @@ class Pass(NamedTuple):
     logvar: Tensor
     low: Tensor
     high: Tensor
+    scale: Tensor
     slope: Tensor
     error: Tensor
 
@@ -57,7 +60,8 @@ class Pass(NamedTuple):
         slope = cohort.heads.derivative(a)
         error = cohort.errors(forward)
         seen = (u, u_hat, t, t_hat, a, mu, logvar)
-        return cls(*seen, cohort.low, cohort.high, slope, error)
+        scale = cohort.target.scale[..., None, None]
+        return cls(*seen, cohort.low, cohort.high, scale, slope, error)
 
     @classmethod
     def made_up(cls, shape: tuple[int, int, int], latent: int, like: Tensor) -> "Pass":
@@ -70,9 +74,9 @@ class Pass(NamedTuple):
         u, u_hat, a, slope = (normal(3, *shape).sigmoid() for _ in range(4))
         mu, logvar = normal(3, latent), normal(3, latent)
         ends = normal(1, shape[0], 1, 1)
-        low, high = torch.full_like(ends, -1), torch.full_like(ends, 1)
+        low, high, scale = (torch.full_like(ends, v) for v in (-1.0, 1.0, 0.5))
         t, t_hat, error = 2 * u - 1, 2 * u_hat - 1, normal(3).abs()
-        return cls(u, u_hat, t, t_hat, a, mu, logvar, low, high, slope, error)
+        return cls(u, u_hat, t, t_hat, a, mu, logvar, low, high, scale, slope, error)
 
 
 PerImage = Callable[[Pass], Tensor]  # -> floating [R, B] or [R, B, K]
@@ -127,8 +131,10 @@ class Split:
     """What a split says of R runs: means over its images, and what is made of them.
 
     `means` has float64 [R] or [R, K] per function; `beta` and `gradient_norms` (of the
-    loss's two terms) are float64 [R].
+    loss's two terms) are float64 [R]. `bounds` is there where samples are asked for.
     """
+
+    bounds: Bounds
 
     def __init__(
         self,
@@ -149,13 +155,18 @@ class Split:
     def mse_pixel(self) -> Tensor:
         return self.mean(sse_pixel).sum(1) / self.pixels
 
+    @property
+    def mse_channel(self) -> Tensor:
+        """`mse_pixel` of each channel, [R, C]."""
+        sse = self.mean(sse_pixel)
+        return sse / (self.pixels // sse.shape[1])
+
     @cached_property
     def _own(self) -> tuple[Tensor, Tensor]:
-        sse = self.mean(sse_pixel)
-        size = self.pixels // sse.shape[1]
+        size = self.pixels // self.mean(sse_pixel).shape[1]
         values, stds = [], []
         with torch.no_grad():
-            for r, mse in enumerate(sse / size):
+            for r, mse in enumerate(self.mse_channel):
                 of_run = self.mean(error)[r]
                 likelihoods = self.cohort.likelihoods
                 values.append(likelihoods.log_likelihood(r, of_run, mse, size))
@@ -180,11 +191,11 @@ class Split:
     def elbo(self, kind: Kind) -> Tensor:
         return -self.nll(kind) - self.mean(kl)
 
-    @property
-    def elbo_calibrated(self) -> Tensor:
-        """Of a Gaussian density at the variance that fits best."""
-        sse, best = self.mean(sse_pixel).sum(1, keepdim=True), self.mse_pixel[:, None]
-        return objective.elbo(sse, self.mean(kl), best, self.pixels)
+    def elbo_calibrated(self, squared_error: PerImage) -> Tensor:
+        """Of a Gaussian density at the variance that fits best the images' errors in
+        pixels, whose squares `squared_error` sums per channel."""
+        sse = self.mean(squared_error).sum(1, keepdim=True)
+        return objective.elbo(sse, self.mean(kl), sse / self.pixels, self.pixels)
 
     def bits_per_dim(self, elbo: Tensor) -> Tensor:
         return objective.bits_per_dim(elbo, self.pixels)
@@ -231,6 +242,21 @@ def sse_clipped(p: Pass) -> Tensor:
     return objective.squared_error(p.u, p.u_hat.clamp(0, 1)).sum(IMAGE)
 
 
+def in_tanh_range(p: Pass) -> Tensor:
+    """u_hat of the outputs clipped to [-1, 1] in target space; equal to it where none is
+    outside."""
+    return p.u_hat + p.scale * (p.t_hat.clamp(-1, 1) - p.t_hat)
+
+
+def sse_tanh_range(p: Pass) -> Tensor:
+    """`sse_pixel` of `in_tanh_range`, [R, B, C]."""
+    return objective.squared_error(p.u, in_tanh_range(p)).sum((-2, -1))
+
+
+def sse_clipped_tanh_range(p: Pass) -> Tensor:
+    return objective.squared_error(p.u, in_tanh_range(p).clamp(0, 1)).sum(IMAGE)
+
+
 def kl(p: Pass) -> Tensor:
     return objective.kl_divergence(p.mu, p.logvar)
 
@@ -260,6 +286,10 @@ def _active(mu: Tensor, mu_squared: Tensor) -> Tensor:
     return (mu_squared - mu**2 > 0.01).sum(-1).double()
 
 
+def _psnr(split: Split, squared_error: PerImage) -> Tensor:
+    return -10 * torch.log10(split.mean(squared_error) / split.pixels)
+
+
 LIKELIHOOD = error, sse_pixel  # what the run's own is computed from
 NATS, BITS = "nats per image", "bits per dimension"
 
@@ -278,7 +308,7 @@ OURS: dict[str, Metric] = {
         ),
         Metric(
             "psnr", sse_clipped, label="PSNR", unit="dB",
-            of_split=lambda s: -10 * torch.log10(s.mean(sse_clipped) / s.pixels)
+            of_split=lambda s: _psnr(s, sse_clipped)
         ),
         Metric("kl", kl, label="KL", unit=NATS),
         # of the run's own density in pixel space, at its noise
@@ -314,11 +344,11 @@ OURS: dict[str, Metric] = {
         ),
         Metric(
             "elbo_calibrated", (sse_pixel, kl), label="calibrated ELBO", unit=NATS,
-            of_split=lambda s: s.elbo_calibrated
+            of_split=lambda s: s.elbo_calibrated(sse_pixel)
         ),
         Metric(
             "bits_per_dim_calibrated", (sse_pixel, kl), label="calibrated ELBO", unit=BITS,
-            of_split=lambda s: s.bits_per_dim(s.elbo_calibrated)
+            of_split=lambda s: s.bits_per_dim(s.elbo_calibrated(sse_pixel))
         ),
         Metric(
             "sigma", LIKELIHOOD, label="noise of the likelihood", unit="8-bit levels",
@@ -342,6 +372,48 @@ OURS: dict[str, Metric] = {
         Metric("out_of_range", outside, label="share of targets outside the head's range"),
     )
 }  # fmt: skip
+
+# of the test split, where train.importance_samples asks for them
+BOUNDS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        # of the run's own likelihood, whatever its kind
+        Metric(
+            "nll_iw", LIKELIHOOD, label="importance-weighted NLL", unit=NATS, digits=2,
+            of_split=lambda s: -s.bounds.own
+        ),
+        # of a Gaussian density at the variance that fits best
+        Metric(
+            "nll_iw_calibrated", sse_pixel, label="calibrated importance-weighted NLL",
+            unit=NATS, digits=2, of_split=lambda s: -s.bounds.calibrated
+        ),
+        Metric(
+            "bits_per_dim_iw_calibrated", sse_pixel, unit=BITS,
+            label="calibrated importance-weighted NLL",
+            of_split=lambda s: s.bits_per_dim(s.bounds.calibrated)
+        ),
+    )
+}  # fmt: skip
+
+
+# what a network whose range is tanh's would score with these outputs: range alone
+_TANH_RANGE = (
+    Metric(
+        "psnr_tanh_range", sse_clipped_tanh_range, label="PSNR in tanh's range", unit="dB",
+        digits=2, of_split=lambda s: _psnr(s, sse_clipped_tanh_range)
+    ),
+    Metric(
+        "mse_pixel_tanh_range", sse_tanh_range, digits=5,
+        label="mean squared error in tanh's range", unit="pixels in [0, 1]",
+        of_split=lambda s: s.mean(sse_tanh_range).sum(1) / s.pixels
+    ),
+    Metric(
+        "bits_per_dim_calibrated_tanh_range", (sse_tanh_range, kl),
+        label="calibrated ELBO in tanh's range", unit=BITS,
+        of_split=lambda s: s.bits_per_dim(s.elbo_calibrated(sse_tanh_range))
+    ),
+)  # fmt: skip
+OPTIONS = {"default": tuple(OURS.values()), "tanh_range": _TANH_RANGE}
 
 
 def _gradient_norms(cohort: Cohort, forward: Forward, beta: Tensor):
@@ -367,12 +439,14 @@ def evaluate(
     chosen: Sequence[Metric] = tuple(OURS.values()),
     chunk: int = CHUNK,
     pause: Callable[[], None] = lambda: None,
+    samples: int = 0,
 ) -> dict[str, Tensor]:
     """Name -> float64 [R] of `chosen`, over uint8 `images` [n, C, H, W], with sampled z.
 
     `beta` [R] is that of the step. The noise is the same at every call. `pause` is called
-    before each chunk, and may raise.
+    before each chunk, and may raise. With `samples` of each image, BOUNDS are there too.
     """
+    chosen = (*chosen, *(BOUNDS.values() if samples else ()))
     was_training = cohort.training
     cohort.eval()
     noise_streams = Streams(seeds, "evaluation")
@@ -393,19 +467,24 @@ def evaluate(
                 values = _of_each(lambda *v, f=function: f(Pass(*v)), *seen)
                 total = values.double().sum(1)
                 totals[function] = totals[function] + total if function in totals else total
-    cohort.train(was_training)
     assert gradient_norms is not None
     means = {function: total / len(images) for function, total in totals.items()}
     split = Split(cohort, means, beta.double(), gradient_norms)
+    if samples:
+        with torch.no_grad():
+            mse = split.mse_channel
+            split.bounds = bounds(cohort, images, samples, seeds, mse, pause)
+    cohort.train(was_training)
     return {metric.name: metric.value(split) for metric in chosen}
 
 
 def named(name: str) -> tuple[Metric, ...]:
-    """The metrics of a name: our set, or a user's own one; raises as options.find."""
+    """The metrics of a name: a set of ours, or a user's own one; raises as
+    options.find."""
     return options.find(
         "metric",
         name,
-        {"default": tuple(OURS.values())},
+        OPTIONS,
         lambda given: (given,) if isinstance(given, Metric) else None,
         "a Metric(name, per_image)",
     )
@@ -414,7 +493,8 @@ def named(name: str) -> tuple[Metric, ...]:
 def of(names: Sequence[str]) -> tuple[Metric, ...]:
     """All metrics of `config.metric`; UserError where two have one name."""
     found: list[Metric] = []
-    owner = dict.fromkeys(OURS, "one of ours")
+    ours = (*OPTIONS.values(), tuple(BOUNDS.values()))
+    owner = {m.name: "one of ours" for metrics in ours for m in metrics}
     for option in names:
         metrics = named(option)
         for metric in metrics if options.is_own(option) else ():
@@ -431,13 +511,21 @@ def of(names: Sequence[str]) -> tuple[Metric, ...]:
 def columns(config: RunConfig) -> tuple[str, ...]:
     """The columns of a run's metrics.csv."""
     names = [metric.name for metric in of(config.metric)]
-    return ("step", "epoch", *(f"{split}/{name}" for split in SPLITS for name in names))
+    columns = [f"{split}/{name}" for split in SPLITS for name in names]
+    columns += [f"test/{name}" for name in BOUNDS if config.train.importance_samples]
+    return ("step", "epoch", *columns)
 
 
 def stated(config: RunConfig) -> dict[str, Any]:
-    """What a summary states of a user's own metrics, for readers without their code."""
-    own = [m for name in filter(options.is_own, config.metric) for m in named(name)]
-    about = {m.name: {"label": m.label, "unit": m.unit, "digits": m.digits} for m in own}
+    """What a summary states of metrics that not every run has, for readers without their
+    code."""
+    more = [("val", metric) for metric in of(config.metric) if metric.name not in OURS]
+    more += [("test", m) for m in BOUNDS.values() if config.train.importance_samples]
+    about = {
+        m.name: {"label": m.label, "unit": m.unit, "digits": m.digits}
+        | ({"split": split} if split != "val" else {})
+        for split, m in more
+    }
     return {"metrics": about} if about else {}
 
 

@@ -223,12 +223,15 @@ class Trainer:
             gradients.mul_((self.config.clip / norm).clamp(max=1)[:, None])
 
     def evaluate(
-        self, images: Tensor, pause: Callable[[], None] = lambda: None
+        self,
+        images: Tensor,
+        pause: Callable[[], None] = lambda: None,
+        samples: int = 0,
     ) -> dict[str, Tensor]:
-        """Metric's name -> float64 [R] on a split; `pause` is called again and again."""
-        return metrics.evaluate(
-            self.cohort, images, self.beta, self.seeds, self.metrics, pause=pause
-        )
+        """Metric's name -> float64 [R] on a split; `pause` is called again and again. With
+        `samples` of each image, metrics.BOUNDS are there too."""
+        about = self.cohort, images, self.beta, self.seeds, self.metrics
+        return metrics.evaluate(*about, pause=pause, samples=samples)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Clipped reconstructions of sampled z, uint8 [R, n, C, H, W], in eval mode."""

@@ -16,7 +16,13 @@ from torch.func import functional_call, stack_module_state
 
 from vae_sweep.errors import UserError
 from vae_sweep.vae import transposed
-from vae_sweep.vae.layers import apart, laid_out, reparameterized, together
+from vae_sweep.vae.layers import (
+    apart,
+    laid_out,
+    reparameterized,
+    start_layer,
+    together,
+)
 from vae_sweep.vae.streams import seed_of, seeded
 
 Make = Callable[[], nn.Module]  # builds the module of one run
@@ -35,16 +41,20 @@ def drawing(noise: Tensor) -> AbstractContextManager[None]:
 
 
 class _Pass(nn.Module):
-    """Both halves of a module in the one call that functional_call makes."""
+    """What is asked of a module, in the one call that functional_call makes: both of its
+    halves, or `decode` alone."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor | None, given: Tensor) -> Any:
+        """(a, mu, logvar) of images x and noise; a of z where there are no images."""
         network: Any = self.network
+        if x is None:
+            return network.decode(given)
         mu, logvar = network.encode(x)
-        return network.decode(reparameterized(mu, logvar, noise)), mu, logvar
+        return network.decode(reparameterized(mu, logvar, given)), mu, logvar
 
 
 class _Doubling(nn.ConvTranspose2d):
@@ -172,6 +182,13 @@ class Stacked(nn.Module):
         """Those that mu or logvar depend on."""
         return self._encoder
 
+    def start_output(self, gain: Tensor, center: Tensor) -> None:
+        """Starts the layer `output`, W h + b, as gain * W h + center, per channel
+        [R, C]."""
+        layer: Any = self.network.output
+        turned = isinstance(layer, nn.ConvTranspose2d)
+        start_layer(layer.weight, layer.bias, 2 if turned else 1, gain, center)
+
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
         states = self._of_runs()
@@ -181,23 +198,34 @@ class Stacked(nn.Module):
             for name, stacked in self.named_buffers():
                 for t, state in zip(stacked.unbind(0), states, strict=True):
                     t.copy_(state[name])
-        a, mu, logvar = ([of[i] for of in outputs] for i in range(3))
-        is_last = a[0].is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if is_last else torch.contiguous_format
+        a, mu, logvar = zip(*outputs, strict=True)
         return (
-            laid_out([y.contiguous(memory_format=layout) for y in a]),
+            self._images(a),
             together([y.contiguous() for y in mu]),
             together([y.contiguous() for y in logvar]),
         )
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [R, B, D] -> a [R, B, C, H, W], in evaluation: buffers are left as they are."""
+        each = zip(self._of_runs(), apart(z), strict=True)
+        return self._images([self._asked(state, None, row) for state, row in each])
+
+    def _images(self, ys: Sequence[Tensor]) -> Tensor:
+        """R tensors [B, C, H, W] -> [R, B, C, H, W]."""
+        is_last = ys[0].is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        return laid_out([y.contiguous(memory_format=layout) for y in ys])
 
     def _called(
         self, state: dict[str, Tensor], x: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One run's pass, with its parameters and buffers; `state` then holds those
         buffers that the module has put in the places of the old ones."""
-        x = x.contiguous(memory_format=self.layout)
-        with drawing(noise):
-            return functional_call(self._pass, state, (x, noise), tie_weights=False)
+        return self._asked(state, x.contiguous(memory_format=self.layout), noise)
+
+    def _asked(self, state: dict[str, Tensor], x: Tensor | None, given: Tensor) -> Any:
+        with drawing(given):
+            return functional_call(self._pass, state, (x, given), tie_weights=False)
 
     def _of_runs(self) -> list[dict[str, Tensor]]:
         """Name -> tensor, of each run: parameters, and copies of the buffers, as a module

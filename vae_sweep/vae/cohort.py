@@ -80,6 +80,10 @@ class Cohort(nn.Module):
         self.register_buffer("recon_weight", w_r, persistent=False)
         self.register_buffer("kl_weight", w_k, persistent=False)
         self.to(self.dtype)
+        starts = [p.start for p in points if p.start is not None]
+        if starts:
+            centers, gains = (torch.stack(values) for values in zip(*starts, strict=True))
+            self.model.start_output(gains, centers)
 
     def _per_run(self, name: str, values: list[Tensor]) -> None:
         """A buffer [R, 1, ...] of `values` [...], the 1 for the batch."""
@@ -107,25 +111,37 @@ class Cohort(nn.Module):
     def forward(self, u: Tensor, noise: Tensor) -> Forward:
         """u from `pixels_of`, noise [R, B, D] -> Forward."""
         x = self.norm.forward(u)
-        with torch.autocast(u.device.type, torch.bfloat16, self.bf16, cache_enabled=False):
+        with self._autocast(u):
             a, mu, logvar = self.model(x, noise)
         a, mu, logvar = (v.to(self.dtype) for v in (a, mu, logvar))
         t = self.target.forward(u)
         t_hat = self.likelihoods.means(self.heads(a), a)
         return Forward(u, t, t_hat, a, mu, logvar)
 
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z [R, B, D] -> the decoders' mean images in pixels, and what the heads are of,
+        each [R, B, C, H, W]; in evaluation."""
+        with self._autocast(z):
+            a = self.model.decode(z)
+        a = a.to(self.dtype)
+        return self.target.inverse(self.likelihoods.means(self.heads(a), a)), a
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        kind = x.device.type
+        return torch.autocast(kind, torch.bfloat16, self.bf16, cache_enabled=False)
+
     def errors(self, forward: Forward) -> Tensor:
         """What the loss weighs with w_r, per image, [R, B]: a squared or absolute error
         in target space, or a negative log likelihood of the pixels in nats."""
-        sse = forward.sse()
         squared = [likelihood.is_squared for likelihood in self.likelihoods.likelihoods]
-        if all(squared):
+        sse = forward.sse() if any(squared) else None
+        if sse is not None and all(squared):
             return sse
         u_hat = self.target.inverse(forward.t_hat)
         u = forward.u.expand_as(u_hat)
         rows = [
             sse[r]
-            if squared[r]
+            if sse is not None and squared[r]
             else self.likelihoods.error(r, u[r], u_hat[r], forward.a[r])
             for r in range(len(squared))
         ]

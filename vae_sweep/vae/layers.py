@@ -199,6 +199,22 @@ class Conv(nn.Module):
         )
 
 
+def start_layer(
+    weight: Tensor, bias: Tensor, axis: int, gain: Tensor, center: Tensor
+) -> None:
+    """Makes W h + b of a layer gain * W h + center, per channel [R, C].
+
+    `axis` of `weight` [R, ...] has the outputs of `bias` [R, K]: channels, or all pixels of
+    one channel after the other.
+    """
+    each = bias.shape[1] // gain.shape[1]
+    shape = [len(weight), *(1 for _ in weight.shape[1:])]
+    shape[axis] = bias.shape[1]
+    with torch.no_grad():
+        weight.mul_(gain.repeat_interleave(each, 1).view(shape).to(weight))
+        bias.copy_(center.repeat_interleave(each, 1))
+
+
 class Linear(nn.Module):
     """Affine map per run: [R, B, in] -> [R, B, out]; initialized as torch.nn.Linear."""
 
@@ -231,6 +247,13 @@ class Elementwise(nn.Module):
         if x.is_cuda or len(x) == 1 or whole:
             return self.function(x)
         return laid_out([self.function(y) for y in apart(x)])
+
+
+class Residual(nn.Sequential):
+    """x plus what its layers make of x, of the same shape."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + super().forward(input)
 
 
 class BatchNorm(nn.Module):

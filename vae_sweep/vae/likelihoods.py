@@ -361,9 +361,16 @@ class Likelihoods(nn.Module):
         likelihood, scale = self.likelihoods[r], self.scale[r][:, None, None]
         if likelihood.noise == "implied":
             return likelihood.error((u - u_hat) / scale).sum((1, 2, 3))
-        std = self.std(r, ((u - u_hat) ** 2).mean((0, 2, 3)))[:, None, None]
+        mse = u.new_zeros(len(scale))
+        if likelihood.noise == "optimal":  # the only one that is taken from it
+            mse = ((u - u_hat) ** 2).mean((0, 2, 3))
+        return -self.log_prob(r, u, u_hat, a, self.std(r, mse))
+
+    def log_prob(self, r: int, u: Tensor, u_hat: Tensor, a: Tensor, std: Tensor) -> Tensor:
+        """ln p of run r's pixels per image, [B], with noise `std` [C]; as `error`."""
+        likelihood = self.likelihoods[r]
         given = self.heads[r].logits(a) if likelihood.takes == "logit" else u_hat
-        return -likelihood.log_prob(u, given, std).sum((1, 2, 3))
+        return likelihood.log_prob(u, given, std[:, None, None]).sum((1, 2, 3))
 
     def log_likelihood(self, r: int, error: Tensor, mse: Tensor, size: int) -> Tensor:
         """Mean log likelihood of a split's images, nats per image, from means over it.

@@ -1,6 +1,7 @@
 """The networks, R runs at once: ours, and a user's own."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from vae_sweep import options
 from vae_sweep.config import (
     ConvConfig,
     LinearConfig,
+    MlpConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
@@ -17,7 +19,16 @@ from vae_sweep.config import (
 from vae_sweep.errors import UserError
 from vae_sweep.vae import own_network
 from vae_sweep.vae.adapter import Stacked
-from vae_sweep.vae.layers import BatchNorm, Conv, Elementwise, GroupNorm, Linear, sample
+from vae_sweep.vae.layers import (
+    BatchNorm,
+    Conv,
+    Elementwise,
+    GroupNorm,
+    Linear,
+    Residual,
+    sample,
+    start_layer,
+)
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -113,10 +124,13 @@ class ConvVAE(nn.Module):
         return nn.Sequential(*layers)
 
     def _refine(self, config: ConvConfig, width: int, generators: list[Generator]):
+        """Convolutions that keep the size; residual ones are normalized before, so that
+        their sum is not (He et al. 2016)."""
         layers: list[nn.Module] = []
         for _ in range(config.depth - 1):
-            layers.append(Conv(generators, width, width, 3))
-            layers += self._after(config, len(generators), width)
+            conv = Conv(generators, width, width, 3)
+            after = self._after(config, len(generators), width)
+            layers += [Residual(*after, conv)] if config.residual else [conv, *after]
         return layers
 
     def _after(self, config: ConvConfig, runs: int, width: int) -> list[nn.Module]:
@@ -142,6 +156,11 @@ class ConvVAE(nn.Module):
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
+
+    def start_output(self, gain: Tensor, center: Tensor) -> None:
+        """Starts the last layer, W h + b, as gain * W h + center, per channel [R, C]."""
+        last: Any = self.decoder[-1]
+        start_layer(last.weight, last.bias, 2, gain, center)
 
     @classmethod
     def check(
@@ -203,15 +222,22 @@ class LinearVAE(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(len(generators), config.latent))
         self.from_latent = Linear(generators, config.latent, pixels)
 
+    def decode(self, z: Tensor) -> Tensor:
+        """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
+        return self.from_latent(z).unflatten(2, self.shape)
+
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
         mu = self.to_mu(x.flatten(2))
         logvar = self.logvar[:, None].expand_as(mu)
-        z = sample(mu, logvar, noise)
-        return self.from_latent(z).unflatten(2, self.shape), mu, logvar
+        return self.decode(sample(mu, logvar, noise)), mu, logvar
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.to_mu.parameters(), self.logvar]
+
+    def start_output(self, gain: Tensor, center: Tensor) -> None:
+        last = self.from_latent
+        start_layer(last.weight, last.bias, 1, gain, center)
 
     @classmethod
     def check(
@@ -225,7 +251,69 @@ class LinearVAE(nn.Module):
         return pixels * d + d + d + d * pixels + pixels, pixels + 2 * d
 
 
-OURS = {"conv": ConvVAE, "linear": LinearVAE}
+class MlpVAE(nn.Module):
+    """Linear layers to (mu, logvar), an activation after each hidden one, and the mirror
+    image: the one-layer VAE of Burda et al. 2016 where widths are 200 and 200."""
+
+    def __init__(
+        self,
+        config: MlpConfig,
+        shape: tuple[int, int, int],
+        generators: list[Generator],
+    ):
+        super().__init__()
+        self.latent, self.shape = config.latent, shape
+        widths, activation = config.widths, ACTIVATIONS[config.activation]
+
+        def hidden(sizes: tuple[int, ...]) -> list[nn.Module]:
+            layers = [Linear(generators, *pair) for pair in pairwise(sizes)]
+            return [part for layer in layers for part in (layer, Elementwise(activation()))]
+
+        pixels = math.prod(shape)
+        self.encoder = nn.Sequential(*hidden((pixels, *widths)))
+        self.to_posterior = Linear(generators, widths[-1], 2 * config.latent)
+        last = Linear(generators, widths[0], pixels)
+        self.decoder = nn.Sequential(*hidden((config.latent, *widths[::-1])), last)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
+        mu, logvar = self.to_posterior(self.encoder(x.flatten(2))).chunk(2, dim=-1)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
+        return self.decoder(z).unflatten(2, self.shape)
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
+        mu, logvar = self.encode(x)
+        return self.decode(sample(mu, logvar, noise)), mu, logvar
+
+    def start_output(self, gain: Tensor, center: Tensor) -> None:
+        last: Any = self.decoder[-1]
+        start_layer(last.weight, last.bias, 1, gain, center)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return [*self.encoder.parameters(), *self.to_posterior.parameters()]
+
+    @classmethod
+    def check(
+        cls, config: MlpConfig, shape: tuple[int, int, int], train: TrainConfig
+    ) -> None:
+        """Any images fit."""
+
+    @classmethod
+    def size(cls, config: MlpConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """(parameters, activations per image), counted without making it."""
+        pixels, d = math.prod(shape), config.latent
+        encoder = (pixels, *config.widths, 2 * d)
+        decoder = (d, *config.widths[::-1], pixels)
+        layers = [*pairwise(encoder), *pairwise(decoder)]
+        parameters = sum(inputs * outputs + outputs for inputs, outputs in layers)
+        return parameters, sum(outputs for _, outputs in layers)
+
+
+OURS = {"conv": ConvVAE, "linear": LinearVAE, "mlp": MlpVAE}
 
 
 def _class_of(config: ModelConfig) -> Any:
@@ -234,7 +322,7 @@ def _class_of(config: ModelConfig) -> Any:
 
 def build(
     config: ModelConfig, shape: tuple[int, int, int], generators: list[Generator]
-) -> ConvVAE | LinearVAE | Stacked:
+) -> ConvVAE | LinearVAE | MlpVAE | Stacked:
     """The network of `config` for images (C, H, W); one generator per run.
 
     Raises UserError where the image is too small for it.

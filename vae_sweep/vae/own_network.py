@@ -197,6 +197,36 @@ def _numbers(module: nn.Module) -> dict[str, float]:
     }
 
 
+def verify_output(make: Make, shape: Shape, latent: int) -> None:
+    """Tries whether the layer `output` of what `make` builds is its last one.
+
+    Raises:
+        UserError: It is not, or there is none; the message lacks the network's name.
+    """
+    draw = Generator().manual_seed(0)
+    stacked = Stacked(make, shape, latent, [draw, draw]).double().eval()
+    x = torch.randn(stacked.runs, PROBED, *shape, generator=draw, dtype=torch.float64)
+    noise = torch.zeros(stacked.runs, PROBED, latent, dtype=x.dtype)
+    gain, center = torch.rand(2, stacked.runs, shape[0], generator=draw, dtype=x.dtype)
+    try:
+        with torch.no_grad():
+            layer: Any = stacked.network.output
+            bias = layer.bias.reshape(stacked.runs, 1, shape[0], -1).clone()
+            before = stacked(x, noise)[0].flatten(3)
+            stacked.start_output(gain, center)
+            after = stacked(x, noise)[0].flatten(3)
+        gain, center = gain[:, None, :, None], center[:, None, :, None]
+        right = torch.allclose(after, gain * (before - bias) + center)
+    except Exception:  # of what is no layer, or has other shapes
+        right = False
+    if not right:
+        raise UserError(
+            "must have its last layer, a Linear, Conv2d or ConvTranspose2d with a bias "
+            "whose output decode returns, as the attribute output for "
+            "model.output_init=data; set model.output_init=random"
+        )
+
+
 def verify_runs(
     build: Callable[[list[Generator]], nn.Module], shape: Shape, latent: int, runs: int = 3
 ) -> None:
@@ -295,6 +325,8 @@ def _check(
             *(make, shape, config.latent, batch, precision, cuda),
             raised=lambda error: options.raised(error, name),
         )
+        if config.output_init == "data":
+            verify_output(make, shape, config.latent)
     except UserError as error:
         raise _said(config, error) from None
 

@@ -1,6 +1,7 @@
 """What a grid point and its training images fix before any training."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,8 +11,20 @@ from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.vae import checks, heads, likelihoods, normalize, objective, schedules
+from vae_sweep.vae.heads import Head
+from vae_sweep.vae.likelihoods import Likelihood
 from vae_sweep.vae.normalize import Affine
 from vae_sweep.vae.schedules import Implied
+
+EDGE = 0.01  # see `start`
+DOUBLINGS, HALVINGS = 20, 100  # of the interval in which a head's output is searched
+
+
+class Start(NamedTuple):
+    """Where the decoder's last layer starts, per channel [C]: as center + gain * W h."""
+
+    center: Tensor
+    gain: Tensor
 
 
 class Point(NamedTuple):
@@ -24,6 +37,7 @@ class Point(NamedTuple):
     beta: float  # the one the run trains towards
     variance: Tensor  # implied decoder variance [C], pixel units, at `beta`; or nan
     spread: float  # root mean square deviation of the targets from their mean
+    start: Start | None  # None: at random
 
     @property
     def sigma(self) -> float:
@@ -104,15 +118,85 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
     if likelihood.noise == "implied":
         tempering = objective.tempering(beta, weights)
         variance = likelihood.variance(tempering, target.scale)
+    mean, std = normalize.moments(counts)
     # images of one color have no spread; a level's is as good a start as any
-    std = normalize.moments(counts)[1].clamp(min=1 / 255) / target.scale
+    mean, std = target.forward(mean[:, None, None]).flatten(), std.clamp(min=1 / 255)
+    std = std / target.scale
     needs = f"head={config.head}" if head.onto == "standardized" else None
+    zscore = normalize.fit("zscore", counts, needs) if needs else None
+    begin = None
+    if config.model.output_init == "data":
+        try:
+            begin = start(head, likelihood, target, zscore, mean, std)
+        except ValueError:
+            raise UserError(
+                f"model.output_init=data needs a head that takes the mean of the targets, "
+                f"and is not flat there, got head={config.head}; set "
+                f"model.output_init=random"
+            ) from None
     return Point(
         norm=normalize.fit(config.norm, counts),
         target=target,
-        zscore=normalize.fit("zscore", counts, needs) if needs else None,
+        zscore=zscore,
         weights=weights,
         beta=beta,
         variance=variance,
         spread=std.square().mean().sqrt().item(),
+        start=begin,
     )
+
+
+def start(
+    head: Head,
+    likelihood: Likelihood,
+    target: Affine,
+    zscore: Affine | None,
+    mean: Tensor,
+    std: Tensor,
+) -> Start:
+    """Where a last layer starts whose images are to be the targets' mean, with deviations
+    that are as many of the targets' deviations as those of W h are of 1.
+
+    A mean outside the head's range, or at its end, is moved into it by 1 % of the range or
+    of the deviation, whichever is less. What standardizes is taken as if its statistics
+    were 0 and 1.
+
+    Args:
+        zscore: Of a head that standardizes, the training split's.
+        mean, std: Of the targets, in target space, float64 [C].
+
+    Raises:
+        ValueError: The head has no such output, or is flat there.
+    """
+    gain, bias = head.affine(target, zscore)
+    low, high = gain * head.low + bias, gain * head.high + bias
+    edge = EDGE * torch.minimum(high - low, std)
+    wanted = mean.clamp(low + edge, high - edge)
+
+    def output(a: Tensor) -> Tensor:
+        if likelihood.mean is not None:
+            return likelihood.mean(head.logits(a))
+        return gain * head.function(a) + bias
+
+    center = _solved(output, wanted).requires_grad_()
+    [slope] = torch.autograd.grad(output(center).sum(), [center])
+    if not (slope.isfinite() & (slope != 0)).all():
+        raise ValueError("the head is flat there")
+    return Start(center.detach(), std / slope)
+
+
+def _solved(function: Callable[[Tensor], Tensor], wanted: Tensor) -> Tensor:
+    """Where an elementwise monotone function has the values `wanted` [C], float64."""
+    high = torch.ones_like(wanted)
+    for _ in range(DOUBLINGS):
+        beyond = (function(high) - wanted) * (function(-high) - wanted) > 0
+        high = torch.where(beyond, 2 * high, high)
+    low, rises = -high, function(high) > function(-high)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = (function(middle) > wanted) == rises
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    found = (low + high) / 2
+    if not torch.allclose(function(found), wanted, rtol=1e-6, atol=1e-9):
+        raise ValueError("the function has no such value")
+    return found

@@ -1,6 +1,7 @@
 """Pure functions of the step: beta and the learning rate, as whole tables."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,9 +50,14 @@ def constant(*, value: float) -> Schedule:
 
 def warmup(*, value: float, fraction: float) -> Schedule:
     """Linear from 0 to `value` over the first `fraction` of the steps."""
+    return Schedule(value, _rising(fraction))
+
+
+def _rising(fraction: float) -> Callable[[Progress], Progress]:
+    """Linear from 0 to 1 over the first `fraction` of the steps."""
     if not fraction:
-        return Schedule(value)
-    return Schedule(value, lambda progress: np.minimum(progress / fraction, 1))
+        return np.ones_like
+    return lambda progress: np.minimum(progress / fraction, 1)
 
 
 def cyclical(*, value: float, cycles: int, ramp: float) -> Schedule:
@@ -65,9 +71,15 @@ def cyclical(*, value: float, cycles: int, ramp: float) -> Schedule:
     return Schedule(value, multiplier)
 
 
-def matched(*, sigma: float) -> Schedule:
-    """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels."""
-    return Schedule(lambda pixels, latent, implied: implied.beta((sigma / 255) ** 2))
+def matched(*, sigma: float, fraction: float) -> Schedule:
+    """Solves for beta so that the implied decoder noise is `sigma` 8-bit levels, and rises
+    to it over the first `fraction` of the steps; 1 where the likelihood has a noise of its
+    own or none, so that beta implies none."""
+
+    def final(pixels: int, latent: int, implied: Implied) -> float:
+        return 1.0 if math.isnan(implied.at_one) else implied.beta((sigma / 255) ** 2)
+
+    return Schedule(final, _rising(fraction))
 
 
 def normalized(*, beta_norm: float) -> Schedule:
