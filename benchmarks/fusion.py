@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.configs import configs
+from benchmarks.configs import CONSTANT, NARROW, configs
 from vae_sweep.config import RunConfig
 from vae_sweep.training.device import keep_freed_memory
 from vae_sweep.training.plan import SMALL, footprint
@@ -31,15 +31,15 @@ ROUNDS = 7
 COMMON = ("train.device=cpu", "train.steps=1000000")
 SECONDS = 0.3  # of a block, at least
 NETS = (
-    (["model=small", "model.widths=[4,8]", "model.latent=8", "train.batch_size=8"], 16),
-    (["model=small", "model.widths=[8,16]", "model.latent=16", "train.batch_size=16"], 16),
-    (["model=linear", "train.batch_size=128"], 32),
-    (["model=small", "train.batch_size=8"], 32),
-    (["model=small", "train.batch_size=16"], 32),
-    (["model=small", "train.batch_size=32"], 32),
-    (["model=small", "train.batch_size=64"], 32),
-    (["train.batch_size=32"], 32),
-    (["train.batch_size=128"], 32),
+    ([*NARROW, "model.widths=[4,8]", "model.latent=8", "train.batch_size=8"], 16),
+    ([*NARROW, "model.widths=[8,16]", "model.latent=16", "train.batch_size=16"], 16),
+    ([*CONSTANT, "model=linear", "train.batch_size=128"], 32),
+    ([*NARROW, "train.batch_size=8"], 32),
+    ([*NARROW, "train.batch_size=16"], 32),
+    ([*NARROW, "train.batch_size=32"], 32),
+    ([*NARROW, "train.batch_size=64"], 32),
+    ([*CONSTANT, "model=conv", "train.batch_size=32"], 32),
+    ([*CONSTANT, "model=conv", "train.batch_size=128"], 32),
 )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bare import bare_step
-from benchmarks.configs import configs
+from benchmarks.configs import WIDE, configs
 from vae_sweep.config import ConvConfig, RunConfig
 from vae_sweep.training.plan import footprint
 from vae_sweep.training.step import Trainer
@@ -34,7 +34,7 @@ SHAPE = (3, 32, 32)
 
 def configs_of(runs: int, precision: str, device: str) -> list[RunConfig]:
     common = (f"train.device={device}", "train.steps=1000000")
-    return configs(runs, *common, f"train.precision={precision}")
+    return configs(runs, *WIDE, *common, f"train.precision={precision}")
 
 
 def cohort(images: Tensor, runs: int, precision: str, device: str) -> Trainer:

@@ -19,6 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.configs import WIDE
+
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 STEPS = 50
 
@@ -77,6 +79,7 @@ def main() -> None:
     for header in ("points", "wall, s", "s per point", "peak memory, GB", "plan"):
         table.add_column(header, justify="left" if header == "plan" else "right")
     run = ["-m", "vae_sweep.run", "-m", "log.wandb.mode=disabled", f"train.steps={STEPS}"]
+    run += WIDE
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             seeds = "seed=" + ",".join(map(str, range(size)))

@@ -23,8 +23,8 @@ from vae_sweep.vae.point import point
 
 BLOCKS, STEPS = 9, 8
 NETWORKS = (
+    ("model=small", "model.norm_layer=none"),
     ("model=small",),
-    ("model=small", "model.norm_layer=batch"),
     ("model=residual",),
     ("model=residual", "model.depth=3"),
 )

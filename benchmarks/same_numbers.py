@@ -19,10 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.configs import WIDE
+
 REPOSITORY = Path(__file__).parents[1]
 GRIDS = {
     "smoke": ("experiments=smoke",),
-    "headline": ("-m", "norm=zscore,minus1_1", "head=tanh,linear", "seed=0,1"),
+    "headline": (
+        *("-m", "norm=zscore,minus1_1", "head=tanh,linear", "seed=0,1", *WIDE),
+        *("train.steps=500", "train.eval_every=125"),
+    ),
 }
 COMMON = ("train.device=cpu", "train.workers=1", "log.wandb.mode=disabled")
 

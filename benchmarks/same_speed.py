@@ -19,14 +19,15 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.configs import NARROW, WIDE
 from benchmarks.same_numbers import checkout
 
 ROUNDS = 20
 CASES = {  # name -> (overrides, runs, steps of a block)
-    "default net, R = 1": ((), 1, 4),
-    "default net, R = 8": ((), 8, 1),
-    "small net, R = 1": (("model=small", "train.batch_size=32"), 1, 40),
-    "small net, R = 8": (("model=small", "train.batch_size=32"), 8, 6),
+    "default net, R = 1": (WIDE, 1, 4),
+    "default net, R = 8": (WIDE, 8, 1),
+    "small net, R = 1": ((*NARROW, "train.batch_size=32"), 1, 40),
+    "small net, R = 8": ((*NARROW, "train.batch_size=32"), 8, 6),
 }
 # of any version: says that it is ready, then trains a block for each line that it reads
 TRAINS = """

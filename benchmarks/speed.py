@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.bare import bare_step
-from benchmarks.configs import configs
+from benchmarks.configs import NARROW, WIDE, configs
 from vae_sweep import grid
 from vae_sweep.config import ConvConfig, RunConfig
 from vae_sweep.training.device import keep_freed_memory
@@ -38,13 +38,13 @@ from vae_sweep.training.device import keep_freed_memory
 ROUNDS = 3
 STEPS = 500
 SETTINGS = {  # name -> (overrides, points)
-    "default net, batch 128, 8 points": ([], 8),
-    "small net, batch 64, 16 points": (["model=small", "train.batch_size=64"], 16),
+    "default net, batch 128, 8 points": (WIDE, 8),
+    "small net, batch 64, 16 points": ((*NARROW, "train.batch_size=64"), 16),
 }
 Seconds = Callable[[], float]  # of the whole grid
 
 
-def configs_of(overrides: list[str], points: int, path: Path) -> list[RunConfig]:
+def configs_of(overrides: Sequence[str], points: int, path: Path) -> list[RunConfig]:
     """A grid over seeds; norms and heads cost the same."""
     common = [
         "data=npz",
@@ -88,7 +88,7 @@ def bare(images: Tensor, config: ConvConfig, batch: int, steps: int) -> Callable
 
 
 def rows_of(
-    overrides: list[str], points: int, images: Tensor, path: Path
+    overrides: Sequence[str], points: int, images: Tensor, path: Path
 ) -> dict[str, Seconds]:
     chosen = configs_of(overrides, points, path)
     model, batch = chosen[0].model, chosen[0].train.batch_size

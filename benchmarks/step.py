@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bare import bare_step
-from benchmarks.configs import configs
+from benchmarks.configs import WIDE, configs
 from vae_sweep.config import ConvConfig
 from vae_sweep.training.device import keep_freed_memory
 from vae_sweep.training.step import Trainer
@@ -27,7 +27,7 @@ BLOCKS, STEPS = 30, 10
 
 
 def our_step(images: Tensor) -> Callable[[], object]:
-    [config] = configs(1, "train.device=cpu", "train.steps=100000")
+    [config] = configs(1, *WIDE, "train.device=cpu", "train.steps=100000")
     constants = point(config, histograms(images), 32 * 32)
     return Trainer([config], [constants], images, "cpu").update
 
@@ -42,7 +42,7 @@ def seconds(step: Callable[[], object]) -> float:
 def main() -> None:
     keep_freed_memory()
     images = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)
-    model = configs(1)[0].model
+    model = configs(1, *WIDE)[0].model
     assert isinstance(model, ConvConfig)
     steps = {
         "bare loop": bare_step(images, model),
