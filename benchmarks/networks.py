@@ -11,11 +11,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.configs import configs
+from benchmarks.turns import in_turns
 from vae_sweep.training.device import keep_freed_memory
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.normalize import histograms
@@ -36,6 +38,14 @@ def step_of(images: Tensor, *overrides: str) -> Callable[[], None]:
     return Trainer([config], [constants], images, "cpu").update
 
 
+def seconds(step: Callable[[], None]) -> float:
+    """CPU seconds of a step."""
+    start = time.process_time()
+    for _ in range(STEPS):
+        step()
+    return (time.process_time() - start) / STEPS
+
+
 def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -47,15 +57,8 @@ def main() -> None:
     for batch in (32, 128):
         size = f"train.batch_size={batch}"
         steps = {" ".join(n): step_of(images, *n, size) for n in NETWORKS}
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for block in range(BLOCKS + 1):
-            for name, step in steps.items():
-                start = time.process_time()
-                for _ in range(STEPS):
-                    step()
-                if block:  # the first warms up
-                    times[name].append((time.process_time() - start) / STEPS)
-        small = times["model=small"]
+        times = in_turns({name: partial(seconds, s) for name, s in steps.items()}, BLOCKS)
+        small = times[" ".join(NETWORKS[0])]
         for name, values in times.items():
             ratio = statistics.median(t / s for t, s in zip(values, small, strict=True))
             median = statistics.median(values) * 1e3

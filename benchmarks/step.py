@@ -11,12 +11,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.bare import bare_step
 from benchmarks.configs import WIDE, configs
+from benchmarks.turns import in_turns
 from vae_sweep.config import ConvConfig
 from vae_sweep.training.device import keep_freed_memory
 from vae_sweep.training.step import Trainer
@@ -49,12 +51,7 @@ def main() -> None:
         "bare loop, channels-last": bare_step(images, model, layout=torch.channels_last),
         "vae-sweep, R = 1": our_step(images),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for block in range(BLOCKS + 1):
-        for name, step in steps.items():
-            spent = seconds(step)
-            if block:  # the first warms up
-                times[name].append(spent)
+    times = in_turns({name: partial(seconds, s) for name, s in steps.items()}, BLOCKS)
     ours = times["vae-sweep, R = 1"]
     print(
         f"n = {BLOCKS} blocks of {STEPS} steps, batch 128, fp32, CPU {platform.machine()}, "

@@ -10,11 +10,13 @@ Prints medians in milliseconds and the median of the pairwise ratios.
 import platform
 import statistics
 import time
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.turns import in_turns
 from vae_sweep.training.device import keep_freed_memory
 from vae_sweep.vae.transposed import Doubling
 
@@ -54,16 +56,13 @@ def main() -> None:
         weight = torch.randn(channels, 3, 4, 4).to(memory_format=torch.channels_last)
         tensors = [t.requires_grad_() for t in (x, weight, torch.zeros(3))]
         for backward in (False, True):
-            times: dict[str, list[float]] = {"ours": [], "theirs": []}
-            for turn in range(ROUNDS + 1):
-                for name, way in (("ours", ours), ("theirs", theirs)):
-                    spent = seconds(way, tensors, backward)
-                    if turn:  # the first warms up
-                        times[name].append(spent * 1e3)
+            ways = {"ours": ours, "theirs": theirs}
+            measured = {k: partial(seconds, w, tensors, backward) for k, w in ways.items()}
+            times = in_turns(measured, ROUNDS)
             pairs = zip(times["ours"], times["theirs"], strict=True)
             ratio = statistics.median(a / b for a, b in pairs)
             what = "forward, backward" if backward else "forward"
-            mine, other = (statistics.median(v) for v in times.values())
+            mine, other = (statistics.median(v) * 1e3 for v in times.values())
             print(
                 f"{batch:5d}, {channels:8d}, {side:2d}x{side:<2d}    {what:17s} "
                 f"{mine:7.2f} {other:7.2f} {ratio:14.2f}"

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ from helpers import make_config
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from vae_sweep.config import RunConfig
+from vae_sweep.config import ModelConfig, RunConfig
 from vae_sweep.errors import UserError
+from vae_sweep.training.device import limited_threads
 from vae_sweep.vae import heads, own_network
 from vae_sweep.vae.networks import ConvVAE, build, check, resolutions, size
 
@@ -102,6 +104,29 @@ def test_posterior_sample_is_mu_plus_std_times_noise():
     torch.testing.assert_close(a, model.decode(mu + std * noise))
 
 
+def alone_as_together(
+    config: ModelConfig, shape: tuple[int, int, int], batch: int
+) -> Iterator[tuple[Any, Tensor, Tensor, tuple[Tensor, ...]]]:
+    """Each of three runs alone, its input, its noise and its outputs: to the last bit what
+    they are beside the others, and so are the gradients that it has now."""
+
+    def built(*seeds: int) -> Any:
+        return build(config, shape, [Generator().manual_seed(seed) for seed in seeds])
+
+    together, alone = built(0, 1, 2), [built(seed) for seed in range(3)]
+    x, noise = torch.randn(3, batch, *shape), torch.randn(3, batch, config.latent)
+    outputs = together(x, noise)
+    sum(output.square().sum() for output in outputs).backward()
+    for r, one in enumerate(alone):
+        given = x[r : r + 1], noise[r : r + 1]
+        own = one(*given)
+        sum(output.square().sum() for output in own).backward()
+        assert all(torch.equal(a[r], b[0]) for a, b in zip(outputs, own, strict=True))
+        pairs = zip(together.parameters(), one.parameters(), strict=True)
+        assert all(torch.equal(p.grad[r], q.grad[0]) for p, q in pairs)
+        yield one, *given, own
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("activation", ["silu", "gelu", "relu", "tanh"])
 @pytest.mark.parametrize(
@@ -112,24 +137,9 @@ def test_odd_shapes_change_no_bit_beside_other_runs(shape, batch, activation, th
     net = ("model=small", "model.widths=[4,8]", "model.norm_layer=none", "model.latent=3")
     config = make_config(*net, f"model.activation={activation}").model
 
-    def built(*seeds: int):
-        return build(config, shape, [Generator().manual_seed(seed) for seed in seeds])
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        together, alone = built(0, 1, 2), [built(seed) for seed in range(3)]
-        x, noise = torch.randn(3, batch, *shape), torch.randn(3, batch, 3)
-        outputs = together(x, noise)
-        sum(output.square().sum() for output in outputs).backward()  # pyright: ignore
-        for r, one in enumerate(alone):
-            own = one(x[r : r + 1], noise[r : r + 1])
-            sum(output.square().sum() for output in own).backward()
-            assert all(torch.equal(a[r], b[0]) for a, b in zip(outputs, own, strict=True))
-            pairs = zip(together.parameters(), one.parameters(), strict=True)
-            assert all(torch.equal(p.grad[r], q.grad[0]) for p, q in pairs)  # pyright: ignore
-    finally:
-        torch.set_num_threads(before)
+    with limited_threads(threads):
+        for _ in alone_as_together(config, shape, batch):
+            pass
 
 
 # --- residual ---
@@ -185,9 +195,6 @@ def test_an_mlp_is_torchs_of_each_run_with_gradients(shape, batch, activation, t
         f"model.activation={activation}",
     ).model
 
-    def of_runs(*seeds: int):
-        return build(config, shape, [Generator().manual_seed(seed) for seed in seeds])
-
     function = {"tanh": nn.Tanh, "silu": nn.SiLU}[activation]
     encoder = lambda: nn.Sequential(  # noqa: E731
         *(nn.Flatten(), nn.Linear(pixels, 24), function(), nn.Linear(24, 20), function()),
@@ -197,24 +204,13 @@ def test_an_mlp_is_torchs_of_each_run_with_gradients(shape, batch, activation, t
         *(nn.Linear(latent, 20), function(), nn.Linear(20, 24), function()),
         *(nn.Linear(24, pixels), nn.Unflatten(1, shape)),
     )
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        together, alone = of_runs(0, 1, 2), [of_runs(seed) for seed in range(3)]
-        x, noise = torch.randn(3, batch, *shape), torch.randn(3, batch, latent)
-        outputs = together(x, noise)
-        sum(output.square().sum() for output in outputs).backward()  # pyright: ignore
-        for r, one in enumerate(alone):
-            own = one(x[r : r + 1], noise[r : r + 1])
-            sum(output.square().sum() for output in own).backward()
-            assert all(torch.equal(a[r], b[0]) for a, b in zip(outputs, own, strict=True))
-            pairs = zip(together.parameters(), one.parameters(), strict=True)
-            assert all(torch.equal(p.grad[r], q.grad[0]) for p, q in pairs)  # pyright: ignore
+    with limited_threads(threads):
+        for one, x, noise, own in alone_as_together(config, shape, batch):
             single = nn.ModuleList([encoder(), decoder()])
             for p, q in zip(single.parameters(), one.parameters(), strict=True):
                 p.data = q.data[0]
-            mu, logvar = single[0](x[r]).chunk(2, 1)
-            a = single[1](mu + (logvar / 2).exp() * noise[r])
+            mu, logvar = single[0](x[0]).chunk(2, 1)
+            a = single[1](mu + (logvar / 2).exp() * noise[0])
             for output, expected in zip(own, (a, mu, logvar), strict=True):
                 torch.testing.assert_close(output[0], expected)
             sum(output.square().sum() for output in (a, mu, logvar)).backward()
@@ -222,8 +218,6 @@ def test_an_mlp_is_torchs_of_each_run_with_gradients(shape, batch, activation, t
                 torch.testing.assert_close(q.grad[0], p.grad, rtol=1e-4, atol=1e-3)
             in_encoder = sum(p.numel() for p in single[0].parameters())
             assert in_encoder == sum(p.numel() for p in one.encoder_parameters())
-    finally:
-        torch.set_num_threads(before)
     count = sum(p.numel() for p in single.parameters())
     outputs_of = 2 * sum(widths) + 2 * latent + pixels
     assert size(config, shape) == (count, outputs_of)

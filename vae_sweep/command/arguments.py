@@ -125,8 +125,8 @@ def read(typed: list[str]) -> Typed:
     }
     if any(o.key_or_group == "experiments" for o in overrides):  # may choose any
         several |= sections().keys()
-    fits = (_conditional(line, several) for o in overrides for line in constant_beta(o))
-    return Typed(flags, list(fits))
+    parts = [part for override in overrides for part in constant_beta(override)]
+    return Typed(flags, [_conditional(part, several) for part in parts])
 
 
 def _warn_of_repeated(overrides: list[Override]) -> None:

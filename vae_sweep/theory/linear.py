@@ -28,6 +28,13 @@ class Optimum(NamedTuple):
     elbo_calibrated: float
 
 
+def log_density(variance: float, sse: float, pixels: int) -> float:
+    """Of a Gaussian, nats, at a squared error summed over `pixels`; nan without noise."""
+    if variance <= 0:
+        return math.nan
+    return -pixels / 2 * math.log(2 * math.pi * variance) - sse / (2 * variance)
+
+
 class LinearGaussian:
     """The optima of linear VAEs with `latent` latents on targets of `scale` [C].
 
@@ -61,7 +68,7 @@ class LinearGaussian:
         sse_pixel = self.total_pixel - ((lam - v) * self.to_pixels[: len(lam)]).sum()
         sse, sse_pixel = max(float(sse), 0.0), max(float(sse_pixel), 0.0)
         jacobian = self.size * float(np.log(self.scale).sum())
-        calibrated = self._log_density(sse_pixel / self.pixels, sse_pixel)
+        calibrated = log_density(sse_pixel / self.pixels, sse_pixel, self.pixels)
         return Optimum(
             variance=variance,
             threshold=v,
@@ -69,14 +76,9 @@ class LinearGaussian:
             kl=kl,
             mse=sse / self.pixels,
             mse_pixel=sse_pixel / self.pixels,
-            elbo=self._log_density(variance, sse) - jacobian - kl,
+            elbo=log_density(variance, sse, self.pixels) - jacobian - kl,
             elbo_calibrated=calibrated - kl,
         )
-
-    def _log_density(self, variance: float, sse: float) -> float:
-        if variance <= 0:
-            return math.nan
-        return -self.pixels / 2 * math.log(2 * math.pi * variance) - sse / (2 * variance)
 
     def learned(self, tempering: float) -> Optimum:
         """The optimum where the decoder's one variance in target space is learned too.

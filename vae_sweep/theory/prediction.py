@@ -7,7 +7,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Dataset
 from vae_sweep.theory.clipped import clipped_mse_pixel
 from vae_sweep.theory.floor import Floor, head_floor
-from vae_sweep.theory.linear import LinearGaussian, Optimum
+from vae_sweep.theory.linear import LinearGaussian, Optimum, log_density
 from vae_sweep.vae import heads, likelihoods
 from vae_sweep.vae.normalize import levels
 from vae_sweep.vae.objective import implied_sigma
@@ -71,6 +71,7 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
     )
     caps = {"training": floor.psnr_cap, "val": val.psnr_cap, "test": test.psnr_cap}
     clipped = _clipped(config, point, dataset, optimum, floor)
+    calibrated = log_density(clipped, clipped * pixels, pixels)
     own_density = likelihoods.named(config.likelihood).kind == "density"
     return Prediction(
         target_low=low,
@@ -90,7 +91,7 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         psnr_clipped=_psnr(clipped),
         bits_per_dim=_bits(optimum.elbo, pixels) if own_density else math.nan,
         bits_per_dim_calibrated=_bits(optimum.elbo_calibrated, pixels),
-        bits_per_dim_clipped=_bits(_calibrated(clipped, optimum.kl, pixels), pixels),
+        bits_per_dim_clipped=_bits(calibrated - optimum.kl, pixels),
         sentence=f"{_of_range(config.head, floor.outside, caps)}; "
         f"{_of_noise(config, point, optimum, sigma)}",
         curve=linear.curve() if linear else ([], []),
@@ -129,13 +130,6 @@ def _target_range(point: Point, dataset: Dataset) -> tuple[float, float]:
     t = point.target.forward(levels(len(dataset.counts))).squeeze(1)
     there = t[dataset.counts > 0]
     return there.min().item(), there.max().item()
-
-
-def _calibrated(mse_pixel: float, kl: float, pixels: int) -> float:
-    """ELBO, in nats, of a Gaussian at the noise that fits best."""
-    if not mse_pixel:
-        return math.inf
-    return -pixels / 2 * (math.log(2 * math.pi * mse_pixel) + 1) - kl
 
 
 def _bits(elbo: float, pixels: int) -> float:
