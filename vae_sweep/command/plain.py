@@ -13,6 +13,12 @@ from vae_sweep.errors import UserError, nearest, shown
 from vae_sweep.system import machine, stop
 
 BROKEN_PIPE = 141  # as a shell says of a process that SIGPIPE ended
+OPTIONS = """\
+GROUP=OPTION  norm target head likelihood reduction beta model data metric log
+KEY=VALUE     train.steps train.lr train.batch_size seed sweep, and more
+--options     lists all groups and keys, and what they are unless set
+--cfg job     prints the config that is composed, before it is checked
+--version"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,6 +63,18 @@ def main(parser: Parser, run: Callable[[argparse.Namespace], None]) -> None:
         machine.start()
         run(parser.parse_args())
         sys.stdout.flush()  # where the pipe is closed, here and not while Python ends
+
+
+def helped(name: str, about: str, examples: Sequence[str]) -> bool:
+    """Prints the help of a subcommand that takes options of points, if that is typed."""
+    if not {"--help", "-h"} & {*sys.argv[1:]}:
+        return False
+    lines = [f"  vae-sweep {name} {example}" for example in examples]
+    usage = f"usage: vae-sweep {name} [GROUP=OPTION | KEY=VALUE | FLAG ...]\n"
+    with said():
+        machine.start()
+        print("\n".join([usage, about, "\nexamples:", *lines, "", OPTIONS]), flush=True)
+    return True
 
 
 @contextmanager
