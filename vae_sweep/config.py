@@ -780,7 +780,7 @@ def unknown(key: str, known: Mapping[str, tuple[str, ...]] | None = None) -> str
     if key != section and section in GROUPS and section not in sections():
         return f"unknown key {shown(key)[1:-1]}; a {section} has no keys of its own"
     meant = nearest(key, known)
-    remedy = f"did you mean {meant}?" if meant else "--help lists options and keys"
+    remedy = f"did you mean {meant}?" if meant else "--options lists all"
     return f"unknown key {shown(key)[1:-1]}; {remedy}"
 
 
