@@ -39,7 +39,7 @@ def grid(configs):
     from vae_sweep.training.locate import locate
     from vae_sweep.training.plan import plans
     from vae_sweep.training.prepare import prepare
-    points = prepare(locate(configs, Datasets()))
+    points = prepare(locate(configs, Datasets()), print)
     [made] = plans(points, len(points))
     print(made)
 entry.main(grid, "")

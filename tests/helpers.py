@@ -22,6 +22,7 @@ from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import DataConfig, RunConfig, validate
 from vae_sweep.data import dataset
 from vae_sweep.data.dataset import Datasets, Images
+from vae_sweep.reporting.console import Console
 from vae_sweep.training.locate import locate
 from vae_sweep.training.prepare import Prepared, prepare
 
@@ -83,8 +84,9 @@ def load_images(config: DataConfig) -> Images:
 def prepared(configs: Iterable[RunConfig]) -> list[Prepared]:
     """Points as the commands make them ready to train."""
     datasets = Datasets()
-    ready = prepare(locate(list(configs), datasets))
-    datasets.say()
+    say = Console(least=120).say
+    ready = prepare(locate(list(configs), datasets), say)
+    datasets.say(say)
     return ready
 
 

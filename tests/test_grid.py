@@ -409,10 +409,10 @@ def test_a_sweep_that_another_command_began_meanwhile_is_refused(config_of, monk
     config, real = config_of(), grid._prepare
     other = FileLock(config.sweep_dir / ".lock")
 
-    def prepare(points, ready):
+    def prepare(points, ready, console):
         config.sweep_dir.mkdir(parents=True)
         other.acquire()
-        return real(points, ready)
+        return real(points, ready, console)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
     with pytest.raises(UserError, match="another sweep is running"):
@@ -426,12 +426,12 @@ def test_a_sweep_that_another_command_ended_meanwhile_is_not_trained_again(
 ):
     config, real = config_of(), grid._prepare
 
-    def prepare(points, ready):
+    def prepare(points, ready, console):
         with monkeypatch.context() as alone:
             alone.setattr(grid, "_prepare", real)
             grid.run([config])
         monkeypatch.setattr(execute, "train", None)  # what follows trains nothing
-        return real(points, ready)
+        return real(points, ready, console)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
     [summary] = grid.run([config])

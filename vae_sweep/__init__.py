@@ -4,8 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vae_sweep.records import results
-    from vae_sweep.records.results import load
+    from vae_sweep.api import predict, sweep
+    from vae_sweep.errors import UserError
+    from vae_sweep.records.model import Model, load, to_uint8
+    from vae_sweep.records.results import Results
+    from vae_sweep.records.results import load as results
     from vae_sweep.training.metrics import Metric
     from vae_sweep.vae.heads import Head
     from vae_sweep.vae.likelihoods import Likelihood
@@ -13,11 +16,31 @@ if TYPE_CHECKING:
     from vae_sweep.vae.schedules import Schedule
 
 __version__ = "0.1.0"
-__all__ = ["Affine", "Head", "Likelihood", "Metric", "Schedule", "load", "results"]
+__all__ = [
+    "Affine",
+    "Head",
+    "Likelihood",
+    "Metric",
+    "Model",
+    "Results",
+    "Schedule",
+    "UserError",
+    "load",
+    "predict",
+    "results",
+    "sweep",
+    "to_uint8",
+]
 
-_API = {  # name -> module, and what of it; imported when first asked for
-    "load": ("vae_sweep.records.results", "load"),
-    "results": ("vae_sweep.records.results", None),
+_API = {  # name -> module, and what it is called there; imported when first asked for
+    "sweep": ("vae_sweep.api", "sweep"),
+    "predict": ("vae_sweep.api", "predict"),
+    "results": ("vae_sweep.records.results", "load"),
+    "Results": ("vae_sweep.records.results", "Results"),
+    "load": ("vae_sweep.records.model", "load"),
+    "Model": ("vae_sweep.records.model", "Model"),
+    "to_uint8": ("vae_sweep.records.model", "to_uint8"),
+    "UserError": ("vae_sweep.errors", "UserError"),
     # what an own option needs
     "Affine": ("vae_sweep.vae.normalize", "Affine"),
     "Head": ("vae_sweep.vae.heads", "Head"),
@@ -31,8 +54,7 @@ def __getattr__(name: str) -> Any:
     if name not in _API:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, member = _API[name]
-    found = import_module(module)
-    return found if member is None else getattr(found, member)
+    return getattr(import_module(module), member)
 
 
 def __dir__() -> list[str]:

@@ -222,14 +222,18 @@ class LinearVAE(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(len(generators), config.latent))
         self.from_latent = Linear(generators, config.latent, pixels)
 
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
+        mu = self.to_mu(x.flatten(2))
+        return mu, self.logvar[:, None].expand_as(mu)
+
     def decode(self, z: Tensor) -> Tensor:
         """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
         return self.from_latent(z).unflatten(2, self.shape)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
-        mu = self.to_mu(x.flatten(2))
-        logvar = self.logvar[:, None].expand_as(mu)
+        mu, logvar = self.encode(x)
         return self.decode(sample(mu, logvar, noise)), mu, logvar
 
     def encoder_parameters(self) -> list[nn.Parameter]:
