@@ -333,11 +333,13 @@ def _weights(folder: Path) -> tuple[State, str | None]:
             f"{folder} has no weights (state.safetensors); the command that made the run "
             f"goes on with it, and with rerun=all repeats it"
         )
-    about = checkpoint.read_about(path)
-    if (schema := about.get("schema", "1")).isdecimal():
-        check_schema(path.name, int(schema))
     try:
+        about = checkpoint.read_about(path)
+        if (schema := about.get("schema", "1")).isdecimal():
+            check_schema(path.name, int(schema))
         return checkpoint.read(path, about), about.get("identity")
+    except LeftAlone:
+        raise
     except Unreadable as error:
         raise Unreadable(f"{path.name} {error}; rerun=all repeats the run") from None
 
@@ -395,7 +397,8 @@ def _ends_of_images(config: RunConfig, identity: str | None, folder: Path) -> En
     try:
         images = dataset.load(config.data, lambda line: None)
     except UserError as error:
-        raise UserError(f"{why}: {error}; bring them back to load it") from None
+        what = str(error).partition("\n")[0].rstrip(";")
+        raise UserError(f"{why}: {what}; bring them back to load it") from None
     steps = config.train.total_steps(len(images.splits.train))
     of_images = RunFolder(config, images.fingerprint, steps)
     if identity not in (None, of_images.identity):
@@ -411,11 +414,11 @@ def _ends_of_images(config: RunConfig, identity: str | None, folder: Path) -> En
 def _array(images: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(images)
-        if array.dtype == object:
-            raise ValueError("they differ in size, or are no arrays")
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"a {type(images).__name__} of {array.dtype}")
     except ValueError as error:
         raise UserError(f"images must be one array, got {error}") from None
-    return np.ascontiguousarray(array)  # torch takes no negative strides
+    return np.require(array, requirements=["C", "W"])  # torch takes no others
 
 
 def _arranged(given: Tensor, layout: str) -> Tensor:
