@@ -181,6 +181,8 @@ def test_every_network_head_and_norm_without_vae_sweep(tmp_path):
     pairs = {}
     for i, (name, options) in enumerate(NETWORKS.items()):
         for k, head in enumerate(heads.OURS):
+            if i and (i + k) % 7 > 2:  # all heads of the first, and three of each other one
+                continue
             norm, target = norms[(i + k) % 5], [*norms, "same"][(i + 2 * k) % 6]
             point = *options, f"norm={norm}", f"target={target}", f"head={head}"
             run = untrained(tmp_path / "runs", SHAPES.get(name, (3, 8, 8)), *point)
@@ -200,7 +202,7 @@ def test_every_network_head_and_norm_without_vae_sweep(tmp_path):
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     st.sampled_from([1, 2, 3]),
     st.integers(5, 12),
@@ -303,15 +305,12 @@ def test_what_cannot_be_written_down_is_refused(tmp_path, monkeypatch):
 
 def test_a_model_that_computes_otherwise_is_not_left_there(run, tmp_path, monkeypatch):
     real = standalone._source
-    wrong = lambda *given: real(*given).replace("stride=2", "stride=2, dilation=1", 1)  # noqa: E731
-    monkeypatch.setattr(standalone, "_source", wrong)
-    vae_sweep.export(run, tmp_path / "same")
     monkeypatch.setattr(
         standalone, "_source", lambda *given: real(*given).replace("SiLU", "ReLU")
     )
     with pytest.raises(UserError, match=r"encode of the written model.py differs"):
         vae_sweep.export(run, tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs", "same"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
 
 
 @pytest.mark.slow
