@@ -45,4 +45,5 @@ def test_the_page_runs_as_it_is(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all of it" in done.stdout
     assert (tmp_path / "photo_vae/README.md").exists()
-    assert Image.open(tmp_path / "reconstruction.png").size == (32, 32)
+    with Image.open(tmp_path / "reconstruction.png") as image:
+        assert image.size == (32, 32)
