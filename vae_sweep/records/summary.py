@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Number = float | int | None  # None: not finite, or not known
+Best = Literal["", "highest", "lowest"]  # which end of a metric is better; "": neither
 
 
 class _Kept(BaseModel):
@@ -44,6 +45,7 @@ class Measured(_Kept):
     label: str = ""
     unit: str = ""
     digits: Annotated[int, Field(ge=0, le=15)] = 3
+    best: Best = ""
 
 
 class Summary(_Kept):
