@@ -17,6 +17,7 @@ from vae_sweep.reporting import panels, style
 from vae_sweep.reporting.style import LIGHT, THEMES, Look, Theme, ThemeName
 
 SIZE = (4.8, 3.5)  # inches: 8 points stay readable where a phone shows 360 pixels
+PAGE = 10  # points of text in a report, which shows them smaller
 NAMED = 24  # points that a legend names
 
 
@@ -85,20 +86,20 @@ def of_page(results: Results, looks: dict[str, Look]) -> Iterable[tuple[Figure, 
     with style.drawn(LIGHT):
         for column in panels.CURVES:
             figure, axes = _figure()
-            panels.draw_curves(axes, results.curves, column, looks)
+            panels.draw_curves(axes, results.curves, column, looks, size=PAGE)
             yield figure, axes
         figure, axes = _figure()
-        panels.draw_plane(axes, results.finals, results.theory, looks)
+        panels.draw_plane(axes, results.finals, results.theory, looks, size=PAGE)
         if axes.get_legend():
             axes.get_legend().remove()  # the page says it
         yield figure, axes
         for name in panels.COMPARED:
             figure, axes = _figure()
-            panels.draw_compared(axes, results.finals, name, looks)
+            panels.draw_compared(axes, results.finals, name, looks, size=PAGE)
             yield figure, axes
         for column in panels.TRAINING if len(results.training) else ():
             figure, axes = _figure()
-            panels.draw_curves(axes, results.training, column, looks)
+            panels.draw_curves(axes, results.training, column, looks, size=PAGE)
             yield figure, axes
 
 

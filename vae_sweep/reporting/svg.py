@@ -62,8 +62,8 @@ def picture(
         for line in lines
     )
     name = f"clip-{re.sub('[^a-z]+', '-', title.lower())}"
-    frame = f'x="{box.x0 - 5:.1f}" y="{height - box.y1 - 5:.1f}" '
-    frame += f'width="{box.width + 10:.1f}" height="{box.height + 10:.1f}"'
+    frame = f'x="{box.x0:.1f}" y="{height - box.y1:.1f}" '
+    frame += f'width="{box.width + 5:.1f}" height="{box.height:.1f}"'
     svg = (
         f'<svg viewBox="0 0 {width:g} {height:g}" aria-hidden="true"'
         f' data-x="{_axis(axes.xaxis, box.x0, box.x1)}"'

@@ -208,6 +208,23 @@ class Board(NamedTuple):
     numbers: list[str]
     rows: list[Row]
 
+    @property
+    def marked(self) -> bool:
+        """Whether a best one is marked."""
+        return any(cell.best for row in self.rows for cell in row.cells)
+
+    @property
+    def same(self) -> dict[str, str]:
+        """Columns that all of several lines share -> what they show."""
+        shown = [
+            row.identity | dict(zip(self.numbers, (c.text for c in row.cells), strict=True))
+            for row in self.rows
+        ]
+        if len(shown) < 2:
+            return {}
+        first = shown[0]
+        return {n: t for n, t in first.items() if all(each[n] == t for each in shown)}
+
 
 class Point(NamedTuple):
     """The seeds of a point: places of its runs in Results.finals, and the means of what
