@@ -218,7 +218,9 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
         if draw:
             for line in results.left_out(whole):
                 _say(console, line)
-            path = overview.save_overview(whole, folder)
-            _say(console, f"picture: {path}")
+            picture = overview.save_overview(whole, folder)
+            written = tables.save_table(whole, folder)
+            _say(console, f"picture: {picture}")
+            _say(console, f"table: {written}")
     for note in loggers.notes(configs):
         _say(console, note)

@@ -7,6 +7,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vae_sweep.command import plain
@@ -35,12 +36,16 @@ def write(
     Raises:
         UserError: A folder holds no runs, or the page cannot be written.
     """
-    from vae_sweep.reporting import html
+    from vae_sweep.records import results
+    from vae_sweep.reporting import html, tables
 
     content = html.page(folders, tell, every).encode()
     path = output or folders[0] / "report.html"
     try:
         write_atomically(path, content)
+        for folder in folders:
+            with suppress(OSError):  # of another user, say, whom the page is not
+                tables.save_table(results.read(folder), folder)
     except OSError as error:
         raise UserError(
             f"the report is written to {path}: {error.strerror}; name another file: "

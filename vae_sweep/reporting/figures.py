@@ -112,7 +112,7 @@ def _figure() -> tuple[Figure, Axes]:
 def _legend(figure: Figure, looks: dict[str, Look], theme: Theme) -> None:
     """Below the axes, which keep their height."""
     points = list(style.points_of(looks).values())
-    handles = legend_handles(points[:NAMED], theme)
+    handles = style.handles(points[:NAMED], theme)
     if len(points) > NAMED:
         handles.append(Line2D([], [], linestyle="", label=f"{len(points) - NAMED} more"))
     columns = 1 if max(len(look.label) for look in points) > 30 else 2
@@ -128,18 +128,3 @@ def _legend(figure: Figure, looks: dict[str, Look], theme: Theme) -> None:
         frameon=False,
         handlelength=3.5,
     )
-
-
-def legend_handles(looks: Iterable[Look], theme: Theme = LIGHT) -> list[Line2D]:
-    """A line with its marker per point."""
-    return [
-        Line2D(
-            [],
-            [],
-            color=theme.colors[look.hue],
-            linestyle=look.line,
-            marker=look.marker,
-            label=look.label,
-        )
-        for look in looks
-    ]

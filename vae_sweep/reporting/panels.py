@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vae_sweep.records.results import Results
-from vae_sweep.reporting.style import DIVERGED, LIGHT, Look, Theme, label
+from vae_sweep.reporting.style import COLORS, DIVERGED, LIGHT, Look, Theme, label
 
 CURVES = {  # column of Results.curves -> (title, label of the y axis)
     "val/psnr": ("PSNR", "val PSNR (dB)"),
@@ -114,6 +114,7 @@ def _line(
         "markersize": 7,
         "markeredgecolor": theme.paper,
         "markeredgewidth": 0.6,
+        "zorder": 2.0 if look.hue < COLORS else 1.5,
         "gid": gid,
     }
     axes.plot(*points.T, **(style | more))
@@ -278,10 +279,14 @@ def _draw_theory(axes: Axes, theory: pd.DataFrame, theme: Theme, size: float) ->
         name = None if drawn else "linear VAE at its optimum (theory)"
         axes.plot(*points.T, color=theme.quiet, ls=":", lw=1.6, zorder=1, label=name)
         drawn.append(points)
-    if drawn:
+    if not drawn:
+        return
+    beside = np.linspace(*axes.get_xlim(), 50)
+    heights = [np.interp(beside, *points.T) for points in drawn]
+    _raise_to(axes, max(float(y.max()) for y in heights))
+    low, high = axes.get_ylim()
+    if any(((low < y) & (y < high)).any() for y in heights):
         axes.legend(loc="best", fontsize=size - 1, frameon=False)
-        beside = np.linspace(*axes.get_xlim(), 50)
-        _raise_to(axes, max(float(np.interp(beside, *p.T).max()) for p in drawn))
 
 
 def _raise_to(axes: Axes, top: float) -> None:

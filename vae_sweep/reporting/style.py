@@ -4,7 +4,7 @@ What tells runs apart cycles, so that any number of points, heads and normalizat
 drawn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.lines import Line2D
 
 from vae_sweep.records.results import labels, progress
 
@@ -157,3 +158,18 @@ def label(axes: Axes, title: str, x: str, y: str, size: float = 9) -> None:
     axes.grid(True)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def handles(looks: Iterable[Look], theme: Theme = LIGHT) -> list[Line2D]:
+    """A line with its marker per point."""
+    return [
+        Line2D(
+            [],
+            [],
+            color=theme.colors[look.hue],
+            linestyle=look.line,
+            marker=look.marker,
+            label=look.label,
+        )
+        for look in looks
+    ]
