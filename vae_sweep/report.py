@@ -5,6 +5,7 @@ Writes runs/<sweep>/report.html, which needs nothing but itself: no network, no 
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked, write_atomically
 
 EVERY_S = 5.0
-SHARE = 0.1  # of a core, that following may take
+SHARE = 0.2  # of a core, that following may take
 
 
 def write(
@@ -55,33 +56,32 @@ def write(
 
 
 def follow(folders: Sequence[Path], output: Path | None, every: float) -> Path:
-    """Writes the page again and again until none of the sweeps trains any more; returns
-    its path. A page that takes long to make is made less often."""
-    trains, said = True, set[str]()
-    first = True
+    """Writes the page anew until none of the sweeps trains any more; returns its path.
+
+    It makes way for the training: at low priority, and less often where a page takes long.
+    """
+    named = " ".join(map(str, folders))
+    heard = set[str]()
 
     def tell(line: str) -> None:
-        if line not in said:
-            said.add(line)
+        if line not in heard:
+            heard.add(line)
             print(line, flush=True)
 
+    with suppress(AttributeError, OSError):  # Windows has none
+        os.nice(10)
+    trained = False
     while True:
         trains = any(is_locked(folder / ".lock") for folder in folders)
         began = time.process_time()
         path = write(*folders, output=output, tell=tell, every=every if trains else None)
-        if first:
-            named = " ".join(map(str, folders))
-            print(
-                f"report: {path}, written anew every {every:g} s while {named} trains"
-                if trains
-                else f"{named} is not training: the page is final",
-                flush=True,
-            )
         if not trains:
+            what = "has ended" if trained else "is not training"
+            tell(f"{named} {what}: the page is final")
             return path
-        first = False
-        took = time.process_time() - began
-        time.sleep(max(every, took / SHARE))
+        tell(f"report: {path}, written anew every {every:g} s while {named} trains")
+        trained = True
+        time.sleep(max(every, (time.process_time() - began) / SHARE))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vae_sweep.records.results import Results
@@ -77,6 +78,7 @@ def draw_curves(
         for run_id, of_run in rows.groupby("run_id", sort=False):
             points = of_run[["step", column]].to_numpy(dtype=float)
             _line(axes, points, looks[str(run_id)], theme, gid=str(run_id))
+    axes.autoscale_view()
     _fit(axes, _sound(rows, looks), column)
 
 
@@ -101,11 +103,9 @@ def _draw_band(
     _line(axes, points, look, theme, gid=look.label)
 
 
-def _line(
-    axes: Axes, points: np.ndarray, look: Look, theme: Theme, gid: str, **more: Any
-) -> None:
+def _line(axes: Axes, points: np.ndarray, look: Look, theme: Theme, gid: str) -> None:
     """A line through `points` [n, 2] with a marker on the last."""
-    style = {
+    style: Any = {
         "color": theme.colors[look.hue],
         "linestyle": look.line,
         "linewidth": 1.4,
@@ -117,7 +117,7 @@ def _line(
         "zorder": 2.0 if look.hue < COLORS else 1.5,
         "gid": gid,
     }
-    axes.plot(*points.T, **(style | more))
+    axes.add_line(Line2D(*points.T, **style))  # plot() takes four times as long
 
 
 def draw_plane(
