@@ -74,7 +74,16 @@ def follow(folders: Sequence[Path], output: Path | None, every: float) -> Path:
     while True:
         trains = any(is_locked(folder / ".lock") for folder in folders)
         began = time.process_time()
-        path = write(*folders, output=output, tell=tell, every=every if trains else None)
+        try:
+            path = write(
+                *folders, output=output, tell=tell, every=every if trains else None
+            )
+        except UserError:
+            if trained or not trains:
+                raise
+            tell(f"waiting for the first run of {named}")
+            time.sleep(1)
+            continue
         if not trains:
             what = "has ended" if trained else "is not training"
             tell(f"{named} {what}: the page is final")

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vae_sweep.records.results import Results
-from vae_sweep.reporting.style import COLORS, DIVERGED, LIGHT, Look, Theme, label
+from vae_sweep.reporting.style import COLORS, DIVERGED, LIGHT, Look, Theme, name_axes
 
 CURVES = {  # column of Results.curves -> (title, label of the y axis)
     "val/psnr": ("PSNR", "val PSNR (dB)"),
@@ -66,7 +66,7 @@ def draw_curves(
             least to the largest.
     """
     title, y = (CURVES | TRAINING).get(column, (column, column))
-    label(axes, title, "step", y, size)
+    name_axes(axes, title, "step", y, size)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     rows = rows[["run_id", "step", column]]
     rows = rows[np.isfinite(rows[column].to_numpy(dtype=float))]
@@ -130,7 +130,7 @@ def draw_plane(
 ) -> None:
     """Rate and distortion of each run's last row; the PSNR caps of heads, and the curve of
     linear optima, where in view."""
-    label(axes, "Rate and distortion", "val KL (nats per image)", "val PSNR (dB)", size)
+    name_axes(axes, "Rate and distortion", "val KL (nats per image)", "val PSNR (dB)", size)
     ends = finals[["run_id", "val/kl", "val/psnr"]].dropna()
     for run_id, *point in ends.itertuples(index=False):
         _line(axes, np.array([point], dtype=float), looks[run_id], theme, gid=run_id)
@@ -166,7 +166,7 @@ def draw_compared(
     """
     words = COMPARED[name]
     title = f"{words.split(' (')[0]}, observed against predicted"
-    label(axes, title, f"predicted {words}", f"val {words}", size)
+    name_axes(axes, title, f"predicted {words}", f"val {words}", size)
     pairs = finals.filter(["run_id", f"predicted_{name}", f"val/{name}"]).dropna()
     for run_id, *point in pairs.itertuples(index=False):
         _line(axes, np.array([point], dtype=float), looks[run_id], theme, gid=run_id)

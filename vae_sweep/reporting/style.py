@@ -149,7 +149,7 @@ def drawn(theme: Theme = LIGHT) -> Iterator[None]:
         yield
 
 
-def label(axes: Axes, title: str, x: str, y: str, size: float = 9) -> None:
+def name_axes(axes: Axes, title: str, x: str, y: str, size: float = 9) -> None:
     """What every panel has: a title, names of both axes, a light grid; `size` in points."""
     axes.set_title(title, loc="left", size=size + 1)
     axes.set_xlabel(x, size=size)
