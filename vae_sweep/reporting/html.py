@@ -25,6 +25,7 @@ from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import figures, style, svg
 from vae_sweep.reporting.style import Look
 from vae_sweep.reporting.tables import (
+    KEY,
     NEAR_CAP,
     Row,
     decimal,
@@ -40,8 +41,7 @@ COMMANDS = 5  # and other facts of this many kinds; the rest is counted
 STATUSES = ("diverged", "failed", "interrupted", "running")  # of runs that did not finish
 QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
 ROOM = 8e6  # characters of the page for pictures; runs beyond show none
-# columns of numbers that a phone shows; those that only a wide page does, if asked
-KEY = ("val PSNR (dB)", "calibrated bits/dim", "KL (nats)")
+# columns of numbers that are shown if asked
 ASKED = ("PSNR diff.", "KL diff.", "units diff.")
 
 

@@ -26,7 +26,7 @@ from vae_sweep.reporting.style import Look
 
 # inches
 WIDTH = 14.0
-LEFT, RIGHT = 1.0, 0.6  # of a panel's frame
+LEFT, RIGHT = 1.0, 0.85  # of a panel's frame
 PANEL, PANEL_GAP = 2.9, 1.0
 TOP = 1.25
 STRIP_GAP, STRIP_HEAD = 0.14, 0.35  # between strips; above them

@@ -34,6 +34,7 @@ PREDICTIONS = ("pred. PSNR", "pred. KL", "pred. units")
 TESTED = ("test PSNR (dB)", "test bits/dim")
 NARROW = 60  # columns of a terminal, below which only LEAST have room
 LEAST = ("val PSNR (dB)", "calibrated bits/dim", "run")
+KEY = ("val PSNR (dB)", "calibrated bits/dim", "KL (nats)")  # what a phone shows as well
 
 DIFFERENCES = {  # prediction -> (name of what follows it, observed column)
     "pred. PSNR": ("PSNR diff.", "val PSNR (dB)"),
@@ -107,8 +108,11 @@ def _print(
     """As many of the columns as fit: those that all lines share, and what matters least,
     are left out of a narrow terminal; `names` replace the first ones where it is not
     enough."""
-    same = {n: c[0].plain for n, c in columns.items() if len({t.plain for t in c}) == 1}
-    same = same if len(names) > 1 else {}
+    same = {
+        name: cells[0].plain
+        for name, cells in columns.items()
+        if name not in KEY and len(names) > 1 and len({t.plain for t in cells}) == 1
+    }
     steps = ((), (*same,), (*same, *TESTED), (*same, *TESTED, *PREDICTIONS))
     kept, left_out = columns, ()
     for left_out in steps:
@@ -125,7 +129,8 @@ def _print(
     shared = [f"{n} {text}" for n, text in same.items() if n in left_out and text != "–"]
     if shared:
         notes = [f"all: {', '.join(shared)}", *notes]
-    console.print(_rich_table(kept, digits, "; ".join(notes)))
+    console.print(_rich_table(kept, digits))
+    console.print(Text("; ".join(notes), "italic dim"))
 
 
 def _fits(printed: Table, console: Console) -> bool:
@@ -133,10 +138,8 @@ def _fits(printed: Table, console: Console) -> bool:
     return console.measure(printed, options=unlimited).maximum <= console.width
 
 
-def _rich_table(
-    columns: Columns, digits: dict[str, int], caption: str | None = None
-) -> Table:
-    printed = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+def _rich_table(columns: Columns, digits: dict[str, int]) -> Table:
+    printed = Table(box=None, pad_edge=False)
     for name in columns:
         justify = "right" if name in (*digits, "seed", "seeds") else "left"
         wraps = name in ("point", "other")
@@ -222,7 +225,7 @@ class Board(NamedTuple):
         ]
         if len(shown) < 2:
             return {}
-        first = shown[0]
+        first = {name: text for name, text in shown[0].items() if name not in KEY}
         return {n: t for n, t in first.items() if all(each[n] == t for each in shown)}
 
 
