@@ -727,7 +727,7 @@ def drawing(drawn: bool) -> Iterator[None]:
         yield
         return
     first = mock.patch.object(overview, "save_overview", return_value="overview.png")
-    with first, mock.patch.object(figures, "draw", return_value={}):
+    with first, mock.patch.object(figures, "of_page", return_value=()):
         yield
 
 

@@ -245,13 +245,13 @@ class Point(NamedTuple):
 
 
 def _points(loaded: Results, looked: dict[str, Look]) -> list[Point]:
-    """The points of a sweep; none where none has two runs."""
+    """The points of a sweep; none where none has two runs, or no run has finished."""
     frame, digits = _with_differences(table(loaded)), _digits_of(loaded)
     shown = [name for name in _with_their_differences(digits) if name in frame]
     names = [looked[run_id].label for run_id in loaded.finals["run_id"]]
-    if len(set(names)) == len(names):
-        return []
     ended = (loaded.finals["status"] == "finished").to_numpy()
+    if len(set(names)) == len(names) or not ended.any():
+        return []
     columns = {name: frame[name].to_numpy(dtype=float) for name in shown}
     members: dict[str, list[int]] = {}
     for i, name in enumerate(names):
