@@ -174,7 +174,7 @@ def test_color_blind_readers_tell_the_palette_apart(palette):
 def contrast(one: str, other: str) -> float:
     """WCAG 2.2."""
     luminance = [linear(c) @ (0.2126, 0.7152, 0.0722) for c in (one, other)]
-    return (max(luminance) + 0.05) / (min(luminance) + 0.05)
+    return float((max(luminance) + 0.05) / (min(luminance) + 0.05))
 
 
 @pytest.mark.parametrize("name", style.THEMES)

@@ -310,6 +310,7 @@ def test_pictures_are_those_of_the_run(tmp_path, mode, channels):
         (found.reconstructions, rgb[16:]),
         (found.samples, rgb[::-1]),
     ):
+        assert shown is not None
         url, width, height = shown
         assert (width, height) == (64, len(expected))
         assert np.abs(decoded(url) - expected).mean() < 2  # 8-bit levels

@@ -231,7 +231,8 @@ loaded = results.load("{tmp_path}/runs/main")
 assert loaded.skipped == {{}}
 print(loaded.finals["val/mae"].tolist())
 print(results.table(loaded)["{COLUMN}"].tolist())
-open("page.html", "w").write(html.page([__import__("pathlib").Path("{tmp_path}/runs/main")]))
+page = html.page([__import__("pathlib").Path("{tmp_path}/runs/main")])
+open("page.html", "w").write(page)
 assert not [name for name in sys.modules if name.startswith("mine")]
 """
     elsewhere = tmp_path / "elsewhere"

@@ -485,9 +485,12 @@ def numbers(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
 
 def best(runs: Sequence[Run]) -> dict[str, Best]:
     """Column of `finals` -> which end of it is better, where one is."""
-    stated = [run.summary.metrics for run in runs if run.summary is not None]
-    own = {f"{m.split}/{name}": m.best for each in stated for name, m in each.items()}
-    return {**{column: end for column, end in own.items() if end}, **BEST}
+    found = dict(BEST)
+    for summary in (run.summary for run in runs if run.summary is not None):
+        for name, metric in summary.metrics.items():
+            if metric.best:
+                found[f"{metric.split}/{name}"] = metric.best
+    return found
 
 
 def table(results: Results) -> pd.DataFrame:

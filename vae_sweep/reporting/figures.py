@@ -90,8 +90,8 @@ def of_page(results: Results, looks: dict[str, Look]) -> Iterator[tuple[Figure, 
             yield figure, axes
         figure, axes = _plain(right=0.87)  # beside which caps are named
         panels.draw_plane(axes, results.finals, results.theory, looks, size=PAGE)
-        if axes.get_legend():
-            axes.get_legend().remove()  # the page says it
+        if legend := axes.get_legend():
+            legend.remove()  # the page says it
         yield figure, axes
         for name in panels.COMPARED:
             figure, axes = _plain()

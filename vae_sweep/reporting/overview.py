@@ -131,10 +131,12 @@ def _best_first(results: Results) -> list[list[str]]:
 
     def rank(group: tuple[str, pd.DataFrame]) -> tuple[float, float, float]:
         name, runs = group
-        found = float(bits.get(name, math.nan)), -float(psnr.get(name, math.nan))
+        b, p = (float(means.get(name, math.nan)) for means in (bits, psnr))
+        worst = math.inf
         return (
             order[runs["data"].iloc[0]],
-            *(math.inf if math.isnan(value) else value for value in found),
+            worst if math.isnan(b) else b,
+            worst if math.isnan(p) else -p,
         )
 
     groups = sorted(((str(n), g) for n, g in finals.groupby("point", sort=False)), key=rank)
@@ -160,17 +162,18 @@ def _strip(results: Results, ids: Sequence[str], look: Look) -> Strip:
     run_id = next((r for r, picture in pictures.items() if picture), ranked[nearest[0]])
     run, picture = runs[run_id], pictures[run_id]
     samples = read_picture(run.folder, run.summary, SAMPLES)
-    halves = (None, None)
+    originals = reconstructions = None
     if picture is not None:
         both = np.asarray(picture)
-        halves = tuple(np.split(both, [len(both) // 2]))
+        originals, reconstructions = np.split(both, [len(both) // 2])
     return Strip(
         look,
         run,
         data_sets(results.runs)[results.runs.index(run)],
         len(ids),
         _numbers(finals, sound),
-        *halves,
+        originals,
+        reconstructions,
         None if samples is None else np.asarray(samples),
     )
 

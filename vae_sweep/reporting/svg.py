@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -48,8 +48,8 @@ def picture(
         looks: run_id -> Look.
         place: run_id -> number of the run in the page.
     """
-    lines = [line for line in axes.lines if line.get_gid()]
-    for line in lines:
+    lines = [(gid, line) for line in axes.lines if (gid := line.get_gid())]
+    for _, line in lines:
         line.remove()
     title, number = axes.get_title(loc="left"), len(lines)
     alt = f"{axes.get_ylabel()} over {axes.get_xlabel()}, {number} runs"
@@ -58,8 +58,8 @@ def picture(
     box = axes.get_window_extent()  # 72 dpi, so points
     most = max(LEAST, min(MOST, VERTICES // max(1, number)))
     runs = "".join(
-        _run(line, axes, height, looks[line.get_gid()], place[line.get_gid()], most)
-        for line in lines
+        _run(line, axes, height, looks[run_id], place[run_id], most)
+        for run_id, line in lines
     )
     name = f"clip-{re.sub('[^a-z]+', '-', title.lower())}"
     frame = f'x="{box.x0:.1f}" y="{height - box.y1:.1f}" '
@@ -79,7 +79,7 @@ def picture(
 def _still(figure: Figure, axes: Axes) -> str:
     """The figure without its runs: what stands between <svg> and </svg>."""
     content = io.StringIO()
-    settings = {"svg.hashsalt": axes.get_title(loc="left"), "svg.fonttype": "none"}
+    settings: Any = {"svg.hashsalt": axes.get_title(loc="left"), "svg.fonttype": "none"}
     with mpl.rc_context(settings):  # the same page from the same runs
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)

@@ -49,7 +49,10 @@ def print_table(results: Results, console: Console) -> None:
     digits = _digits_of(results)
     frame = table(results)
     lines = frame.to_dict("records")
-    columns = {n: [Text(_printed(n, line, digits)) for line in lines] for n in frame}
+    columns = {
+        name: [Text(_printed(name, line, digits)) for line in lines]
+        for name in map(str, frame)
+    }
     notes = ["sigma: noise of the decoder"]
     if any(map(math.isfinite, frame["PSNR cap (dB)"])):
         notes.append(f"*: within {NEAR_CAP} dB of the cap of the head's range")
@@ -84,7 +87,8 @@ def _print_means(results: Results, points: "list[Point]", console: Console) -> N
     frame, digits = table(results), _digits_of(results)
     marked = _best_of(results, points)
     firsts = [point.members[0] for point in points]
-    identity = [n for n in frame if n not in (*digits, "seed", "status", "run")]
+    left_out = (*digits, "seed", "status", "run")
+    identity = [name for name in map(str, frame) if name not in left_out]
     columns: Columns = {n: [Text(str(frame[n].iloc[i])) for i in firsts] for n in identity}
     columns["seeds"] = [Text(point.seeds) for point in points]
     for name in (name for name in digits if name in points[0].means):
