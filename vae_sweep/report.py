@@ -40,13 +40,15 @@ def write(
     from vae_sweep.records import results
     from vae_sweep.reporting import html, tables
 
-    content = html.page(folders, tell, every).encode()
+    loaded = results.read_all(folders)
+    content = html.page(folders, tell, every, loaded).encode()
     path = output or folders[0] / "report.html"
     try:
         write_atomically(path, content)
         for folder in folders:
             with suppress(OSError):  # of another user, say, whom the page is not
-                tables.save_table(results.read(folder), folder)
+                alone = loaded if len(folders) == 1 else results.read(folder)
+                tables.save_table(alone, folder)
     except OSError as error:
         raise UserError(
             f"the report is written to {path}: {error.strerror}; name another file: "

@@ -78,6 +78,7 @@ def page(
     folders: Sequence[Path],
     tell: Callable[[str], None] = lambda line: None,
     every: float | None = None,
+    loaded: Results | None = None,
 ) -> str:
     """The HTML page of sweeps; UserError where one holds no runs.
 
@@ -85,8 +86,9 @@ def page(
         folders: runs/<sweep>, one or several.
         tell: Hears, in a line, of runs that are left out.
         every: Seconds after which the page loads itself again; None: never.
+        loaded: What the folders hold, where it is read already.
     """
-    loaded = results.read_all(folders)
+    loaded = loaded or results.read_all(folders)
     for line in results.left_out(loaded):
         tell(line)
     looked = style.of_points(loaded.finals)
