@@ -93,6 +93,7 @@ REFUSED = {  # an object of line 3 -> what is said of it
     f"Metric(['x'], {FLAT})": r"lower-case identifier, got \['x'\]",
     f"Metric('x', {FLAT}, label='a\\nb')": "its label must be a line of text",
     f"Metric('x', {FLAT}, digits=99)": "its digits must be 0 to 15, got 99",
+    f"Metric('x', {FLAT}, best='most')": "its best must be highest or lowest, got 'most'",
     "Metric('x', ())": "per_image must be a function or several, got none",
     "Metric('x', 3)": "must be functions, got 3",
     "Metric('x', lambda p: p.v)": r"raised AttributeError in mine_\w+\.py, line 3: .*'v'",
