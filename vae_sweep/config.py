@@ -538,6 +538,8 @@ class LogConfig(Frozen):
     wandb: WandbConfig | None = None  # None: not to W&B
     own: Annotated[tuple[OwnName, ...], Field(strict=False)] = ()  # a user's loggers
     reconstructions: Annotated[int, Field(ge=1, le=1000)]  # images per picture
+    # steps between rows of training.csv
+    every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 25
     optimizer_state: bool = False  # whether finished runs keep it beside their weights
 
     @model_validator(mode="before")

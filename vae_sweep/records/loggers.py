@@ -39,8 +39,9 @@ class Logger(Protocol):
     """
 
     def row(self, row: Mapping[str, float]) -> None:
-        """One evaluation: `step`, `epoch`, `train/...`, `val/...`, `test/...`; what was
-        measured of these. Each step comes once."""
+        """What was measured at a `step`, of which each comes once, in order: of a training
+        batch `batch/loss`, `batch/mse` and `batch/kl`, every `log.every` steps; at an
+        evaluation also `epoch`, `train/...`, `val/...`, `test/...`."""
         ...
 
     def images(self, step: int, path: Path) -> None:
@@ -125,14 +126,30 @@ def owed(config: RunConfig) -> list[str]:
     ]
 
 
-def tell(logger: Logger, rows: Iterable[Mapping[str, float]], picture: Path) -> None:
-    """All rows so far and the picture of the last one; those that it has are skipped."""
-    step = None
-    for row in rows:
-        logger.row(row)
+def tell(
+    logger: Logger,
+    rows: Iterable[Mapping[str, float]],
+    training: Iterable[Mapping[str, float]],
+    pictures: Iterable[Path],
+) -> None:
+    """All rows so far, of evaluations and of training.csv, and the pictures of the last
+    evaluation; those that it has are skipped."""
+    by_step = {int(row["step"]): dict(row) for row in rows}
+    evaluated = max(by_step, default=None)
+    for row in training:
         step = int(row["step"])
-    if step is not None and picture.exists():
-        logger.images(step, picture)
+        by_step[step] = by_step.get(step, {}) | of_batch(step, row)
+    for step in sorted(by_step):
+        logger.row(by_step[step])
+        if step == evaluated:
+            for picture in filter(Path.exists, pictures):
+                logger.images(step, picture)
+
+
+def of_batch(step: int, row: Mapping[str, float]) -> dict[str, float]:
+    """A row of training.csv as loggers are told it."""
+    rest = {f"batch/{key}": value for key, value in row.items() if key != "step"}
+    return {"step": step, **rest}
 
 
 def notes(configs: Iterable[RunConfig]) -> list[str]:

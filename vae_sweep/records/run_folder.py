@@ -32,8 +32,11 @@ from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
 from vae_sweep.records import reader
+from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.reader import (
+    METRICS,
     SCHEMA,
+    TRAINING,
     LeftAlone,
     Rows,
     Unreadable,
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from vae_sweep.records.checkpoint import State, StateShape
 
 FILES = (
-    *("config.yaml", "metrics.csv", "summary.json", "state.safetensors"),
+    *("config.yaml", METRICS, TRAINING, "summary.json", "state.safetensors"),
     "reconstructions.png",
 )
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times faster
@@ -179,6 +182,7 @@ class RunFolder:
         self.identity = hashlib.sha256(content.encode()).hexdigest()[:16]
         self.columns: tuple[str, ...] = ()  # of a metrics.csv that begins; see open
         self._kept: Rows | None = None  # what metrics.csv holds, once this process writes
+        self.curve = CurveFile(self.path)
 
     # --- what is there ---
 
@@ -231,6 +235,11 @@ class RunFolder:
                     f"{path.name} is missing or damaged: the run's weights are lost, its "
                     f"numbers are whole; rerun=all repeats the run"
                 )
+        if summary.training_sha256 not in (None, self.curve.sha256):
+            return (
+                f"{TRAINING} is not the one that the run wrote, and is left out of curves; "
+                f"rerun=all repeats the run"
+            )
         with suppress(OSError):
             if not reader.is_picture_of(summary, self.picture.read_bytes()):
                 return (
@@ -275,28 +284,34 @@ class RunFolder:
         return done
 
     def resume(self, shape: "StateShape", steps: int) -> Resumed:
-        """Where the run goes on of `steps`; metrics.csv then has the rows up to there.
+        """Where the run goes on of `steps`; metrics.csv and training.csv then have the rows
+        up to there.
 
-        A checkpoint that does not fit `shape`, or whose rows are not there, is put aside
-        with the rows, and so are rows without a checkpoint: the run starts over.
+        A checkpoint that does not fit `shape`, or whose rows in metrics.csv are not there,
+        is put aside with the rows, and so are rows without a checkpoint: the run starts
+        over. Where those in training.csv are not there, that file alone begins anew.
         """
         self._kept = None
         try:
-            state, kept = self._checkpoint(shape, steps)
+            state, kept, about = self._checkpoint(shape, steps)
         except _Unfit as error:
-            return Resumed(None, self._set_aside(str(error)))
+            complaint = self._set_aside(str(error))
+            return Resumed(None, _joined(complaint, self.curve.resume({})))
         if state is None:
-            return Resumed(None, self._forget_rows())
+            complaint = self._forget_rows()
+            return Resumed(None, _joined(complaint, self.curve.resume({})))
         if kept.content != (self._content() or b""):
-            write_atomically(self.path / "metrics.csv", kept.content)
-        return Resumed(state, evaluated=state.step in kept.steps)
+            write_atomically(self.path / METRICS, kept.content)
+        return Resumed(state, self.curve.resume(about), state.step in kept.steps)
 
-    def _checkpoint(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows]":
+    def _checkpoint(
+        self, shape: "StateShape", steps: int
+    ) -> "tuple[State | None, Rows, dict[str, str]]":
         from vae_sweep.records import checkpoint  # torch, of which ended runs need none
 
         path = self.path / "state.safetensors"
         if not path.exists():
-            return None, Rows([])
+            return None, Rows([]), {}
         try:
             about = checkpoint.read_about(path)
             if (schema := about.get("schema", "1")).isdecimal():
@@ -312,7 +327,8 @@ class RunFolder:
         misfit = shape.misfit(state, steps)
         if misfit:
             raise _Unfit(f"does not fit this run: {misfit}")
-        return state, self._rows_of(state.step, stated, about.get("rows_sha256"))
+        rows = self._rows_of(state.step, stated, about.get("rows_sha256"))
+        return state, rows, about
 
     def _rows_of(self, step: int, stated: int | None, sha256: str | None) -> Rows:
         """The rows that belong to a checkpoint of `step`."""
@@ -333,7 +349,7 @@ class RunFolder:
         return kept
 
     def _content(self) -> bytes | None:
-        path = self.path / "metrics.csv"
+        path = self.path / METRICS
         with suppress(OSError):
             return path.read_bytes() if path.is_file() else None
         return None
@@ -341,7 +357,7 @@ class RunFolder:
     def _forget_rows(self) -> str | None:
         """Puts aside what has no checkpoint. A run that was killed at its first one leaves
         nothing: its row of step 0 is made again as it was."""
-        rows = self.path / "metrics.csv"
+        rows = self.path / METRICS
         try:
             summary = reader.read_summary(self.path)
             own = summary is None or summary.identity == self.identity
@@ -352,7 +368,7 @@ class RunFolder:
         except Unreadable as error:
             return self._set_aside(f"cannot be used ({error})", "summary.json")
         if rows.exists():
-            return self._set_aside("has rows but no checkpoint", "metrics.csv")
+            return self._set_aside("has rows but no checkpoint", METRICS)
         why = "has no rows" if own else "is of another configuration or data"
         return self._set_aside(why, "summary.json")
 
@@ -360,7 +376,7 @@ class RunFolder:
         """Renames checkpoint, rows and summary to NAME.old-K; None if nothing is there."""
         moved = [
             put_aside(self.path / name).name
-            for name in dict.fromkeys((first, "metrics.csv", "summary.json"))
+            for name in dict.fromkeys((first, METRICS, TRAINING, "summary.json"))
             if (self.path / name).exists()
         ]
         if not moved:
@@ -413,6 +429,13 @@ class RunFolder:
             raise RecordsChanged("the folder was removed")
         return self._kept
 
+    def training(self, summary: Summary | None = None) -> Rows:
+        """The rows of training.csv; none where they are not those that `summary` states, or
+        cannot be read."""
+        with suppress(Unreadable):
+            return reader.read_training(self.path, summary)
+        return Rows([])
+
     def append(self, row: Row) -> None:
         """Adds a row of a later step than those that are there.
 
@@ -423,7 +446,7 @@ class RunFolder:
             RecordsChanged: As `rows`.
         """
         kept = self.rows()
-        path = self.path / "metrics.csv"
+        path = self.path / METRICS
         columns = kept.columns or self.columns
         cells = (_cell(row.get(key, math.nan)) for key in columns)
         line = (",".join(cells) + "\n").encode()
@@ -456,6 +479,7 @@ class RunFolder:
             "identity": self.identity,
             "rows": str(len(rows)),
             "rows_sha256": rows.sha256,
+            **self.curve.stated(),
         }
         content = checkpoint.encoded(state, about)
         write_atomically(self.path / "state.safetensors", content)
@@ -480,6 +504,7 @@ class RunFolder:
         """Writes summary.json, which makes the run an ended one."""
         rows = self.rows()
         about: dict[str, Any] = {"rows": len(rows), "metrics_sha256": rows.sha256}
+        about["training_sha256"] = self.curve.sha256
         with suppress(OSError):  # of a run without rows there is none
             digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
             about["picture_sha256"] = digest
@@ -495,6 +520,10 @@ class RunFolder:
 
 def _refusal(folder: Path, error: LeftAlone) -> UserError:
     return UserError(f"{folder}/{error}; {error.remedy}, or set sweep=NAME")
+
+
+def _joined(*complaints: str | None) -> str | None:
+    return "; ".join(filter(None, complaints)) or None
 
 
 class _Unfit(Exception):
