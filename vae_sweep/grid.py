@@ -163,7 +163,7 @@ def _settle(points: list[Located], ended: dict[Path, Summary | None]) -> None:
             logger = loggers.open_all(p.config, loggers.owed(p.config))
             if summary is not None and logger is not None:
                 rows, training = p.folder.rows(), p.folder.training(summary)
-                loggers.tell(logger, rows, training, [p.folder.picture])
+                loggers.tell(logger, rows, training, p.folder.pictures)
                 logger.finish(summary.stated())
 
 

@@ -45,7 +45,8 @@ class Logger(Protocol):
         ...
 
     def images(self, step: int, path: Path) -> None:
-        """A PNG, originals above reconstructions; before the row of a later step."""
+        """A PNG, before the row of a later step. Its `path.stem` tells which:
+        `reconstructions`, below their originals, or `samples`, decoded from the prior."""
         ...
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -318,7 +319,7 @@ class _Guarded:
         self._logger: Any = None
         self._failed = False
         self._told = -1  # the last step that it has
-        self._pictured = -1
+        self._pictured: dict[str, int] = {}  # picture -> the last step that it has it of
         with suppress(OSError):
             _debt(name, config).touch()
         self._submit(self._open)
@@ -337,9 +338,9 @@ class _Guarded:
 
     def images(self, step: int, path: Path) -> None:
         def tell_images() -> None:
-            if self._pictured < step == self._told:
+            if self._pictured.get(path.name, -1) < step == self._told:
                 self._logger.images(step, path)
-                self._pictured = step
+                self._pictured[path.name] = step
 
         self._submit(tell_images)
 

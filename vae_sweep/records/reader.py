@@ -29,6 +29,9 @@ from vae_sweep.records.summary import Summary
 SCHEMA = 3
 METRICS, TRAINING = "metrics.csv", "training.csv"
 CURVE = ("step", "loss", "mse", "kl")  # the columns of training.csv
+RECONSTRUCTIONS, SAMPLES = "reconstructions.png", "samples.png"
+# picture -> where the summary of a run that ended states its SHA-256
+PICTURES = {RECONSTRUCTIONS: "picture_sha256", SAMPLES: "samples_sha256"}
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, tens of times faster
 
 
@@ -271,12 +274,14 @@ def read_training(folder: Path, summary: Summary | None) -> Rows:
     return rows
 
 
-def read_picture(folder: Path, summary: Summary | None) -> Image.Image | None:
-    """reconstructions.png, decoded; None where there is none that can be read, or where
+def read_picture(
+    folder: Path, summary: Summary | None, name: str = RECONSTRUCTIONS
+) -> Image.Image | None:
+    """A picture of PICTURES, decoded; None where there is none that can be read, or where
     it is not the one that `summary`, an ended run's, states."""
     try:
-        content = _content(folder / "reconstructions.png")
-        if summary is not None and not is_picture_of(summary, content):
+        content = _content(folder / name)
+        if summary is not None and not is_picture_of(summary, content, name):
             return None
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -285,10 +290,11 @@ def read_picture(folder: Path, summary: Summary | None) -> Image.Image | None:
         return None
 
 
-def is_picture_of(summary: Summary, content: bytes) -> bool:
-    """Whether a PNG is the one that a summary states; those of running runs, and of
-    schema 1, state none."""
-    return summary.picture_sha256 in (None, hashlib.sha256(content).hexdigest())
+def is_picture_of(summary: Summary, content: bytes, name: str) -> bool:
+    """Whether a PNG is the one that a summary states of this name; those of running runs,
+    and of schema 1, state none."""
+    stated = getattr(summary, PICTURES[name])
+    return stated in (None, hashlib.sha256(content).hexdigest())
 
 
 def fit(summary: Summary, rows: Rows) -> bool:

@@ -1,4 +1,4 @@
-"""A run's folder as training writes it: configuration, rows, checkpoint, picture, summary.
+"""A run's folder as training writes it: configuration, rows, checkpoint, pictures, summary.
 
 Rows are appended and flushed to disk; everything else is replaced as a whole, so that a
 kill at any moment leaves whole files. What does not fit is put aside as NAME.old-K, never
@@ -35,6 +35,8 @@ from vae_sweep.records import reader
 from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.reader import (
     METRICS,
+    PICTURES,
+    RECONSTRUCTIONS,
     SCHEMA,
     TRAINING,
     LeftAlone,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 FILES = (
     *("config.yaml", METRICS, TRAINING, "summary.json", "state.safetensors"),
-    "reconstructions.png",
+    *PICTURES,
 )
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times faster
 DISTRIBUTIONS = ("vae-sweep", "torch", "torchvision", "numpy", "hydra-core")
@@ -240,12 +242,13 @@ class RunFolder:
                 f"{TRAINING} is not the one that the run wrote, and is left out of curves; "
                 f"rerun=all repeats the run"
             )
-        with suppress(OSError):
-            if not reader.is_picture_of(summary, self.picture.read_bytes()):
-                return (
-                    f"{self.picture.name} is not the one that the run drew, and is left "
-                    f"out of pictures; rerun=all repeats the run"
-                )
+        for picture in filter(Path.is_file, self.pictures):
+            with suppress(OSError):
+                if not reader.is_picture_of(summary, picture.read_bytes(), picture.name):
+                    return (
+                        f"{picture.name} is not the one that the run drew, and is left "
+                        f"out of pictures; rerun=all repeats the run"
+                    )
         return None
 
     def repair(self) -> list[str]:
@@ -484,30 +487,29 @@ class RunFolder:
         content = checkpoint.encoded(state, about)
         write_atomically(self.path / "state.safetensors", content)
 
-    def save_picture(self, originals: np.ndarray, reconstructions: np.ndarray) -> Path:
-        """reconstructions.png: originals above reconstructions, uint8 [n, H, W, C]."""
+    def save_picture(self, *rows: np.ndarray, name: str = RECONSTRUCTIONS) -> Path:
+        """Writes a picture of PICTURES: rows of images, uint8 [n, H, W, C] each."""
         self.rows()
-        rows = [np.concatenate(list(row), axis=1) for row in (originals, reconstructions)]
-        picture = np.concatenate(rows)
+        picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
         if picture.shape[2] not in (3, 4):
             picture = picture[:, :, 0]  # gray, or the first of two channels
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "png")
-        write_atomically(self.picture, buffer.getvalue())
-        return self.picture
+        write_atomically(self.path / name, buffer.getvalue())
+        return self.path / name
 
     @property
-    def picture(self) -> Path:
-        return self.path / "reconstructions.png"
+    def pictures(self) -> list[Path]:
+        return [self.path / name for name in PICTURES]
 
     def finish(self, summary: Summary) -> None:
         """Writes summary.json, which makes the run an ended one."""
         rows = self.rows()
         about: dict[str, Any] = {"rows": len(rows), "metrics_sha256": rows.sha256}
         about["training_sha256"] = self.curve.sha256
-        with suppress(OSError):  # of a run without rows there is none
-            digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
-            about["picture_sha256"] = digest
+        for picture in filter(Path.is_file, self.pictures):  # of a run without rows none
+            digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+            about[PICTURES[picture.name]] = digest
         self._write_summary(summary.but(**about))
 
     def _write_summary(self, summary: Summary) -> None:

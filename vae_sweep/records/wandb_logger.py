@@ -22,6 +22,7 @@ from vae_sweep.system.machine import open_files
 INIT_TIMEOUT_S = 30  # how long wandb may look for its server
 OPEN_FILES = 64  # of this process that wandb needs: with few its threads print tracebacks
 FINISH_TIMEOUT_S = 30  # and upload what is left of a run; the rest stays in its folder
+CAPTIONS = {"reconstructions": "above: originals", "samples": "decoded from the prior"}
 
 log = logging.getLogger("vae_sweep")
 
@@ -107,8 +108,8 @@ class WandbLogger:
         import wandb
 
         if step >= self._next:
-            image = wandb.Image(str(path), caption="above: originals")
-            self._run.log({"reconstructions": image, "step": step}, step=step)
+            image = wandb.Image(str(path), caption=CAPTIONS.get(path.stem))
+            self._run.log({path.stem: image, "step": step}, step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         # else the last row, still open for a picture, is written after the summary

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from vae_sweep import options
@@ -14,7 +15,7 @@ from vae_sweep.data.dataset import Images
 from vae_sweep.data.random_transform import Random
 from vae_sweep.records.checkpoint import State, weights
 from vae_sweep.records.loggers import Logger, of_batch, tell
-from vae_sweep.records.reader import CURVE
+from vae_sweep.records.reader import CURVE, RECONSTRUCTIONS, SAMPLES
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder
 from vae_sweep.records.summary import Summary
 from vae_sweep.training.step import Trainer
@@ -100,6 +101,10 @@ def measured(images: Images) -> torch.Tensor:
     return images.train[chosen.to(images.train.device)]
 
 
+def _channels_last(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
 class Recorder:
     """Drives a trainer and writes down what it does."""
 
@@ -141,7 +146,7 @@ class Recorder:
         """A logger that is opened anew hears of all rows; it skips those that it has."""
         if run.logger is None:
             return
-        step, rows, pictures = self.trainer.step, [*run.folder.rows()], [run.folder.picture]
+        step, rows, pictures = self.trainer.step, [*run.folder.rows()], run.folder.pictures
         if self._has_batch(run, step) and rows and rows[-1]["step"] == step:
             self.awaiting[r] = rows.pop(), pictures
         tell(run.logger, rows, run.folder.training(), pictures)
@@ -207,13 +212,20 @@ class Recorder:
             self._guarded(r, self._record, r, run, row, pictures[r])
         self.evaluated = trainer.step
 
-    def _record(self, r: int, run: Run, row: dict[str, float], picture: Any) -> None:
-        path = run.folder.save_picture(*picture)
+    def _record(
+        self,
+        r: int,
+        run: Run,
+        row: dict[str, float],
+        pictures: Mapping[str, list[np.ndarray]],
+    ) -> None:
+        save = run.folder.save_picture
+        paths = [save(*rows, name=name) for name, rows in pictures.items()]
         run.folder.append(row)
         self._save(r)
         self.progress.row(run.config.run_id, row)
         if run.logger is not None:
-            self.awaiting[r] = row, [path]
+            self.awaiting[r] = row, paths
             if not self._has_batch(run, self.trainer.step):
                 self._tell(r, run.logger)
 
@@ -234,12 +246,20 @@ class Recorder:
         for path in pictures:
             logger.images(int(row["step"]), path)
 
-    def _pictures(self) -> list[Any]:
-        """(originals, reconstructions) uint8 [n, H, W, C] per run."""
+    def _pictures(self) -> list[dict[str, list[np.ndarray]]]:
+        """File's name -> rows of images, uint8 [n, H, W, C], per run: originals above
+        reconstructions, and two rows of samples from the prior."""
         originals = self.images.val[: self.runs[0].config.log.reconstructions]
         made = self.trainer.reconstruct(originals)
-        shown = originals.permute(0, 2, 3, 1).cpu().numpy()
-        return [(shown, r.permute(0, 2, 3, 1).cpu().numpy()) for r in made]
+        drawn = self.trainer.sample(2 * len(originals))
+        shown = _channels_last(originals)
+        return [
+            {
+                RECONSTRUCTIONS: [shown, _channels_last(reconstructions)],
+                SAMPLES: np.split(_channels_last(samples), 2),
+            }
+            for reconstructions, samples in zip(made, drawn, strict=True)
+        ]
 
     def _look(self) -> None:
         """Notes the curve up to here, and closes runs that diverged."""
