@@ -236,9 +236,22 @@ def test_the_prior_gap_of_a_linear_optimum_is_0(noise):
     assert gap == pytest.approx(0, abs=1e-9)
 
 
-def test_the_prior_gap_of_collapsed_variances_is_large_and_finite():
-    mu, variance = posteriors(3)
-    assert 100 < gap_of(mu, 0 * variance) < math.inf
+@pytest.mark.parametrize("variance", [0.0, 1e-30])
+def test_the_prior_gap_of_three_images_without_noise_is_large_and_finite(variance):
+    """Five latents, of which three images span two: the other three have the variance."""
+    mu, ones = posteriors(3)
+    gap = gap_of(mu, torch.full_like(ones, variance))
+    floor = max(variance, metrics.SMALLEST_VARIANCE)
+    assert gap == pytest.approx(-1.5 * math.log(floor), rel=0.1)
+
+
+def test_the_prior_gap_of_a_run_that_broke_is_not_known_and_hides_no_other():
+    mu, variance = posteriors(40)
+    means = [mu.mean(0), variance.mean(0), mu.mT @ mu / len(mu)]
+    both = [torch.stack([m, m * torch.nan]) for m in means]
+    gaps = metrics.prior_gap(*both)
+    assert gaps[0].item() == pytest.approx(gap_of(mu, variance))
+    assert gaps[1].isnan()
 
 
 @pytest.mark.parametrize("r", [0, 1])

@@ -335,14 +335,17 @@ def prior_gap(mu: Tensor, variance: Tensor, mu_products: Tensor) -> Tensor:
     """
     covariance = mu_products - mu[..., :, None] * mu[..., None, :]
     variance = variance.clamp(min=SMALLEST_VARIANCE)
-    # S = V^1/2 (I + A) V^1/2, where A has no negative eigenvalue: no rounding makes the
-    # determinant vanish
+    # S = V^1/2 (I + A) V^1/2, where A has no negative eigenvalue, and of those that are 0
+    # rounding makes noise
     width = variance.rsqrt()
     scaled = covariance * width[..., :, None] * width[..., None, :]
-    identity = torch.eye(mu.shape[-1], dtype=mu.dtype, device=mu.device)
-    log_det = variance.log().sum(-1) + torch.linalg.slogdet(identity + scaled).logabsdet
+    known = scaled.isfinite().all(-1).all(-1)
+    values = torch.linalg.eigvalsh(scaled.where(known[..., None, None], 0))
+    noise = values[..., -1:] * mu.shape[-1] * torch.finfo(values.dtype).eps
+    log_det = (variance.log() + torch.log1p(values.where(values > noise, 0))).sum(-1)
     squares = mu_products.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return (variance.sum(-1) + squares - mu.shape[-1] - log_det) / 2
+    gap = (variance.sum(-1) + squares - mu.shape[-1] - log_det) / 2
+    return gap.where(known, torch.nan)
 
 
 def _psnr(split: Split, squared_error: PerImage) -> Tensor:
