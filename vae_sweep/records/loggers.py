@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError, reason
+from vae_sweep.records.tensorboard_logger import TensorboardLogger
+from vae_sweep.records.trackio_logger import TrackioLogger
 from vae_sweep.records.wandb_logger import WandbLogger
 from vae_sweep.system import stop
 
@@ -55,7 +57,11 @@ class Logger(Protocol):
 
 
 METHODS = ("row", "images", "finish")
-OURS: dict[str, Callable[[RunConfig], Logger]] = {"wandb": WandbLogger}
+OURS: dict[str, Callable[[RunConfig], Logger]] = {
+    "wandb": WandbLogger,
+    "trackio": TrackioLogger,
+    "tensorboard": TensorboardLogger,
+}
 
 
 def named(name: str) -> Callable[[RunConfig], Logger]:

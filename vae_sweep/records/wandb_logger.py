@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 from vae_sweep.config import RunConfig, WandbConfig
 from vae_sweep.errors import UserError, reason
+from vae_sweep.records.tracker import CAPTIONS
 from vae_sweep.system import scratch
 from vae_sweep.system.machine import open_files
 
 INIT_TIMEOUT_S = 30  # how long wandb may look for its server
 OPEN_FILES = 64  # of this process that wandb needs: with few its threads print tracebacks
 FINISH_TIMEOUT_S = 30  # and upload what is left of a run; the rest stays in its folder
-CAPTIONS = {"reconstructions": "above: originals", "samples": "decoded from the prior"}
 
 log = logging.getLogger("vae_sweep")
 
