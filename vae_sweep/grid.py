@@ -16,7 +16,7 @@ from vae_sweep.records.run_folder import ReadOnly, list_runs, lock
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import overview, tables
 from vae_sweep.reporting.console import Console
-from vae_sweep.reporting.progress import Display
+from vae_sweep.reporting.progress import Display, Shown
 from vae_sweep.training.locate import Located, locate
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _run_locked(
         if not todo:
             break
         with loggers.settled(todo[0].config.sweep_dir):
-            ended |= _train(console, _prepare(todo, ready), len(points))
+            ended |= _train(console, _prepare(todo, ready), points)
         for p in points:  # of those that ended before, too, the files may be gone
             if ended[p.folder.path] is not None:
                 ended[p.folder.path] = _ended(console, p, p.folder.ended(), again=False)
@@ -117,20 +117,21 @@ def _run_locked(
 
 
 def _train(
-    console: Console, todo: "list[Prepared]", count: int
+    console: Console, todo: "list[Prepared]", points: list[Located]
 ) -> dict[Path, Summary | None]:
-    """Trains runs of a grid of `count` points; folder -> summary."""
+    """Trains `todo` of all `points` of a grid; folder -> summary."""
     from vae_sweep.training.execute import execute
     from vae_sweep.training.plan import plans
     from vae_sweep.training.prepare import resumed
 
     todo = resumed(todo, lambda text: _say(console, text))
     _say_going_on(console, todo)
-    made = plans(todo, count)
+    made = plans(todo, len(points))
     for plan in made:
         console.print(str(plan), highlight=False)
-    remaining = sum(p.steps - p.step for p in todo)
-    with Display(console, remaining, len(todo)) as display:
+    names = results.labels(results.identities([p.config for p in points]))
+    shown = {p.folder.path: Shown(names[p.config.run_id], p.step, p.steps) for p in todo}
+    with Display(console, shown, made[0].workers) as display:
         summaries = execute(made, display)
     return {p.folder.path: summaries.get(p.folder.path) for p in todo}
 

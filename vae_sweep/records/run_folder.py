@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
-from vae_sweep.records import reader
+from vae_sweep.records import heartbeat, reader
 from vae_sweep.records.reader import (
     SCHEMA,
     LeftAlone,
@@ -388,6 +388,7 @@ class RunFolder:
             own = False
         if not own:
             put_aside(self.path / "summary.json")
+        heartbeat.remove(self.path)
         self._write_summary(summary.but(status="running"))
 
     def _write_config(self) -> None:
@@ -484,6 +485,7 @@ class RunFolder:
             digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
             about["picture_sha256"] = digest
         self._write_summary(summary.but(**about))
+        heartbeat.remove(self.path)
 
     def _write_summary(self, summary: Summary) -> None:
         content = {"schema": SCHEMA, **summary.stated(), "identity": self.identity}

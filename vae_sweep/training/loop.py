@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Images
 from vae_sweep.data.random_transform import Random
 from vae_sweep.records.checkpoint import State, weights
+from vae_sweep.records.heartbeat import Pulse
 from vae_sweep.records.loggers import Logger, tell
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder
 from vae_sweep.records.summary import Summary
@@ -39,13 +41,17 @@ class Run(NamedTuple):
 
 
 class Progress(Protocol):
-    """What a display shows of a cohort while it trains."""
+    """What a display shows of a cohort while it trains; runs are named by their folders."""
 
-    def advance(self, run_steps: int) -> None:
-        """So many steps of one run have passed."""
+    def advance(self, runs: Sequence[Path], step: int) -> None:
+        """These runs train, and have made `step` updates."""
         ...
 
-    def row(self, run_id: str, row: Mapping[str, float]) -> None: ...
+    def row(self, run: Path, row: Mapping[str, float]) -> None:
+        """A run was evaluated."""
+        ...
+
+    def ended(self, run: Path, summary: Summary) -> None: ...
 
     def say(self, text: str) -> None: ...
 
@@ -109,11 +115,13 @@ class Recorder:
         self.summaries: dict[int, Summary | None] = {}
         self.evaluated = trainer.step if runs[0].evaluated else -1  # the last such step
         self.started = time.perf_counter()
+        self.pulse = Pulse(trainer.step, trainer.steps)
 
     def train(self) -> list[Summary | None]:
         trainer, every = self.trainer, self.trainer.config.eval_every
         for r, run in list(self.open.items()):
             self._guarded(r, self._tell_again, run)
+        self.progress.advance(self._folders(), trainer.step)
         while trainer.step < trainer.steps and self.open:
             if trainer.step % every == 0 and trainer.step != self.evaluated:
                 self._evaluate()
@@ -121,7 +129,7 @@ class Recorder:
             trainer.update()
             if trainer.step % LOOK_EVERY == 0:
                 self._close_diverged()
-            self.progress.advance(len(self.runs))
+            self.progress.advance(self._folders(), trainer.step)
         self._close_diverged()
         if self.open and trainer.step != self.evaluated:
             self._evaluate(last=True)
@@ -134,8 +142,14 @@ class Recorder:
         if run.logger is not None:
             tell(run.logger, run.folder.rows(), run.folder.picture)
 
+    def _folders(self) -> list[Path]:
+        """Of the runs that train."""
+        return [run.folder.path for run in self.open.values()]
+
     def _pause(self) -> None:
-        """Writes checkpoints and raises Paused where training is to end early."""
+        """Says how far the runs are; writes checkpoints and raises Paused where training
+        is to end early."""
+        self.pulse.beat(self._folders(), self.trainer.step)
         if self.progress.stopping():
             self._close_diverged()
             for r, run in list(self.open.items()):
@@ -194,7 +208,7 @@ class Recorder:
         path = run.folder.save_picture(*picture)
         run.folder.append(row)
         run.folder.save_state(self.trainer.state(r))
-        self.progress.row(run.config.run_id, row)
+        self.progress.row(run.folder.path, row)
         if run.logger is not None:
             run.logger.row(row)
             run.logger.images(self.trainer.step, path)
@@ -232,8 +246,6 @@ class Recorder:
             run.folder.save_state(weights(self.trainer.state(r)))
         del self.open[r]
         self.summaries[r] = summary
-        if diverged_at is not None:
-            said = f"diverged at step {diverged_at}: its loss is not finite"
-            self.progress.say(f"{run.config.run_id} {said}")
+        self.progress.ended(run.folder.path, summary)
         if run.logger is not None:
             run.logger.finish(summary.stated())
