@@ -574,7 +574,7 @@ Metrics = Annotated[
 
 
 PLACES: Any = {  # keys that say where a run is made and kept, not what it is
-    **dict.fromkeys(("experiments", "rerun", "sweep", "runs", "log"), True),
+    **dict.fromkeys(("experiments", "rerun", "extend", "sweep", "runs", "log"), True),
     "data": {"cache"},
     "train": {"device", "workers", "cohort", "kernels"},
 }
@@ -585,10 +585,12 @@ UNNAMED = {"likelihood": "mse", "reduction": "sum"}  # what a run_id leaves out
 
 class RunConfig(Frozen):
     """One point of a grid. `sweep` and `runs` say where it is kept, `experiments` which
-    named grid it came from, `rerun` which ended runs train again, the rest what it is."""
+    named grid it came from, `rerun` which ended runs train again, `extend` which run it
+    goes on from, the rest what it is."""
 
     experiments: str | None = None
     rerun: Literal["diverged", "failed", "all"] | None = None
+    extend: Annotated[str, Field(min_length=1)] | None = None
     sweep: Slug
     runs: FilePath
     seed: Annotated[int, Field(ge=0, lt=2**63)]

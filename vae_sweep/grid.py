@@ -4,14 +4,15 @@ Torch is imported where something is to train: a sweep that has ended needs none
 """
 
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Datasets
-from vae_sweep.errors import Failed
+from vae_sweep.errors import Failed, UserError
 from vae_sweep.records import loggers, results
+from vae_sweep.records.find import run_folder
 from vae_sweep.records.run_folder import ReadOnly, list_runs, lock
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import overview, tables
@@ -59,9 +60,11 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
             _say(console, f"only looked at: {error}")
             _report(console, [p.config for p in points], draw=False)
         else:
+            _check_longer(points)
             looks = {p.folder.path: p.folder.ended() for p in points}
             ready: Ready = {}
-            _prepare([p for p in points if _is_to_train(p, looks[p.folder.path][0])], ready)
+            todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
+            _check_extended(console, _prepare(todo, ready))
             datasets.say()
             for folder in folders:
                 if folder not in there:  # then; another command may have made it since
@@ -92,13 +95,44 @@ def _prepare(points: list[Located], ready: "Ready") -> "list[Prepared]":
     return [ready[p.folder.path] for p in points]
 
 
+def _check_longer(points: list[Located]) -> None:
+    """Raises UserError where a point is the very run that extend names."""
+    for p in points:
+        with suppress(UserError):  # said where the point has not begun with it
+            same = p.config.extend and run_folder(
+                p.config.extend, p.config.sweep_dir.parent
+            )
+            if same and same.resolve() == p.folder.path.resolve():
+                break
+    else:
+        return
+    raise UserError(
+        f"extend={p.config.extend} goes on to more steps than the run's {p.steps}; set "
+        f"train.steps={2 * p.steps}, or leave extend out"
+    )
+
+
+def _check_extended(console: Console, todo: "list[Prepared]") -> None:
+    """Raises UserError where a point cannot go on from the run that extend names; says
+    which points are new though the same of other steps are there."""
+    if not todo:
+        return
+    from vae_sweep.training import extend
+
+    for p in filter(extend.is_due, todo):
+        extend.begun(p)
+    line = extend.others(todo)
+    if line:
+        _say(console, line)
+
+
 def _run_locked(
     console: Console, points: list[Located], looks: dict[Path, Look], ready: "Ready"
 ) -> dict[Path, Summary | None]:
     """Trains what has not ended; folder -> summary."""
     for folder in dict.fromkeys(p.folder.path.parent for p in points):
-        names = [p.folder.path.name for p in points if p.folder.path.parent == folder]
-        complaint = list_runs(folder, names)
+        of_it = [p for p in points if p.folder.path.parent == folder]
+        complaint = list_runs(folder, {p.folder.path.name: p.steps for p in of_it})
         if complaint:
             _say(console, complaint)
     ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
@@ -120,10 +154,13 @@ def _train(
     console: Console, todo: "list[Prepared]", points: list[Located]
 ) -> dict[Path, Summary | None]:
     """Trains `todo` of all `points` of a grid; folder -> summary."""
+    from vae_sweep.training import extend
     from vae_sweep.training.execute import execute
     from vae_sweep.training.plan import plans
     from vae_sweep.training.prepare import resumed
 
+    for p in filter(extend.is_due, todo):
+        p.folder.begin_with(*extend.begun(p))
     todo = resumed(todo, lambda text: _say(console, text))
     _say_going_on(console, todo)
     made = plans(todo, len(points))

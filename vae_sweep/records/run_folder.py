@@ -133,10 +133,14 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def list_runs(folder: Path, run_ids: list[str]) -> str | None:
+def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
     """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
     then known before they have folders. Returns what was wrong with a list that was put
     aside.
+
+    Args:
+        folder: The sweep's.
+        steps: run_id -> those that the run is to have.
 
     Raises UserError where a later version of vae-sweep wrote the list.
     """
@@ -148,13 +152,13 @@ def list_runs(folder: Path, run_ids: list[str]) -> str | None:
     except Unreadable as error:
         kept = put_aside(folder / "sweep.json").name
         listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
-    new = [run_id for run_id in run_ids if run_id not in listed]
+    new = {run_id: total for run_id, total in steps.items() if run_id not in listed}
     if new:
         about = {
             "command": environment()["command"],
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        listed |= dict.fromkeys(new, about)
+        listed |= {run_id: {**about, "total_steps": new[run_id]} for run_id in new}
         content = {"schema": SCHEMA, "runs": listed}
         write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
     return complaint
@@ -290,6 +294,30 @@ class RunFolder:
         if kept.content != (self._content() or b""):
             write_atomically(self.path / "metrics.csv", kept.content)
         return Resumed(state, evaluated=state.step in kept.steps)
+
+    def left(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows]":
+        """The checkpoint, None where there is none, and its rows; changes nothing.
+
+        Raises:
+            UserError: They are damaged, or do not fit a run of `shape` and `steps`.
+        """
+        try:
+            return self._checkpoint(shape, steps)
+        except _Unfit as error:
+            raise UserError(
+                f"{self.path}/state.safetensors {error}; choose another run"
+            ) from None
+
+    def begin_with(self, state: "State", rows: Rows) -> None:
+        """Begins the run with what another one left; what is there already, and is no
+        such beginning, is put aside."""
+        if self._content() not in (None, rows.content):
+            self.start_over()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        write_atomically(self.path / "metrics.csv", rows.content)
+        self._kept = rows
+        self.save_state(state)
 
     def _checkpoint(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows]":
         from vae_sweep.records import checkpoint  # torch, of which ended runs need none

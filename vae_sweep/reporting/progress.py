@@ -161,7 +161,7 @@ class Display:
             point.label,
             f"step {row['step']:.0f}/{point.total}",
             f"PSNR {row['val/psnr']:.2f} dB",
-            f"KL {row['val/kl']:.1f} nats",
+            f"KL {_nats(row['val/kl'])} nats",
             f"{in_steps(point.rate)} steps/s" if point.rate else "",
             f"{duration(left)} left" if left else "",
         ]
@@ -232,8 +232,11 @@ class Display:
         table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
         table.add_column("point", ratio=1, overflow="ellipsis", no_wrap=True)
         headers = ["steps/s", "PSNR dB", "KL nats"] if wide else []
+        longest = max(len(str(point.total)) for point in self.points.values())
+        widths = {"step": 2 * longest + 1, "left": len("finished")}
         for header in ("step", *headers, "left"):
-            table.add_column(header, justify="right", no_wrap=True)
+            least = widths.get(header, len(header))  # so that nothing moves while it runs
+            table.add_column(header, justify="right", no_wrap=True, min_width=least)
         for point in self._chosen():
             status, row = point.status, point.row or {}
             step = point.step
@@ -243,13 +246,18 @@ class Display:
             if wide:
                 training = status == "training" and point.rate
                 cells.append(in_steps(point.rate) if training else "")
-                for key, form in (("val/psnr", ".2f"), ("val/kl", ".1f")):
-                    cells.append(f"{row[key]:{form}}" if key in row else "")
+                cells.append(f"{row['val/psnr']:.2f}" if row else "")
+                cells.append(_nats(row["val/kl"]) if row else "")
             known = point.left
             remains = "" if known is None else duration(known)
             cells.append(remains if status == "training" else status)
             table.add_row(*cells, style=STYLES.get(status))
         return table
+
+
+def _nats(value: float) -> str:
+    """In the seven characters of a column."""
+    return f"{value:.1f}" if value < 99999.95 else f"{value:.1e}"
 
 
 def duration(seconds: float) -> str:
