@@ -98,18 +98,16 @@ def _prepare(points: list[Located], ready: "Ready") -> "list[Prepared]":
 def _check_longer(points: list[Located]) -> None:
     """Raises UserError where a point is the very run that extend names."""
     for p in points:
+        if p.config.extend is None:
+            continue
+        named = Path()
         with suppress(UserError):  # said where the point has not begun with it
-            same = p.config.extend and run_folder(
-                p.config.extend, p.config.sweep_dir.parent
+            named = run_folder(p.config.extend, p.config.sweep_dir.parent)
+        if named.resolve() == p.folder.path.resolve():
+            raise UserError(
+                f"extend={p.config.extend} goes on to more steps than the run's {p.steps}; "
+                f"set train.steps={2 * p.steps}, or leave extend out"
             )
-            if same and same.resolve() == p.folder.path.resolve():
-                break
-    else:
-        return
-    raise UserError(
-        f"extend={p.config.extend} goes on to more steps than the run's {p.steps}; set "
-        f"train.steps={2 * p.steps}, or leave extend out"
-    )
 
 
 def _check_extended(console: Console, todo: "list[Prepared]") -> None:

@@ -40,7 +40,8 @@ def write(
 def main() -> None:
     """`vae-sweep report`. Exit codes: 0, 2 bad input."""
     about = "Writes one HTML page of a sweep, which needs nothing but itself."
-    parser = plain.Parser("report", about, ["runs/main", "runs/main -o page.html"])
+    examples = ["runs/main", "runs/main -o page.html", "runs/main --output /tmp/main.html"]
+    parser = plain.Parser("report", about, examples)
     parser.add_argument("folder", type=Path, help="runs/<sweep>")
     parser.add_argument(
         "-o", "--output", type=Path, help="the page's file; folder/report.html unless set"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Prints what a point is set to, as YAML, and what theory says of it. Or, of a
-recorded run (its folder, its run_id, or the short hash that its run_id ends in):
-how it ended, its settings, its numbers and its files. Writes nothing."""
+recorded run, which its folder, its run_id or the hash at its end names: how it
+ended, its settings, its numbers and its files. Writes nothing."""
 EXAMPLES = ("norm=zscore head=tanh", "1a2b3c4d", "runs/main/RUN_ID")
 
 
