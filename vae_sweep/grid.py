@@ -198,7 +198,8 @@ def _settle(points: list[Located], ended: dict[Path, Summary | None]) -> None:
             summary = ended[p.folder.path]
             logger = loggers.open_all(p.config, loggers.owed(p.config))
             if summary is not None and logger is not None:
-                loggers.tell(logger, p.folder.rows(), p.folder.picture)
+                rows, training = p.folder.rows(), p.folder.training(summary)
+                loggers.tell(logger, rows, training, p.folder.pictures)
                 logger.finish(summary.stated())
 
 

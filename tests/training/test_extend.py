@@ -32,7 +32,7 @@ def config_of(npz, tmp_path, monkeypatch):
             "data=npz", f"data.path={path}", "data.cache=cache", *TINY,
             "train.steps=20", "train.eval_every=10", "train.workers=1",
             "train.lr_warmup=2", "train.lr_schedule=constant", "train.lr=0.01",
-            "log.optimizer_state=true", *overrides,
+            "log.optimizer_state=true", "log.every=7", *overrides,
         )  # fmt: skip
 
     return compose
@@ -65,6 +65,8 @@ def test_a_continued_run_equals_one_of_all_its_steps(config_of, every, kind):
     grid.run([whole])
     assert (summary.status, summary.steps, summary.total_steps) == ("finished", 50, 50)
     assert rows_of(more) == rows_of(whole)
+    curves = [(c.run_dir / "training.csv").read_text() for c in (more, whole)]
+    assert curves[0] == curves[1]
     assert more.run_id == whole.run_id != first.run_id
     assert {path: path.read_bytes() for path in first.run_dir.iterdir()} == before
 
@@ -98,6 +100,8 @@ def test_an_interrupted_run_is_continued_from_its_checkpoint(config_of, monkeypa
     whole = config_of(lean, "train.steps=60", "sweep=whole")
     grid.run([whole])
     assert rows_of(more) == rows_of(whole)
+    curves = [(c.run_dir / "training.csv").read_text() for c in (more, whole)]
+    assert curves[0] == curves[1]
 
 
 def test_the_same_command_again_goes_on_with_the_new_run(config_of, monkeypatch, capsys):

@@ -136,7 +136,7 @@ def test_the_parent_hears_of_every_step_row_and_end(config_of):
         ("finish", "diverged"),
         ("finish", "finished"),
     ]
-    assert [c[1] for c in kept.calls if c[0] == "images"].count(20) == 1
+    assert [c[1] for c in kept.calls if c[0] == "images"].count(20) == 2  # two pictures
     assert not alive(pids)
 
 

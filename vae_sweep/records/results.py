@@ -28,6 +28,7 @@ IDENTITY = (
     *("run_id", "norm", "target", "head", "likelihood", "reduction", "beta", "seed"),
     "other",
 )
+CURVE = (*IDENTITY, *reader.CURVE)  # the columns of `training`
 
 # column of `finals` -> column of `table`, and the digits printed
 NUMBERS = {
@@ -62,6 +63,8 @@ class Run:
     rows: reader.Rows
     summary: Summary | None  # None before there is one, and of early versions' unfinished
     status: Status
+    training: reader.Rows = field(default_factory=lambda: reader.Rows([]))
+    uncurved: str = ""  # why `training` has nothing, where training.csv cannot be read
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,19 +78,25 @@ class Results:
     predicted_<name> of PREDICTED, their sentence, seconds, device, then the columns of
     metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
     label, and `other` states whatever else differs within the sweep. nan is not known.
+    `training` has a row per run and training batch that training.csv has: IDENTITY, step,
+    and before that step's update loss (the objective per image), mse (per element of the
+    target) and kl (nats per image).
     `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
     noise falling: run_id, kl (nats per image), psnr (dB).
 
     `runs` are what the frames were made of, in the order of `finals`; `skipped` maps
-    folders of runs that could not be read to the reason; `waiting` names runs that the
-    sweep is to hold and that have not begun.
+    folders of runs that could not be read to the reason, `uncurved` those whose
+    training.csv could not; `waiting` names runs that the sweep is to hold and that have
+    not begun.
     """
 
     curves: pd.DataFrame
     finals: pd.DataFrame
     theory: pd.DataFrame
+    training: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE))
     runs: tuple[Run, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    uncurved: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
 
     def __repr__(self) -> str:
@@ -150,22 +159,29 @@ def read(
     with suppress(Unreadable):
         waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in found]
     return Results(
-        curves=_with_columns(_curves(runs, identities), DRAWN),
+        curves=_with_columns(_tidy(identities, [r.rows for r in runs]), DRAWN),
         finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *numbers(runs))),
         theory=_theory(runs),
+        training=_with_columns(_tidy(identities, [r.training for r in runs]), CURVE),
         runs=tuple(runs),
         skipped=skipped,
+        uncurved={run.run_id: run.uncurved for run in runs if run.uncurved},
         waiting=waiting,
     )
 
 
 def left_out(results: Results) -> list[str]:
-    """A line that counts the runs that could not be read, and the first few reasons."""
-    if not results.skipped:
-        return []
-    runs = "1 run" if len(results.skipped) == 1 else f"{len(results.skipped)} runs"
-    shown = [f"{run_id} ({why})" for run_id, why in results.skipped.items()][:REASONS]
-    return [f"left out {runs} that cannot be read: {'; '.join(shown)}"]
+    """Lines that count the runs, and the training curves, that could not be read, with the
+    first few reasons."""
+    found = {"{} that cannot be read": results.skipped}
+    found["the training curves of {}"] = results.uncurved
+    return [_counted(text, runs) for text, runs in found.items() if runs]
+
+
+def _counted(text: str, runs: Mapping[str, str]) -> str:
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    shown = [f"{run_id} ({why})" for run_id, why in runs.items()][:REASONS]
+    return f"left out {text.format(count)}: {'; '.join(shown)}"
 
 
 def _read(folder: Path, trains: bool) -> Run:
@@ -186,7 +202,11 @@ def _read(folder: Path, trains: bool) -> Run:
             raise Unreadable("metrics.csv has other rows than summary.json states")
     if summary is not None and summary.run_id not in (None, run_id):
         raise Unreadable("summary.json is another run's")
-    return Run(folder.name, config, rows, summary, status)
+    try:
+        training, uncurved = reader.read_training(folder, summary), ""
+    except Unreadable as error:
+        training, uncurved = reader.Rows([]), str(error)
+    return Run(folder.name, config, rows, summary, status, training, uncurved)
 
 
 def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
@@ -262,19 +282,18 @@ def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _curves(runs: Sequence[Run], identities: list[dict[str, Any]]) -> pd.DataFrame:
+def _tidy(identities: list[dict[str, Any]], tables: Sequence[reader.Rows]) -> pd.DataFrame:
     """The rows of all runs, one run after the other; nan where a run lacks a column."""
-    columns = list(dict.fromkeys(c for run in runs for c in run.rows.columns)) or ["step"]
+    columns = list(dict.fromkeys(c for rows in tables for c in rows.columns)) or ["step"]
     place = {name: k for k, name in enumerate(columns)}
-    cells = np.full((sum(len(run.rows) for run in runs), len(columns)), math.nan)
+    lengths = [len(rows) for rows in tables]
+    cells = np.full((sum(lengths), len(columns)), math.nan)
     start = 0
-    for run in runs:
-        if len(run.rows):
-            places = [place[name] for name in run.rows.columns]
-            cells[start : start + len(run.rows), places] = run.rows.cells
-        start += len(run.rows)
-    lengths = [len(run.rows) for run in runs]
-    of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(runs)), lengths)]
+    for rows in filter(len, tables):
+        places = [place[name] for name in rows.columns]
+        cells[start : start + len(rows), places] = rows.cells
+        start += len(rows)
+    of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(tables)), lengths)]
     numbers = pd.DataFrame(cells, columns=columns).astype({"step": "int64"})
     return pd.concat([of_runs.reset_index(drop=True), numbers], axis=1)
 

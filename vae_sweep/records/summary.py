@@ -53,7 +53,8 @@ class Summary(_Kept):
     `implied_sigma` is in 8-bit levels, `psnr_cap` in dB, of the training split, where None
     that is stated is no cap. `seconds` are those of its cohort, of `cohort_size` runs.
     `metrics` are those that not every run has, by name.
-    `rows`, `metrics_sha256` and `picture_sha256` say what belongs to a run that ended.
+    `rows` and the digests say what belongs to a run that ended: metrics.csv, training.csv,
+    reconstructions.png and samples.png.
     """
 
     status: Literal["running", "failed", "diverged", "finished"]
@@ -80,7 +81,9 @@ class Summary(_Kept):
     threads: int | None = None
     rows: int | None = None
     metrics_sha256: str | None = None
+    training_sha256: str | None = None
     picture_sha256: str | None = None
+    samples_sha256: str | None = None
     checksum: str | None = None
 
     @classmethod

@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vae_sweep.records import results
-from vae_sweep.records.reader import read_picture
+from vae_sweep.records.reader import RECONSTRUCTIONS, SAMPLES, read_picture
 from vae_sweep.records.results import Results, Run
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import figures, style
@@ -32,6 +32,10 @@ from vae_sweep.reporting.tables import (
 MANY = 24  # runs, from which on a point shows one seed's picture, the others on demand
 COMMANDS = 5  # and other facts of this many kinds; the rest is counted
 STATUSES = ("diverged", "failed", "interrupted", "running")  # of runs that did not finish
+PICTURES = {
+    RECONSTRUCTIONS: "originals above, reconstructions below",
+    SAMPLES: "samples from the prior",
+}
 QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
 
 
@@ -54,7 +58,12 @@ def page(folder: Path, tell: Callable[[str], None] = lambda line: None) -> str:
     )
     differing, shared = settings(loaded.runs)
     pictures = {
-        run.run_id: picture(folder / run.run_id, run.summary) for run in loaded.runs
+        run.run_id: [
+            (words, found)
+            for name, words in PICTURES.items()
+            if (found := picture(folder / run.run_id, run.summary, name))
+        ]
+        for run in loaded.runs
     }
     open_runs = unfinished(loaded, looked)
     running = [run for run in open_runs if run["status"] == "running"]
@@ -143,9 +152,11 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, Counter[str]], dict[str, st
     return differing, shared
 
 
-def picture(folder: Path, summary: Summary | None) -> tuple[str, int, int] | None:
-    """reconstructions.png as a JPEG's data URL, width, height; None where there is none."""
-    image = read_picture(folder, summary)
+def picture(
+    folder: Path, summary: Summary | None, name: str = RECONSTRUCTIONS
+) -> tuple[str, int, int] | None:
+    """A picture as a JPEG's data URL, width, height; None where there is none."""
+    image = read_picture(folder, summary, name)
     if image is None:
         return None
     content = io.BytesIO()
@@ -174,7 +185,7 @@ def _runs(count: int) -> str:
 
 
 def _groups(rows: list[Row], pictures: dict[str, Any]) -> dict[str, list[Any]]:
-    """Point -> (row, picture) of each of its seeds."""
+    """Point -> (row, pictures) of each of its seeds."""
     groups: dict[str, list[Any]] = {}
     for row in rows:
         groups.setdefault(row.look.label, []).append((row, pictures[row.run_id]))

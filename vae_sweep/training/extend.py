@@ -15,6 +15,7 @@ from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.records import reader
 from vae_sweep.records.checkpoint import State, is_whole
+from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.find import run_folder, short_hash
 from vae_sweep.records.reader import Rows, Unreadable
 from vae_sweep.records.results import flattened
@@ -31,6 +32,7 @@ class Begun(NamedTuple):
 
     state: State
     rows: Rows
+    training: bytes  # training.csv
 
 
 def is_due(p: Prepared) -> bool:
@@ -71,13 +73,14 @@ def begun(p: Prepared) -> Begun:
             f"extend={name}: its sweep {path.parent} trains now; wait for it, or stop it"
         )
     kept = RunFolder(config, p.dataset.fingerprint, steps)
-    kept.path = path  # which may have been moved
+    kept.path, kept.curve = path, CurveFile(path)  # which may have been moved
     if kept.stated_identity() != kept.identity:
         raise UserError(
             f"extend={name} was trained on other images than {p.config.data.name} now "
             f"gives; leave extend out"
         )
-    state, rows = kept.left(state_shape(p.config, p.point, p.dataset.shape), steps)
+    shape = state_shape(p.config, p.point, p.dataset.shape)
+    state, rows, training = kept.left(shape, steps)
     if state is None:
         raise UserError(f"extend={name} has no checkpoint to go on from; leave extend out")
     if not is_whole(state):
@@ -88,7 +91,8 @@ def begun(p: Prepared) -> Begun:
         )
     _check_schedules(p, config, steps, state.step)
     every = p.config.train.eval_every
-    return Begun(state, rows_until(rows, state.step, state.step % every == 0))
+    due = state.step % every == 0
+    return Begun(state, rows_until(rows, state.step, due), training)
 
 
 def others(points: list[Prepared]) -> str | None:
