@@ -588,7 +588,7 @@ Metrics = Annotated[
 
 
 PLACES: Any = {  # keys that say where a run is made and kept, not what it is
-    **dict.fromkeys(("experiments", "rerun", "sweep", "runs", "log"), True),
+    **dict.fromkeys(("experiments", "rerun", "extend", "sweep", "runs", "log"), True),
     "data": {"cache"},
     "train": {"device", "workers", "cohort", "kernels"},
 }
@@ -599,10 +599,12 @@ UNNAMED = {"likelihood": "mse", "reduction": "sum"}  # what a run_id leaves out
 
 class RunConfig(Frozen):
     """One point of a grid. `sweep` and `runs` say where it is kept, `experiments` which
-    named grid it came from, `rerun` which ended runs train again, the rest what it is."""
+    named grid it came from, `rerun` which ended runs train again, `extend` which run it
+    goes on from, the rest what it is."""
 
     experiments: str | None = None
     rerun: Literal["diverged", "failed", "all"] | None = None
+    extend: Annotated[str, Field(min_length=1)] | None = None
     sweep: Slug
     runs: FilePath
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -794,7 +796,7 @@ def unknown(key: str, known: Mapping[str, tuple[str, ...]] | None = None) -> str
     if key != section and section in GROUPS and section not in sections():
         return f"unknown key {shown(key)[1:-1]}; a {section} has no keys of its own"
     meant = nearest(key, known)
-    remedy = f"did you mean {meant}?" if meant else "--help lists options and keys"
+    remedy = f"did you mean {meant}?" if meant else "--options lists all"
     return f"unknown key {shown(key)[1:-1]}; {remedy}"
 
 

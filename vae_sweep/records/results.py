@@ -16,6 +16,7 @@ from vae_sweep.config import Own, RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.records import reader
+from vae_sweep.records.find import is_run
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.summary import Predicted, Summary
 
@@ -131,7 +132,7 @@ def read(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
-    found = sorted(path.name for path in folder.iterdir() if _is_run(path))
+    found = sorted(path.name for path in folder.iterdir() if is_run(path))
     if not found:
         raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
     chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
@@ -181,13 +182,6 @@ def _counted(text: str, runs: Mapping[str, str]) -> str:
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     shown = [f"{run_id} ({why})" for run_id, why in runs.items()][:REASONS]
     return f"left out {text.format(count)}: {'; '.join(shown)}"
-
-
-def _is_run(path: Path) -> bool:
-    if path.name.startswith(".") or not path.is_dir():
-        return False
-    names = ("config.yaml", "summary.json", "metrics.csv", "state.safetensors")
-    return any((path / name).exists() for name in names)
 
 
 def _read(folder: Path, trains: bool) -> Run:

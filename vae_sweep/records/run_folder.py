@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
-from vae_sweep.records import reader
+from vae_sweep.records import heartbeat, reader
 from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.reader import (
     METRICS,
@@ -138,10 +138,14 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def list_runs(folder: Path, run_ids: list[str]) -> str | None:
+def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
     """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
     then known before they have folders. Returns what was wrong with a list that was put
     aside.
+
+    Args:
+        folder: The sweep's.
+        steps: run_id -> those that the run is to have.
 
     Raises UserError where a later version of vae-sweep wrote the list.
     """
@@ -153,13 +157,13 @@ def list_runs(folder: Path, run_ids: list[str]) -> str | None:
     except Unreadable as error:
         kept = put_aside(folder / "sweep.json").name
         listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
-    new = [run_id for run_id in run_ids if run_id not in listed]
+    new = {run_id: total for run_id, total in steps.items() if run_id not in listed}
     if new:
         about = {
             "command": environment()["command"],
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        listed |= dict.fromkeys(new, about)
+        listed |= {run_id: {**about, "total_steps": new[run_id]} for run_id in new}
         content = {"schema": SCHEMA, "runs": listed}
         write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
     return complaint
@@ -307,6 +311,33 @@ class RunFolder:
             write_atomically(self.path / METRICS, kept.content)
         return Resumed(state, self.curve.resume(about), state.step in kept.steps)
 
+    def left(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows, bytes]":
+        """The checkpoint, None where there is none, and what belongs to it of metrics.csv
+        and of training.csv; changes nothing.
+
+        Raises:
+            UserError: They are damaged, or do not fit a run of `shape` and `steps`.
+        """
+        try:
+            state, rows, about = self._checkpoint(shape, steps)
+        except _Unfit as error:
+            raise UserError(
+                f"{self.path}/state.safetensors {error}; choose another run"
+            ) from None
+        return state, rows, self.curve.of(about) or b""
+
+    def begin_with(self, state: "State", rows: Rows, training: bytes) -> None:
+        """Begins the run with what another one left; what is there already, and is no
+        such beginning, is put aside."""
+        if self._content() not in (None, rows.content):
+            self.start_over()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        write_atomically(self.path / METRICS, rows.content)
+        self.curve.begin_with(training)
+        self._kept = rows
+        self.save_state(state)
+
     def _checkpoint(
         self, shape: "StateShape", steps: int
     ) -> "tuple[State | None, Rows, dict[str, str]]":
@@ -407,6 +438,7 @@ class RunFolder:
             own = False
         if not own:
             put_aside(self.path / "summary.json")
+        heartbeat.remove(self.path)
         self._write_summary(summary.but(status="running"))
 
     def _write_config(self) -> None:
@@ -511,6 +543,7 @@ class RunFolder:
             digest = hashlib.sha256(picture.read_bytes()).hexdigest()
             about[PICTURES[picture.name]] = digest
         self._write_summary(summary.but(**about))
+        heartbeat.remove(self.path)
 
     def _write_summary(self, summary: Summary) -> None:
         content = {"schema": SCHEMA, **summary.stated(), "identity": self.identity}
