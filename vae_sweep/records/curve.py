@@ -47,18 +47,35 @@ class CurveFile:
         Returns what was put aside, and why.
         """
         self._kept = None
-        content, rows = self._content(), about.get("training_rows", "")
-        count = int(rows) if rows.isdecimal() else 0
-        kept = b"".join(content.splitlines(keepends=True)[: count + 1]) if count else b""
-        if about.get("training_sha256") == hashlib.sha256(kept).hexdigest():
+        content, kept = self._content(), self.of(about)
+        if kept is not None:
             if kept != content and kept:
                 write_atomically(self.path, kept)
             elif kept != content:
                 self.path.unlink()
             return None
         if not self._is_there():
-            return f"{self.path} is missing: it begins anew" if count else None
+            missing = about.get("training_rows", "0") != "0"
+            return f"{self.path} is missing: it begins anew" if missing else None
         return f"{self.path} has not the rows of its checkpoint: {self._set_aside()}"
+
+    def of(self, about: Mapping[str, str]) -> bytes | None:
+        """The header and rows of the checkpoint that states `about`, nothing of none; None
+        where they are not there."""
+        rows = about.get("training_rows", "")
+        count = int(rows) if rows.isdecimal() else 0
+        lines = self._content().splitlines(keepends=True)
+        kept = b"".join(lines[: count + 1]) if count else b""
+        right = about.get("training_sha256") == hashlib.sha256(kept).hexdigest()
+        return kept if right else None
+
+    def begin_with(self, content: bytes) -> None:
+        """Begins with the header and rows of another run, or with none."""
+        self._kept = None
+        if content:
+            write_atomically(self.path, content)
+        else:
+            self.path.unlink(missing_ok=True)
 
     def append(self, rows: Iterable[Iterable[float]]) -> str | None:
         """Adds rows of later steps than those that are there: CURVE, step by step.

@@ -45,12 +45,15 @@ class Heartbeat(BaseModel):
         return max(0.0, time.time() - self.time)
 
     @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine, which can be looked for."""
+        return self.host == platform.node() and os.name == "posix"
+
+    @property
     def is_alive(self) -> bool:
         """Whether its process trains, as far as can be known: on this machine it is there,
         on another it was heard of lately."""
-        if self.host == platform.node() and os.name == "posix":
-            return _is_there(self.pid)
-        return self.age < SILENT_S
+        return _is_there(self.pid) if self.is_here else self.age < SILENT_S
 
 
 class Pulse:

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError, reason
+from vae_sweep.records.tensorboard_logger import TensorboardLogger
+from vae_sweep.records.trackio_logger import TrackioLogger
 from vae_sweep.records.wandb_logger import WandbLogger
 from vae_sweep.system import stop
 
@@ -45,7 +47,8 @@ class Logger(Protocol):
         ...
 
     def images(self, step: int, path: Path) -> None:
-        """A PNG, originals above reconstructions; before the row of a later step."""
+        """A PNG, before the row of a later step. Its `path.stem` tells which:
+        `reconstructions`, below their originals, or `samples`, decoded from the prior."""
         ...
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -54,7 +57,11 @@ class Logger(Protocol):
 
 
 METHODS = ("row", "images", "finish")
-OURS: dict[str, Callable[[RunConfig], Logger]] = {"wandb": WandbLogger}
+OURS: dict[str, Callable[[RunConfig], Logger]] = {
+    "wandb": WandbLogger,
+    "trackio": TrackioLogger,
+    "tensorboard": TensorboardLogger,
+}
 
 
 def named(name: str) -> Callable[[RunConfig], Logger]:
@@ -318,7 +325,7 @@ class _Guarded:
         self._logger: Any = None
         self._failed = False
         self._told = -1  # the last step that it has
-        self._pictured = -1
+        self._pictured: dict[str, int] = {}  # picture -> the last step that it has it of
         with suppress(OSError):
             _debt(name, config).touch()
         self._submit(self._open)
@@ -337,9 +344,9 @@ class _Guarded:
 
     def images(self, step: int, path: Path) -> None:
         def tell_images() -> None:
-            if self._pictured < step == self._told:
+            if self._pictured.get(path.name, -1) < step == self._told:
                 self._logger.images(step, path)
-                self._pictured = step
+                self._pictured[path.name] = step
 
         self._submit(tell_images)
 

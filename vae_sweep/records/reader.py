@@ -290,7 +290,7 @@ def read_picture(
         return None
 
 
-def is_picture_of(summary: Summary, content: bytes, name: str = RECONSTRUCTIONS) -> bool:
+def is_picture_of(summary: Summary, content: bytes, name: str) -> bool:
     """Whether a PNG is the one that a summary states of this name; those of running runs,
     and of schema 1, state none."""
     stated = getattr(summary, PICTURES[name])

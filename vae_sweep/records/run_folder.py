@@ -1,4 +1,4 @@
-"""A run's folder as training writes it: configuration, rows, checkpoint, picture, summary.
+"""A run's folder as training writes it: configuration, rows, checkpoint, pictures, summary.
 
 Rows are appended and flushed to disk; everything else is replaced as a whole, so that a
 kill at any moment leaves whole files. What does not fit is put aside as NAME.old-K, never
@@ -31,10 +31,12 @@ from safetensors import SafetensorError, safe_open
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
-from vae_sweep.records import reader
+from vae_sweep.records import heartbeat, reader
 from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.reader import (
     METRICS,
+    PICTURES,
+    RECONSTRUCTIONS,
     SCHEMA,
     TRAINING,
     LeftAlone,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 FILES = (
     *("config.yaml", METRICS, TRAINING, "summary.json", "state.safetensors"),
-    "reconstructions.png",
+    *PICTURES,
 )
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times faster
 DISTRIBUTIONS = ("vae-sweep", "torch", "torchvision", "numpy", "hydra-core")
@@ -136,10 +138,14 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def list_runs(folder: Path, run_ids: list[str]) -> str | None:
+def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
     """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
     then known before they have folders. Returns what was wrong with a list that was put
     aside.
+
+    Args:
+        folder: The sweep's.
+        steps: run_id -> those that the run is to have.
 
     Raises UserError where a later version of vae-sweep wrote the list.
     """
@@ -151,13 +157,13 @@ def list_runs(folder: Path, run_ids: list[str]) -> str | None:
     except Unreadable as error:
         kept = put_aside(folder / "sweep.json").name
         listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
-    new = [run_id for run_id in run_ids if run_id not in listed]
+    new = {run_id: total for run_id, total in steps.items() if run_id not in listed}
     if new:
         about = {
             "command": environment()["command"],
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        listed |= dict.fromkeys(new, about)
+        listed |= {run_id: {**about, "total_steps": new[run_id]} for run_id in new}
         content = {"schema": SCHEMA, "runs": listed}
         write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
     return complaint
@@ -240,12 +246,13 @@ class RunFolder:
                 f"{TRAINING} is not the one that the run wrote, and is left out of curves; "
                 f"rerun=all repeats the run"
             )
-        with suppress(OSError):
-            if not reader.is_picture_of(summary, self.picture.read_bytes()):
-                return (
-                    f"{self.picture.name} is not the one that the run drew, and is left "
-                    f"out of pictures; rerun=all repeats the run"
-                )
+        for picture in filter(Path.is_file, self.pictures):
+            with suppress(OSError):
+                if not reader.is_picture_of(summary, picture.read_bytes(), picture.name):
+                    return (
+                        f"{picture.name} is not the one that the run drew, and is left "
+                        f"out of pictures; rerun=all repeats the run"
+                    )
         return None
 
     def repair(self) -> list[str]:
@@ -303,6 +310,33 @@ class RunFolder:
         if kept.content != (self._content() or b""):
             write_atomically(self.path / METRICS, kept.content)
         return Resumed(state, self.curve.resume(about), state.step in kept.steps)
+
+    def left(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows, bytes]":
+        """The checkpoint, None where there is none, and what belongs to it of metrics.csv
+        and of training.csv; changes nothing.
+
+        Raises:
+            UserError: They are damaged, or do not fit a run of `shape` and `steps`.
+        """
+        try:
+            state, rows, about = self._checkpoint(shape, steps)
+        except _Unfit as error:
+            raise UserError(
+                f"{self.path}/state.safetensors {error}; choose another run"
+            ) from None
+        return state, rows, self.curve.of(about) or b""
+
+    def begin_with(self, state: "State", rows: Rows, training: bytes) -> None:
+        """Begins the run with what another one left; what is there already, and is no
+        such beginning, is put aside."""
+        if self._content() not in (None, rows.content):
+            self.start_over()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        write_atomically(self.path / METRICS, rows.content)
+        self.curve.begin_with(training)
+        self._kept = rows
+        self.save_state(state)
 
     def _checkpoint(
         self, shape: "StateShape", steps: int
@@ -404,6 +438,7 @@ class RunFolder:
             own = False
         if not own:
             put_aside(self.path / "summary.json")
+        heartbeat.remove(self.path)
         self._write_summary(summary.but(status="running"))
 
     def _write_config(self) -> None:
@@ -484,31 +519,31 @@ class RunFolder:
         content = checkpoint.encoded(state, about)
         write_atomically(self.path / "state.safetensors", content)
 
-    def save_picture(self, originals: np.ndarray, reconstructions: np.ndarray) -> Path:
-        """reconstructions.png: originals above reconstructions, uint8 [n, H, W, C]."""
+    def save_picture(self, *rows: np.ndarray, name: str = RECONSTRUCTIONS) -> Path:
+        """Writes a picture of PICTURES: rows of images, uint8 [n, H, W, C] each."""
         self.rows()
-        rows = [np.concatenate(list(row), axis=1) for row in (originals, reconstructions)]
-        picture = np.concatenate(rows)
+        picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
         if picture.shape[2] not in (3, 4):
             picture = picture[:, :, 0]  # gray, or the first of two channels
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "png")
-        write_atomically(self.picture, buffer.getvalue())
-        return self.picture
+        write_atomically(self.path / name, buffer.getvalue())
+        return self.path / name
 
     @property
-    def picture(self) -> Path:
-        return self.path / "reconstructions.png"
+    def pictures(self) -> list[Path]:
+        return [self.path / name for name in PICTURES]
 
     def finish(self, summary: Summary) -> None:
         """Writes summary.json, which makes the run an ended one."""
         rows = self.rows()
         about: dict[str, Any] = {"rows": len(rows), "metrics_sha256": rows.sha256}
         about["training_sha256"] = self.curve.sha256
-        with suppress(OSError):  # of a run without rows there is none
-            digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
-            about["picture_sha256"] = digest
+        for picture in filter(Path.is_file, self.pictures):  # of a run without rows none
+            digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+            about[PICTURES[picture.name]] = digest
         self._write_summary(summary.but(**about))
+        heartbeat.remove(self.path)
 
     def _write_summary(self, summary: Summary) -> None:
         content = {"schema": SCHEMA, **summary.stated(), "identity": self.identity}

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from vae_sweep import options
@@ -13,8 +14,9 @@ from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Images
 from vae_sweep.data.random_transform import Random
 from vae_sweep.records.checkpoint import State, weights
+from vae_sweep.records.heartbeat import Pulse
 from vae_sweep.records.loggers import Logger, of_batch, tell
-from vae_sweep.records.reader import CURVE
+from vae_sweep.records.reader import CURVE, RECONSTRUCTIONS, SAMPLES
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder
 from vae_sweep.records.summary import Summary
 from vae_sweep.training.step import Trainer
@@ -43,13 +45,17 @@ class Run(NamedTuple):
 
 
 class Progress(Protocol):
-    """What a display shows of a cohort while it trains."""
+    """What a display shows of a cohort while it trains; runs are named by their folders."""
 
-    def advance(self, run_steps: int) -> None:
-        """So many steps of one run have passed."""
+    def advance(self, runs: Sequence[Path], step: int) -> None:
+        """These runs train, and have made `step` updates."""
         ...
 
-    def row(self, run_id: str, row: Mapping[str, float]) -> None: ...
+    def row(self, run: Path, row: Mapping[str, float]) -> None:
+        """A run was evaluated."""
+        ...
+
+    def ended(self, run: Path, summary: Summary) -> None: ...
 
     def say(self, text: str) -> None: ...
 
@@ -100,6 +106,10 @@ def measured(images: Images) -> torch.Tensor:
     return images.train[chosen.to(images.train.device)]
 
 
+def _channels_last(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
 class Recorder:
     """Drives a trainer and writes down what it does."""
 
@@ -117,11 +127,13 @@ class Recorder:
         # evaluations that loggers hear of with the loss of the batch of the same step
         self.awaiting: dict[int, tuple[dict[str, float], list[Path]]] = {}
         self.started = time.perf_counter()
+        self.pulse = Pulse(trainer.step, trainer.steps)
 
     def train(self) -> list[Summary | None]:
         trainer, every = self.trainer, self.trainer.config.eval_every
         for r, run in list(self.open.items()):
             self._guarded(r, self._tell_again, r, run)
+        self.progress.advance(self._folders(), trainer.step)
         while trainer.step < trainer.steps and self.open:
             if trainer.step % every == 0 and trainer.step != self.evaluated:
                 self._evaluate()
@@ -129,7 +141,7 @@ class Recorder:
             trainer.update()
             if trainer.step % LOOK_EVERY == 0 or self.awaiting:
                 self._look()
-            self.progress.advance(len(self.runs))
+            self.progress.advance(self._folders(), trainer.step)
         self._look()
         if self.open and trainer.step != self.evaluated:
             self._evaluate(last=True)
@@ -141,7 +153,7 @@ class Recorder:
         """A logger that is opened anew hears of all rows; it skips those that it has."""
         if run.logger is None:
             return
-        step, rows, pictures = self.trainer.step, [*run.folder.rows()], [run.folder.picture]
+        step, rows, pictures = self.trainer.step, [*run.folder.rows()], run.folder.pictures
         if self._has_batch(run, step) and rows and rows[-1]["step"] == step:
             self.awaiting[r] = rows.pop(), pictures
         tell(run.logger, rows, run.folder.training(), pictures)
@@ -150,8 +162,14 @@ class Recorder:
         """Whether the curve has the batch that a run trains on next at `step`."""
         return step % run.config.log.every == 0 and step < self.trainer.steps
 
+    def _folders(self) -> list[Path]:
+        """Of the runs that train."""
+        return [run.folder.path for run in self.open.values()]
+
     def _pause(self) -> None:
-        """Writes checkpoints and raises Paused where training is to end early."""
+        """Says how far the runs are; writes checkpoints and raises Paused where training
+        is to end early."""
+        self.pulse.beat(self._folders(), self.trainer.step)
         if self.progress.stopping():
             self._look()
             for r in list(self.open):
@@ -207,13 +225,20 @@ class Recorder:
             self._guarded(r, self._record, r, run, row, pictures[r])
         self.evaluated = trainer.step
 
-    def _record(self, r: int, run: Run, row: dict[str, float], picture: Any) -> None:
-        path = run.folder.save_picture(*picture)
+    def _record(
+        self,
+        r: int,
+        run: Run,
+        row: dict[str, float],
+        pictures: Mapping[str, list[np.ndarray]],
+    ) -> None:
+        save = run.folder.save_picture
+        paths = [save(*rows, name=name) for name, rows in pictures.items()]
         run.folder.append(row)
         self._save(r)
-        self.progress.row(run.config.run_id, row)
+        self.progress.row(run.folder.path, row)
         if run.logger is not None:
-            self.awaiting[r] = row, [path]
+            self.awaiting[r] = row, paths
             if not self._has_batch(run, self.trainer.step):
                 self._tell(r, run.logger)
 
@@ -234,12 +259,20 @@ class Recorder:
         for path in pictures:
             logger.images(int(row["step"]), path)
 
-    def _pictures(self) -> list[Any]:
-        """(originals, reconstructions) uint8 [n, H, W, C] per run."""
+    def _pictures(self) -> list[dict[str, list[np.ndarray]]]:
+        """File's name -> rows of images, uint8 [n, H, W, C], per run: originals above
+        reconstructions, and two rows of samples from the prior."""
         originals = self.images.val[: self.runs[0].config.log.reconstructions]
         made = self.trainer.reconstruct(originals)
-        shown = originals.permute(0, 2, 3, 1).cpu().numpy()
-        return [(shown, r.permute(0, 2, 3, 1).cpu().numpy()) for r in made]
+        drawn = self.trainer.sample(2 * len(originals))
+        shown = _channels_last(originals)
+        return [
+            {
+                RECONSTRUCTIONS: [shown, _channels_last(reconstructions)],
+                SAMPLES: np.split(_channels_last(samples), 2),
+            }
+            for reconstructions, samples in zip(made, drawn, strict=True)
+        ]
 
     def _look(self) -> None:
         """Notes the curve up to here, and closes runs that diverged."""
@@ -286,9 +319,7 @@ class Recorder:
             run.folder.save_state(weights(self.trainer.state(r)))
         del self.open[r]
         self.summaries[r] = summary
-        if diverged_at is not None:
-            said = f"diverged at step {diverged_at}: its loss is not finite"
-            self.progress.say(f"{run.config.run_id} {said}")
+        self.progress.ended(run.folder.path, summary)
         if run.logger is not None:
             if r in self.awaiting:  # it diverged on that batch
                 self._tell(r, run.logger)

@@ -83,6 +83,11 @@ def _batch_means(values: Tensor) -> Tensor:
     return torch.stack([row.mean() for row in values])  # a mean over [R, B] may round by R
 
 
+def _levels(u_hat: Tensor) -> Tensor:
+    """Pixels, clipped to [0, 1], as uint8."""
+    return (u_hat.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 class Trainer:
     """Networks, optimizer, generators and schedules of a cohort, at update `step`."""
 
@@ -285,7 +290,17 @@ class Trainer:
             noise = Streams(self.seeds, "pictures").normal(len(images), self.cohort.latent)
             u_hat = self.cohort.target.inverse(self.cohort(u, noise.to(u)).t_hat)
         self.cohort.train()
-        return (u_hat.clamp(0, 1) * 255).round().to(torch.uint8)
+        return _levels(u_hat)
+
+    def sample(self, count: int) -> Tensor:
+        """Clipped means of the decoder at z from the prior, uint8 [R, count, C, H, W], in
+        eval mode; z is the same at every call."""
+        self.cohort.eval()
+        with torch.no_grad():
+            z = Streams(self.seeds, "samples").normal(count, self.cohort.latent)
+            u_hat, _ = self.cohort.decode(z.to(self.device, self.cohort.dtype))
+        self.cohort.train()
+        return _levels(u_hat)
 
     def _moments(self, r: int) -> dict[str, Tensor]:
         """The optimizer's tensors [P] of run r, live ones."""
