@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vae_sweep.records.model import Model, load, to_uint8
     from vae_sweep.records.results import Results
     from vae_sweep.records.results import load as results
+    from vae_sweep.reporting import figures
     from vae_sweep.reporting.standalone import export
     from vae_sweep.training.metrics import Metric
     from vae_sweep.vae.heads import Head
@@ -29,6 +30,7 @@ __all__ = [
     "Schedule",
     "UserError",
     "export",
+    "figures",
     "load",
     "predict",
     "results",
@@ -44,6 +46,7 @@ _API = {  # name -> module, and what it is called there; imported when first ask
     "load": ("vae_sweep.records.model", "load"),
     "Model": ("vae_sweep.records.model", "Model"),
     "export": ("vae_sweep.reporting.standalone", "export"),
+    "figures": ("vae_sweep.reporting.figures", None),
     "to_uint8": ("vae_sweep.records.model", "to_uint8"),
     "UserError": ("vae_sweep.errors", "UserError"),
     # what an own option needs
@@ -59,7 +62,8 @@ def __getattr__(name: str) -> Any:
     if name not in _API:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, member = _API[name]
-    return getattr(import_module(module), member)
+    found = import_module(module)
+    return found if member is None else getattr(found, member)
 
 
 def __dir__() -> list[str]:

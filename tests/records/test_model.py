@@ -108,6 +108,11 @@ def test_it_is_the_network_that_was_evaluated(trained, name):
     found = to_uint8(made).permute(0, 2, 3, 1).numpy()
     off = np.abs(found.astype(int) - pictured(folder, len(shown)))
     assert off.max() <= (name == "bfloat16")  # z is rounded otherwise on its way
+    drawn = to_uint8(model.sample(16, seed=model.config.seed))
+    rows = np.split(np.asarray(Image.open(folder / "samples.png")), 2)
+    tiles = np.concatenate([np.split(row, 8, axis=1) for row in rows])
+    off = np.abs(drawn.astype(int) - tiles)
+    assert off.max() <= (name == "bfloat16")
     mean, logvar = model.encode(val)
     kl = 0.5 * (mean**2 + logvar.exp() - logvar - 1).sum(1).mean()
     assert kl.item() == pytest.approx(last_row(folder)["val/kl"], rel=1e-5)

@@ -9,6 +9,7 @@ import inspect
 import itertools
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -46,7 +47,7 @@ LONGEST = 20_000  # characters of an option; Hydra's parser reads 10,000 in a se
 LARGEST_GRID = 100_000  # points
 SEVERAL = ("log", "metric")  # groups of which a point may have several options
 OPEN = (*GROUPS, "log")  # groups that a user's own module:object may be of
-ONCE = ("rerun", "experiments")  # keys of a command, which are no axes of a grid's points
+ONCE = ("rerun", "extend", "experiments")  # of a command, no axes of its points
 
 # flags that Hydra knows -> the values that each takes, or None for any
 SHOWN = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -65,6 +66,7 @@ NO_COMMAND = ("--multirun", "-m", "--run", "-r")  # as Hydra spells what we do u
 INSTEAD = ("--options", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
 INSTEAD += ("--shell-completion", "-sc", "--experimental-rerun")
 ONE_POINT = "hydra.mode=RUN"
+HASHED = re.compile(r"extend=[0-9a-f]+")
 FOREIGN = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -198,6 +200,8 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
 def parse(line: str, parser: OverridesParser) -> Override:
     """One option, as Hydra reads it; UserError where it cannot."""
     text = shown(line)[1:-1]
+    if HASHED.fullmatch(line):  # 12345e67 is no number here
+        line = line.replace("=", "='") + "'"
     if len(line) > LONGEST:
         raise UserError(f"an option has at most {LONGEST:,} characters, got {text}")
     if line.startswith("=") or ("=" not in line.removeprefix("~") and line[:1] != "~"):
@@ -335,7 +339,10 @@ def check(override: Override, known: Mapping[str, tuple[str, ...]] | None = None
     if override.is_add() or override.is_force_add():
         raise UserError(f"{key} is there already, got {text}; type {text.lstrip('+')}")
     if key in ONCE and override.is_sweep_override() and key != "experiments":
-        raise UserError(f"{key} takes one value for all points, got {text}; set {key}=all")
+        one = "all" if key == "rerun" else "RUN"
+        raise UserError(
+            f"{key} takes one value for all points, got {text}; set {key}={one}"
+        )
     if key in choices():
         _check_choice(override, text)
     if key == "experiments":

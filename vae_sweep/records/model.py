@@ -187,7 +187,8 @@ class Model:
 
         Args:
             n: How many.
-            seed: Decides the draw: the same n images again.
+            seed: Decides the draw: the same n images again. The run's own, and as many,
+                give the run's samples.png.
             clip: As of `decode`.
 
         Returns:
