@@ -348,8 +348,8 @@ def test_weights_and_rows_are_enough_to_be_finished(config_of, monkeypatch, lost
     if lost == "config.yaml":
         assert (config.run_dir / "summary.json").read_bytes() == before
     assert sorted(p.name for p in config.run_dir.iterdir()) == [
-        *("config.yaml", "metrics.csv", "reconstructions.png"),
-        *("state.safetensors", "summary.json"),
+        *("config.yaml", "metrics.csv", "reconstructions.png", "samples.png"),
+        *("state.safetensors", "summary.json", "training.csv"),
     ]
 
 

@@ -384,3 +384,5 @@ def test_by_its_hash(trained):
     folder, _ = trained["mlp"]
     found = vae_sweep.load(folder.name[-8:], runs=folder.parents[1])
     assert found.run_id == folder.name
+    [run] = vae_sweep.results(folder.parent, [folder.name]).runs
+    assert vae_sweep.load(run).folder == folder

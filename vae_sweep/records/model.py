@@ -7,7 +7,7 @@ normalization's constants; of a user's own network or head the module, too.
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from vae_sweep.vae.layers import reparameterized
 from vae_sweep.vae.normalize import Affine
 from vae_sweep.vae.point import Point
 from vae_sweep.vae.streams import stream
+
+if TYPE_CHECKING:
+    from vae_sweep.records.results import Run
 
 BATCH = 256  # images that are computed at once
 SLACK = 1e-3  # by which pixels may leave [0, 1]: less than half an 8-bit level
@@ -266,12 +269,15 @@ class Model:
 
 
 def load(
-    run: Path | str, runs: Path | str = "runs", device: torch.device | str = "cpu"
+    run: "Run | Path | str",
+    runs: Path | str = "runs",
+    device: torch.device | str = "cpu",
 ) -> Model:
     """The trained network of a run, to encode, decode, reconstruct and sample.
 
     Args:
-        run: The run's folder, its run_id, or the short hash at the end of that.
+        run: The run's folder, its run_id, or the short hash at the end of that; or one of
+            `Results.runs`.
         runs: Where runs are looked for by name.
         device: Where it is to compute, as `cpu` or `cuda`.
 
@@ -283,12 +289,12 @@ def load(
         UserError: There is no such run, it has no weights, or they cannot be used.
 
     Example:
-        >>> model = vae_sweep.load("0e718e1e")
+        >>> model = vae_sweep.load("0e718e1e")  # or load(found.runs[0]), of a Results
         >>> mean, logvar = model.encode(images)  # uint8 [n, H, W, C]
         >>> model.reconstruct(images)  # pixels in [0, 1], [n, H, W, C]
         >>> model.sample(16, seed=1)
     """
-    folder = run_folder(run, runs)
+    folder = run_folder(getattr(run, "folder", run), runs)
     try:
         config, _ = reader.read_stated(folder)
         summary = reader.read_summary(folder)

@@ -154,8 +154,8 @@ def load(
         rest: Whether the others follow those.
 
     Returns:
-        Tidy tables: `curves`, `finals` and `theory`. Runs that cannot be read are left
-        out, with a warning; `skipped` has them.
+        Tidy tables: `finals`, `curves`, `training` and `theory`. Runs that cannot be read
+        are left out, with a warning; `skipped` has them.
 
     Raises:
         UserError: There is no such folder or run, or no run that can be read.

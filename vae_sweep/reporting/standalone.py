@@ -27,6 +27,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.records import model, reader, results
 from vae_sweep.records.model import Model
+from vae_sweep.records.results import Run
 from vae_sweep.records.summary import Predicted, Summary
 from vae_sweep.vae import heads, likelihoods
 from vae_sweep.vae.heads import Head
@@ -56,7 +57,7 @@ NUMBERS = {
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # of what model.py computes to what the run does
 
 
-def export(run: Path | str, out: Path | str, runs: Path | str = "runs") -> Path:
+def export(run: Run | Path | str, out: Path | str, runs: Path | str = "runs") -> Path:
     """Writes a trained run as ordinary PyTorch, which needs no vae-sweep.
 
     `out` then holds model.py, whose `load()` gives a torch.nn.Module with `encode`,
