@@ -170,7 +170,8 @@ def _borrowed() -> Iterator[None]:
     was afterwards."""
     import torch
 
-    precision = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    precision = cudnn.conv, torch.backends.cuda.matmul
     with ExitStack() as stack:
         stack.enter_context(_one_at_a_time)
         for each in precision:

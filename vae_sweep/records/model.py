@@ -294,7 +294,8 @@ def load(
         >>> model.reconstruct(images)  # pixels in [0, 1], [n, H, W, C]
         >>> model.sample(16, seed=1)
     """
-    folder = run_folder(getattr(run, "folder", run), runs)
+    named: Any = getattr(run, "folder", run)
+    folder = run_folder(named, runs)
     try:
         config, _ = reader.read_stated(folder)
         summary = reader.read_summary(folder)
