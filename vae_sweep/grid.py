@@ -256,7 +256,7 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
                 _say(console, line)
             picture = overview.save_overview(whole, folder)
             written = tables.save_table(whole, folder)
-            _say(console, f"picture: {picture}")
             _say(console, f"table: {written}")
+            _say(console, f"picture: {picture}")
     for note in loggers.notes(configs):
         _say(console, note)
