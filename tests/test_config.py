@@ -13,7 +13,7 @@ from vae_sweep.errors import UserError, nearest
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("+typo=1", "unknown key typo; --help"),
+        ("+typo=1", "unknown key typo; --options"),
         ("+train.typo=1", r"unknown key train\.typo"),
         ("+train.step=1", r"unknown key train\.step; did you mean train\.steps\?"),
         ("+beta.sigma=1", r"beta\.sigma belongs to beta=matched"),

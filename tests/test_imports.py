@@ -9,7 +9,7 @@ import pytest
 
 # folders of vae_sweep/ and modules beside them: each imports only from lines below
 LINES = (
-    ("run", "predict", "report", "testing"),
+    ("__main__", "run", "predict", "show", "status", "report", "testing"),
     ("grid",),
     ("reporting",),
     ("training",),
@@ -49,8 +49,8 @@ def test_every_import_is_read():
 
 def test_the_layout_stays_small():
     assert layout.floors(layout.graph()) <= 10
-    assert sum(map(len, layout.graph().values())) <= 70
-    assert len(layout.entries()) <= 22
+    assert sum(map(len, layout.graph().values())) <= 90
+    assert len(layout.entries()) <= 25
 
 
 LIGHT = {

@@ -59,7 +59,7 @@ OWN = {
     *("vae_sweep/vae/likelihoods.py", "vae_sweep/vae/objective.py"),
     *("vae_sweep/vae/networks.py", "vae_sweep/vae/schedules.py"),
     *("vae_sweep/data/splits.py", "vae_sweep/data/torchvision_sets.py"),
-    "vae_sweep/training/metrics.py",
+    *("vae_sweep/training/metrics.py", "vae_sweep/records/loggers.py"),
 }
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vae_sweep.records import results
     from vae_sweep.records.results import load
+    from vae_sweep.reporting import figures
     from vae_sweep.training.metrics import Metric
     from vae_sweep.vae.heads import Head
     from vae_sweep.vae.likelihoods import Likelihood
@@ -13,11 +14,21 @@ if TYPE_CHECKING:
     from vae_sweep.vae.schedules import Schedule
 
 __version__ = "0.1.0"
-__all__ = ["Affine", "Head", "Likelihood", "Metric", "Schedule", "load", "results"]
+__all__ = [
+    "Affine",
+    "Head",
+    "Likelihood",
+    "Metric",
+    "Schedule",
+    "figures",
+    "load",
+    "results",
+]
 
 _API = {  # name -> module, and what of it; imported when first asked for
     "load": ("vae_sweep.records.results", "load"),
     "results": ("vae_sweep.records.results", None),
+    "figures": ("vae_sweep.reporting.figures", None),
     # what an own option needs
     "Affine": ("vae_sweep.vae.normalize", "Affine"),
     "Head": ("vae_sweep.vae.heads", "Head"),

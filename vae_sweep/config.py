@@ -109,7 +109,7 @@ def _slug(value: str) -> str:
     return value
 
 
-def _wandb_name(value: str) -> str:
+def _tracker_name(value: str) -> str:
     if not 1 <= len(value) <= 128 or set(value) & set("/\\#?%:") or not value.isprintable():
         raise ValueError(
             "must have 1 to 128 printable characters, none of / \\ # ? % : among them"
@@ -126,7 +126,7 @@ Reduction = Annotated[str, AfterValidator(partial(_option, "reduction"))]
 Metric = Annotated[str, AfterValidator(partial(_option, "metric"))]
 OwnName = Annotated[str, AfterValidator(_own_name)]
 FilePath = Annotated[str, AfterValidator(_path)]
-WandbName = Annotated[str, AfterValidator(_wandb_name)]
+TrackerName = Annotated[str, AfterValidator(_tracker_name)]
 
 
 def expanded(key: str, path: str) -> Path:
@@ -528,16 +528,30 @@ class WandbConfig(Frozen):
     """W&B; WANDB_* environment variables fill what is null."""
 
     mode: Literal["auto", "online", "offline", "disabled"]
-    project: WandbName | None
-    entity: WandbName | None
+    project: TrackerName | None
+    entity: TrackerName | None
+
+
+class TrackioConfig(Frozen):
+    """trackio, in its own folder."""
+
+    project: TrackerName
+
+
+class TensorboardConfig(Frozen):
+    """TensorBoard, in the sweep's folder; it has no keys."""
 
 
 class LogConfig(Frozen):
     """Where numbers go besides the local records, which are always kept."""
 
-    wandb: WandbConfig | None = None  # None: not to W&B
+    wandb: WandbConfig | None = None  # None: not to W&B, and so on
+    trackio: TrackioConfig | None = None
+    tensorboard: TensorboardConfig | None = None
     own: Annotated[tuple[OwnName, ...], Field(strict=False)] = ()  # a user's loggers
     reconstructions: Annotated[int, Field(ge=1, le=1000)]  # images per picture
+    # steps between rows of training.csv
+    every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 25
     optimizer_state: bool = False  # whether finished runs keep it beside their weights
 
     @model_validator(mode="before")
@@ -574,7 +588,7 @@ Metrics = Annotated[
 
 
 PLACES: Any = {  # keys that say where a run is made and kept, not what it is
-    **dict.fromkeys(("experiments", "rerun", "sweep", "runs", "log"), True),
+    **dict.fromkeys(("experiments", "rerun", "extend", "sweep", "runs", "log"), True),
     "data": {"cache"},
     "train": {"device", "workers", "cohort", "kernels"},
 }
@@ -585,10 +599,12 @@ UNNAMED = {"likelihood": "mse", "reduction": "sum"}  # what a run_id leaves out
 
 class RunConfig(Frozen):
     """One point of a grid. `sweep` and `runs` say where it is kept, `experiments` which
-    named grid it came from, `rerun` which ended runs train again, the rest what it is."""
+    named grid it came from, `rerun` which ended runs train again, `extend` which run it
+    goes on from, the rest what it is."""
 
     experiments: str | None = None
     rerun: Literal["diverged", "failed", "all"] | None = None
+    extend: Annotated[str, Field(min_length=1)] | None = None
     sweep: Slug
     runs: FilePath
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -780,7 +796,7 @@ def unknown(key: str, known: Mapping[str, tuple[str, ...]] | None = None) -> str
     if key != section and section in GROUPS and section not in sections():
         return f"unknown key {shown(key)[1:-1]}; a {section} has no keys of its own"
     meant = nearest(key, known)
-    remedy = f"did you mean {meant}?" if meant else "--help lists options and keys"
+    remedy = f"did you mean {meant}?" if meant else "--options lists all"
     return f"unknown key {shown(key)[1:-1]}; {remedy}"
 
 

@@ -21,19 +21,20 @@ except ImportError:  # Windows, which has no such locks
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content`, which is on the disk before the name is.
+def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
+    """Replaces `path` by `content`, which is on the disk before the name is; without
+    `sync` it may be lost in a power cut.
 
     Raises:
         OSError: The file cannot be written. `path` is then what it was before, and its
             `filename` is `path`.
     """
-    replace(path, lambda file: file.write(content))
+    replace(path, lambda file: file.write(content), sync)
 
 
-def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def replace(path: Path, write: Callable[[IO[bytes]], object], sync: bool = True) -> None:
     """Replaces `path` by what `write` writes into an open file. A folder of this name is
-    put aside.
+    put aside. `sync` as in `write_atomically`.
 
     Raises:
         OSError: As `write_atomically`.
@@ -41,8 +42,8 @@ def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
             put_aside(path)
-        if not _replace_unnamed(path, write):
-            _replace_named(path, write)
+        if not _replace_unnamed(path, write, sync):
+            _replace_named(path, write, sync)
     except OSError as error:
         if error.errno is not None:
             error.filename, error.filename2 = str(path), None
@@ -82,7 +83,7 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _replace_unnamed(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+def _replace_unnamed(path: Path, write: Callable[[IO[bytes]], object], sync: bool) -> bool:
     """Whether the file system has unnamed files and `path` was replaced by one."""
     if not hasattr(os, "O_TMPFILE"):
         return False
@@ -95,7 +96,8 @@ def _replace_unnamed(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
     with open(descriptor, "w+b") as file:
         write(file)
         file.flush()
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
         temporary = temporary_name(path)
         try:
             # A link cannot replace a name, so it gets one that can be renamed. Only with
@@ -113,13 +115,14 @@ def _replace_unnamed(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
     return True
 
 
-def _replace_named(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def _replace_named(path: Path, write: Callable[[IO[bytes]], object], sync: bool) -> None:
     temporary = temporary_name(path)
     try:
         with temporary.open("w+b") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

@@ -4,19 +4,20 @@ Torch is imported where something is to train: a sweep that has ended needs none
 """
 
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Datasets
-from vae_sweep.errors import Failed
+from vae_sweep.errors import Failed, UserError
 from vae_sweep.records import loggers, results
+from vae_sweep.records.find import run_folder
 from vae_sweep.records.run_folder import ReadOnly, list_runs, lock
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import overview, tables
 from vae_sweep.reporting.console import Console
-from vae_sweep.reporting.progress import Display
+from vae_sweep.reporting.progress import Display, Shown
 from vae_sweep.training.locate import Located, locate
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
             _say(console, f"only looked at: {error}")
             _report(console, [p.config for p in points], draw=False)
         else:
+            _check_longer(points)
             looks = {p.folder.path: p.folder.ended() for p in points}
             ready: Ready = {}
-            _prepare([p for p in points if _is_to_train(p, looks[p.folder.path][0])], ready)
+            todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
+            _check_extended(console, _prepare(todo, ready))
             datasets.say()
             for folder in folders:
                 if folder not in there:  # then; another command may have made it since
@@ -92,13 +95,42 @@ def _prepare(points: list[Located], ready: "Ready") -> "list[Prepared]":
     return [ready[p.folder.path] for p in points]
 
 
+def _check_longer(points: list[Located]) -> None:
+    """Raises UserError where a point is the very run that extend names."""
+    for p in points:
+        if p.config.extend is None:
+            continue
+        named = Path()
+        with suppress(UserError):  # said where the point has not begun with it
+            named = run_folder(p.config.extend, p.config.sweep_dir.parent)
+        if named.resolve() == p.folder.path.resolve():
+            raise UserError(
+                f"extend={p.config.extend} goes on to more steps than the run's {p.steps}; "
+                f"set train.steps={2 * p.steps}, or leave extend out"
+            )
+
+
+def _check_extended(console: Console, todo: "list[Prepared]") -> None:
+    """Raises UserError where a point cannot go on from the run that extend names; says
+    which points are new though the same of other steps are there."""
+    if not todo:
+        return
+    from vae_sweep.training import extend
+
+    for p in filter(extend.is_due, todo):
+        extend.begun(p)
+    line = extend.others(todo)
+    if line:
+        _say(console, line)
+
+
 def _run_locked(
     console: Console, points: list[Located], looks: dict[Path, Look], ready: "Ready"
 ) -> dict[Path, Summary | None]:
     """Trains what has not ended; folder -> summary."""
     for folder in dict.fromkeys(p.folder.path.parent for p in points):
-        names = [p.folder.path.name for p in points if p.folder.path.parent == folder]
-        complaint = list_runs(folder, names)
+        of_it = [p for p in points if p.folder.path.parent == folder]
+        complaint = list_runs(folder, {p.folder.path.name: p.steps for p in of_it})
         if complaint:
             _say(console, complaint)
     ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
@@ -109,7 +141,7 @@ def _run_locked(
         if not todo:
             break
         with loggers.settled(todo[0].config.sweep_dir):
-            ended |= _train(console, _prepare(todo, ready), len(points))
+            ended |= _train(console, _prepare(todo, ready), points)
         for p in points:  # of those that ended before, too, the files may be gone
             if ended[p.folder.path] is not None:
                 ended[p.folder.path] = _ended(console, p, p.folder.ended(), again=False)
@@ -117,20 +149,24 @@ def _run_locked(
 
 
 def _train(
-    console: Console, todo: "list[Prepared]", count: int
+    console: Console, todo: "list[Prepared]", points: list[Located]
 ) -> dict[Path, Summary | None]:
-    """Trains runs of a grid of `count` points; folder -> summary."""
+    """Trains `todo` of all `points` of a grid; folder -> summary."""
+    from vae_sweep.training import extend
     from vae_sweep.training.execute import execute
     from vae_sweep.training.plan import plans
     from vae_sweep.training.prepare import resumed
 
+    for p in filter(extend.is_due, todo):
+        p.folder.begin_with(*extend.begun(p))
     todo = resumed(todo, lambda text: _say(console, text))
     _say_going_on(console, todo)
-    made = plans(todo, count)
+    made = plans(todo, len(points))
     for plan in made:
         console.print(str(plan), highlight=False)
-    remaining = sum(p.steps - p.step for p in todo)
-    with Display(console, remaining, len(todo)) as display:
+    names = results.labels(results.identities([p.config for p in points]))
+    shown = {p.folder.path: Shown(names[p.config.run_id], p.step, p.steps) for p in todo}
+    with Display(console, shown, made[0].workers) as display:
         summaries = execute(made, display)
     return {p.folder.path: summaries.get(p.folder.path) for p in todo}
 
@@ -162,7 +198,8 @@ def _settle(points: list[Located], ended: dict[Path, Summary | None]) -> None:
             summary = ended[p.folder.path]
             logger = loggers.open_all(p.config, loggers.owed(p.config))
             if summary is not None and logger is not None:
-                loggers.tell(logger, p.folder.rows(), p.folder.picture)
+                rows, training = p.folder.rows(), p.folder.training(summary)
+                loggers.tell(logger, rows, training, p.folder.pictures)
                 logger.finish(summary.stated())
 
 
@@ -217,7 +254,9 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
         if draw:
             for line in results.left_out(whole):
                 _say(console, line)
-            path = overview.save_overview(whole, folder)
-            _say(console, f"picture: {path}")
+            picture = overview.save_overview(whole, folder)
+            written = tables.save_table(whole, folder)
+            _say(console, f"table: {written}")
+            _say(console, f"picture: {picture}")
     for note in loggers.notes(configs):
         _say(console, note)

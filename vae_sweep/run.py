@@ -1,19 +1,22 @@
-"""Trains a grid: `python -m vae_sweep.run norm=zscore,minus1_1 head=tanh,linear`."""
+"""Trains a grid: `vae-sweep norm=zscore,minus1_1 head=tanh,linear`."""
 
 from typing import TYPE_CHECKING, Any
 
+from vae_sweep.command import plain
 from vae_sweep.system import stop
 
 if TYPE_CHECKING:
     from vae_sweep.config import RunConfig
 
 ABOUT = """\
-Trains a grid of VAEs over normalization x output head x beta, and compares them:
-  python -m vae_sweep.run norm=zscore,minus1_1 head=tanh,linear
-  python -m vae_sweep.run beta=0.1,1,4 data=cifar10 train.epochs=20 sweep=mine
-  python -m vae_sweep.run experiments=core
-Records, table and picture go to <runs>/<sweep>/. vae_sweep.predict takes the same options
-and says, without training, what theory says of the points."""
+Trains a grid of VAEs over normalization x output head x beta, and compares
+them: commas make a grid. Records, table and picture go to RUNS/SWEEP/. The same
+command again skips what has ended and goes on with what was interrupted."""
+EXAMPLES = (
+    "norm=zscore,minus1_1 head=tanh,linear",
+    "beta=0.1,1,4 data=cifar10 train.epochs=20 sweep=mine",
+    "experiments=core",
+)
 
 
 def run_grid(configs: "list[RunConfig]") -> list[Any]:
@@ -24,11 +27,12 @@ def run_grid(configs: "list[RunConfig]") -> list[Any]:
 
 
 def main() -> None:
-    """The console script `vae-sweep`."""
+    """`vae-sweep run`."""
     with stop.handled():
-        from vae_sweep.command import entry  # Hydra, whose import a signal may end
+        if not plain.helped("run", ABOUT, EXAMPLES):
+            from vae_sweep.command import entry  # Hydra, whose import a signal may end
 
-        entry.main(run_grid, ABOUT)
+            entry.main(run_grid, ABOUT)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from vae_sweep.data import own
 from vae_sweep.data.dataset import load
 from vae_sweep.errors import UserError
 from vae_sweep.records import loggers
+from vae_sweep.records.reader import PICTURES
 from vae_sweep.training import metrics
 from vae_sweep.training.metrics import Metric
 from vae_sweep.vae import (
@@ -174,7 +175,7 @@ def check_metric(metric: Metric | str) -> None:
 
 
 def check_logger(logger: Callable[[RunConfig], Any] | str, *overrides: str) -> None:
-    """Opens a logger for a run in a temporary folder, tells it two rows, a picture and the
+    """Opens a logger for a run in a temporary folder, tells it rows, pictures and the
     end. Raises UserError where it lacks a method or raises.
 
     Args:
@@ -183,12 +184,17 @@ def check_logger(logger: Callable[[RunConfig], Any] | str, *overrides: str) -> N
     """
     what = f"log={logger}" if isinstance(logger, str) else "log"
     made = loggers.named(logger) if isinstance(logger, str) else logger
-    rows = [{"step": float(step), "epoch": step / 10, "val/kl": 3.5} for step in (0, 10)]
+    rows: list[dict[str, float]] = [
+        {"step": 0.0, "epoch": 0.0, "val/kl": 3.5, "batch/loss": 4.5},
+        {"step": 5.0, "batch/loss": 4.5},
+        {"step": 10.0, "epoch": 1.0, "val/kl": 3.5},
+    ]
     with tempfile.TemporaryDirectory() as folder:
         config = _config("sweep=check", f"runs='{folder}'", *overrides)
         config.run_dir.mkdir(parents=True)
-        picture = config.run_dir / "reconstructions.png"
-        Image.fromarray(np.zeros((16, 64, 3), np.uint8)).save(picture)
+        pictures = [config.run_dir / name for name in PICTURES]
+        for picture in pictures:
+            Image.fromarray(np.zeros((16, 64, 3), np.uint8)).save(picture)
         if wrong := loggers.complaint(made) if callable(made) else "cannot be called":
             raise UserError(f"{what} {wrong}")
         try:
@@ -197,7 +203,8 @@ def check_logger(logger: Callable[[RunConfig], Any] | str, *overrides: str) -> N
                 raise UserError(f"{what} makes a {type(opened).__name__} that has {lacks}")
             for row in rows:
                 opened.row(row)
-                opened.images(int(row["step"]), picture)
+                for picture in pictures if "epoch" in row else ():
+                    opened.images(int(row["step"]), picture)
             opened.finish({"status": "finished", "steps": 10, "final": rows[-1]})
         except UserError:
             raise

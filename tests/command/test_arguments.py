@@ -49,7 +49,7 @@ def test_hydras_flags_reach_it_before_the_options(typed, argv):
 WRONG = {
     ("train.step=20",): "unknown option train.step; did you mean train.steps?",
     ("train.stps=20", "-m"): "unknown option train.stps; did you mean train.steps?",
-    ("+typo=1",): "unknown option typo; --help",
+    ("+typo=1",): "unknown option typo; --options",
     ("++trian.lr=1",): "did you mean train.lr?",
     ("nrm=unit",): "unknown option nrm; did you mean norm?",
     ("nrm=unit,zscore",): "unknown option nrm; did you mean norm?",
@@ -94,7 +94,7 @@ WRONG = {
     ("sweep=" + 5000 * "[",): "cannot read the option",
     ("--frob",): "unknown flag --frob",
     ("--multi",): "did you mean --multirun?",
-    ("--help=3",): "--help takes no value",
+    ("--options=3",): "--options takes no value",
     ("--cfg",): "--cfg takes job or hydra or all",
     ("--cfg", "foo"): "--cfg takes job or hydra or all, got 'foo'",
     ("--resolve",): "type --cfg job --resolve",

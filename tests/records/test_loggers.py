@@ -1,4 +1,3 @@
-import csv
 import json
 import logging
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import TINY, Cli, make_config
+from survival.checks import told_rows
 from survival.wandb_files import history
 
 from vae_sweep import grid, options
@@ -162,30 +162,30 @@ def told(run: Path, name: str) -> list[list]:
     return [json.loads(line) for line in lines]
 
 
-def recorded(run: Path) -> list[dict[str, float]]:
-    """What metrics.csv has; an empty cell is what was not measured."""
-    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
-    return [{key: float(v) for key, v in row.items() if v} for row in rows]
+PICTURES = ("reconstructions.png", "samples.png")
+
+
+def heard(row: dict[str, float]) -> list[list]:
+    """A row as Told writes it down, with the pictures of an evaluation."""
+    pictures = PICTURES if "epoch" in row else ()
+    return [["row", row], *(["images", int(row["step"]), name] for name in pictures)]
 
 
 def assert_whole(run: Path, name: str, status: str = "finished") -> None:
     """One logger from begin to end, as a run of one process tells it."""
-    rows = recorded(run)
-    expected = [["begin", run.name]]
-    for row in rows:
-        images = ["images", int(row["step"]), "reconstructions.png"]
-        expected += [["row", row], images]
+    rows = [what for row in told_rows(run) for what in heard(row)]
     final = json.loads((run / "summary.json").read_text())["final"]
-    assert told(run, name) == [*expected, ["finish", status, final]]
+    expected = [["begin", run.name], *rows, ["finish", status, final]]
+    assert told(run, name) == expected
 
 
 def assert_wandb_whole(config: RunConfig) -> None:
     [file] = wandb_folder(config).glob(f"offline-run-*-{config.run_id}/*.wandb")
-    own = ("_", "reconstructions/")
+    own = ("_", "reconstructions/", "samples/")
     rows = [
         {k: v for k, v in row.items() if not k.startswith(own)} for row in history(file)
     ]
-    assert rows == recorded(config.run_dir)
+    assert rows == told_rows(config.run_dir)
 
 
 def owed(run: Path) -> list[str]:
@@ -194,13 +194,21 @@ def owed(run: Path) -> list[str]:
 
 def test_several_loggers_hear_all_that_worker_processes_do(config_of, capsys):
     log = "wandb,mine:Told,mine:second"
-    configs = [config_of(log, f"seed={s}", "train.workers=2") for s in range(2)]
+    overrides = ("train.workers=2", "log.every=4")
+    configs = [config_of(log, f"seed={s}", *overrides) for s in range(2)]
     summaries = grid.run(configs)
     assert [s.status for s in summaries] == ["finished"] * 2
     assert "2 processes" in capsys.readouterr().out
     for config in configs:
-        rows = recorded(config.run_dir)
-        assert [row["step"] for row in rows] == STEPS
+        rows = told_rows(config.run_dir)
+        assert [row["step"] for row in rows] == [0, 4, 8, 10, 12, 16, 20]
+        assert ["epoch" in row for row in rows] == [row["step"] in STEPS for row in rows]
+        assert ["batch/kl" in row for row in rows] == [True] * 3 + [
+            False,
+            True,
+            True,
+            False,
+        ]
         assert_whole(config.run_dir, "Told")
         assert_whole(config.run_dir, "Second")
         assert_wandb_whole(config)
@@ -215,20 +223,24 @@ def test_a_run_that_diverges_says_so_to_its_logger(config_of):
 
 
 @pytest.mark.parametrize(
-    ("bad", "error", "heard"),
+    ("bad", "error", "calls"),
     [
         ("NotAtStart", 'raise RuntimeError("no start")', []),
-        ("NotInRow", 'raise RuntimeError("no row")', ["begin", "row", "images"]),
+        (
+            "NotInRow",
+            'raise RuntimeError("no row")',
+            ["begin", "row", "images", "images"],
+        ),
         (
             "NotInFinish",
             'raise RuntimeError("no finish")',
-            ["begin", *["row", "images"] * 3],
+            ["begin", *["row", "images", "images"] * 3],
         ),
         ("Leaves", "sys.exit(3)", ["begin"]),
     ],
 )
 def test_a_logger_that_raises_is_off_with_one_warning_and_the_others_complete(
-    config_of, caplog, bad, error, heard
+    config_of, caplog, bad, error, calls
 ):
     log = f"wandb,mine:{bad},mine:Told"
     configs = [config_of(log, f"seed={s}") for s in range(2)]
@@ -241,7 +253,7 @@ def test_a_logger_that_raises_is_off_with_one_warning_and_the_others_complete(
     assert f"mine:{bad} is off for {run_id} {place}" in warning.getMessage()
     assert "Training goes on" in warning.getMessage()
     for config in configs:
-        assert [what[0] for what in told(config.run_dir, bad)] == heard
+        assert [what[0] for what in told(config.run_dir, bad)] == calls
         assert_whole(config.run_dir, "Told")
         assert_wandb_whole(config)
         assert owed(config.run_dir) == [f".mine.{bad}-owed"]
@@ -285,7 +297,8 @@ SLOW = ("data=npz", "data.path=images.npz", "train.steps=4000", "train.eval_ever
 
 def test_a_killed_run_tells_a_new_logger_all_rows_when_it_goes_on(home):
     cli = Cli(home)
-    arguments = [*(o for o in TINY if "wandb" not in o), *SLOW, "log=[mine:Told]"]
+    tiny = [o for o in TINY if "wandb" not in o]
+    arguments = [*tiny, *SLOW, "log=[mine:Told]", "log.every=10"]
     process = cli.start(*arguments)
     until(lambda: any(home.glob("runs/main/*/Told.jsonl")), process)
     [run] = cli.runs()
@@ -302,7 +315,10 @@ def test_a_killed_run_tells_a_new_logger_all_rows_when_it_goes_on(home):
     after = told(run, "Told")[before:]
     assert [what[0] for what in after].count("begin") == 1
     rows = [row for kind, row, *_ in after if kind == "row"]
-    assert rows == recorded(run)[: len(rows)]
+    recorded = told_rows(run)
+    assert rows[:-1] == recorded[: len(rows) - 1]
+    assert rows[-1].items() <= recorded[len(rows) - 1].items()  # its batch was to come
+    assert sum("batch/mse" in row for row in rows) > 4
     assert len(rows) > 4
 
 
@@ -315,7 +331,7 @@ def test_a_run_killed_before_its_logger_had_the_end_is_told_by_the_next_command(
     until(lambda: any(home.glob("runs/main/*/Waits.jsonl")), process)
     [run] = cli.runs()
     until(lambda: '"finished"' in (run / "summary.json").read_text(), process)
-    until(lambda: len(told(run, "Waits")) == 7, process)
+    until(lambda: len(told(run, "Waits")) == 10, process)
     process.kill()
     process.communicate()
     before = (run / "summary.json").read_bytes()
@@ -324,18 +340,18 @@ def test_a_run_killed_before_its_logger_had_the_end_is_told_by_the_next_command(
     (run / "Waits.jsonl").unlink()
     (run / "Told.jsonl").unlink()
     cli(*arguments)
-    rows = [["row", row] for row in recorded(run)]
+    rows = [["row", row] for row in told_rows(run)]
     final = json.loads(before)["final"]
     for name in ("Waits", "Told"):
         assert told(run, name) == [
             ["begin", run.name],
             *rows,
-            ["images", 20, "reconstructions.png"],
+            *(["images", 20, name] for name in PICTURES),
             ["finish", "finished", final],
         ]
     assert owed(run) == []
     cli(*arguments)
-    assert len(told(run, "Told")) == 6  # nothing more
+    assert len(told(run, "Told")) == 7  # nothing more
     assert (run / "summary.json").read_bytes() == before
 
 
@@ -380,14 +396,17 @@ def test_a_logger_hears_each_step_once(config_of, home):
     rows = [{"step": float(s), "val/kl": s + 0.5, "val/nll": float("nan")} for s in STEPS]
     picture = home / "picture.png"
     picture.touch()
+    batches = [{"step": float(s), "loss": -s, "mse": 1.0, "kl": 2.0} for s in (0, 5, 10)]
     for part in (rows[:2], rows):
-        loggers.tell(logger, part, picture)
-    loggers.tell(logger, rows, picture)
+        loggers.tell(logger, part, batches, [picture])
+    loggers.tell(logger, rows, batches, [picture])
     assert loggers.drain(home)
-    heard = told(config.run_dir, "Told")[1:]
-    row = [["row", {"step": float(s), "val/kl": s + 0.5}] for s in STEPS]
+    batch = {s: {"batch/loss": -s, "batch/mse": 1.0, "batch/kl": 2.0} for s in (0, 5, 10)}
+    row = [["row", {"step": s, "val/kl": s + 0.5, **batch.get(s, {})}] for s in (0, 10, 20)]
+    between = ["row", {"step": 5, **batch[5]}]
     pictures = [["images", s, "picture.png"] for s in (10, 20)]
-    assert heard == [row[0], row[1], pictures[0], row[2], pictures[1]]
+    expected = [row[0], between, row[1], pictures[0], row[2], pictures[1]]
+    assert told(config.run_dir, "Told")[1:] == expected
 
 
 def test_what_a_class_is_asked_without_a_run(config_of, home, caplog):

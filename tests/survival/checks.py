@@ -57,8 +57,9 @@ def ended_like(sandbox: Sandbox, reference: Sandbox) -> list[str]:
 
 def _run_like(ours: Path, theirs: Path) -> list[str]:
     failures = []
-    if _bytes(ours / "metrics.csv") != _bytes(theirs / "metrics.csv"):
-        failures.append("metrics.csv differs")
+    for name in ("metrics.csv", "training.csv"):
+        if _bytes(ours / name) != _bytes(theirs / name):
+            failures.append(f"{name} differs")
     status, expected = _status(ours), _status(theirs)
     if status != expected:
         failures.append(f"status {status}, not {expected}")
@@ -79,8 +80,22 @@ def _status(folder: Path) -> str | None:
         return None
 
 
+def told_rows(run: Path) -> list[dict[str, float]]:
+    """What loggers are to hear of a run, in order: the rows of metrics.csv and training.csv
+    by step; an empty cell is what was not measured."""
+    by_step: dict[float, dict[str, float]] = {}
+    for name, prefix in (("metrics.csv", ""), ("training.csv", "batch/")):
+        with (run / name).open() as file:
+            for row in csv.DictReader(file):
+                step = float(row.pop("step"))
+                values = {prefix + key: float(v) for key, v in row.items() if v}
+                by_step.setdefault(step, {"step": step}).update(values)
+    return [by_step[step] for step in sorted(by_step)]
+
+
 def wandb_failures(run: Path, wandb: Path) -> list[str]:
-    """Where the newest offline file of a run differs from its metrics.csv."""
+    """Where the newest offline file of a run differs from its metrics.csv and
+    training.csv."""
     segments = sorted(wandb.glob(f"offline-run-*-{run.name}"))
     if not segments:
         return ["W&B has no offline file"]
@@ -88,8 +103,7 @@ def wandb_failures(run: Path, wandb: Path) -> list[str]:
     for row in history(segments[-1] / f"run-{run.name}.wandb"):
         if "step" in row:
             logged.setdefault(float(row["step"]), []).append(row)
-    with (run / "metrics.csv").open() as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    rows = told_rows(run)
     steps = [row["step"] for row in rows]
     counts = {step: len(found) for step, found in logged.items()}
     if counts != dict.fromkeys(steps, 1):
@@ -103,9 +117,10 @@ def wandb_failures(run: Path, wandb: Path) -> list[str]:
         wrong = [key for key, value in row.items() if not _equal(found.get(key), value)]
         if wrong:
             failures.append(f"W&B has other values at step {int(row['step'])}: {wrong}")
-    return failures + (
-        _picture_failures(run, segments[-1], logged[steps[-1]][0]) if steps else []
-    )
+    if rows:
+        evaluated = max(row["step"] for row in rows if "epoch" in row)
+        failures += _picture_failures(run, segments[-1], logged[evaluated][0])
+    return failures
 
 
 def _equal(found: Any, value: float) -> bool:
@@ -115,9 +130,11 @@ def _equal(found: Any, value: float) -> bool:
 
 
 def _picture_failures(run: Path, segment: Path, last: dict[str, Any]) -> list[str]:
-    path = last.get("reconstructions/path")
-    if path is None:
-        return ["W&B has no picture at the last step"]
-    if _bytes(segment / "files" / path) != _bytes(run / "reconstructions.png"):
-        return ["W&B's picture of the last step is not reconstructions.png"]
-    return []
+    failures = []
+    for name in ("reconstructions", "samples"):
+        path = last.get(f"{name}/path")
+        if path is None:
+            failures.append(f"W&B has no {name} at the last step")
+        elif _bytes(segment / "files" / path) != _bytes(run / f"{name}.png"):
+            failures.append(f"W&B's {name} of the last step are not {name}.png")
+    return failures

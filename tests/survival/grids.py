@@ -42,7 +42,7 @@ GRIDS = (
         "two workers",
         (
             *("norm=zscore,unit", "head=tanh,linear", "train.workers=2"),
-            *("train.steps=600", "train.eval_every=20"),
+            *("train.steps=600", "train.eval_every=20", "log.every=7"),
         ),
     ),
     Grid(

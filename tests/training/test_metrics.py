@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, make_config, make_images
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from vae_sweep.training import metrics
 from vae_sweep.vae.cohort import Cohort
@@ -181,3 +181,80 @@ def test_a_head_within_tanhs_range_is_not_clipped(evaluated):
     )
     for name, value in found.items():
         assert value.equal(values[name.removesuffix("_tanh_range")])
+
+
+# --- the gap between the aggregate posterior and the prior ---
+
+
+def gap_of(mu: torch.Tensor, variance: torch.Tensor) -> float:
+    """`prior_gap` of one run's posteriors, [n, D] each."""
+    means = mu.mean(0), variance.mean(0), mu.mT @ mu / len(mu)
+    return metrics.prior_gap(*(m[None] for m in means)).item()
+
+
+def posteriors(n: int, latent: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    mix = torch.randn(latent, latent, generator=generator, dtype=torch.float64)
+    mu = 0.3 + torch.randn(n, latent, generator=generator, dtype=torch.float64) @ mix
+    return mu, torch.rand(n, latent, generator=generator, dtype=torch.float64) + 1e-3
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 6, 400])  # images of five latents
+def test_the_prior_gap_is_that_of_the_moments(n):
+    """Moments by numpy, divergence by torch.distributions; within the mean KL."""
+    mu, variance = posteriors(n)
+    covariance = np.cov(mu.numpy(), rowvar=False, bias=True) + np.diag(variance.mean(0))
+    gaussian = MultivariateNormal(mu.mean(0), torch.from_numpy(covariance))
+    prior = MultivariateNormal(torch.zeros(5).double(), torch.eye(5).double())
+    expected = kl_divergence(gaussian, prior).item()
+    assert gap_of(mu, variance) == pytest.approx(expected, rel=1e-9)
+    kl = kl_divergence(Normal(mu, variance.sqrt()), Normal(0.0, 1.0)).sum(1).mean()
+    assert 0 < gap_of(mu, variance) <= kl.item() + 1e-9
+
+
+def test_the_prior_gap_of_one_image_is_its_kl():
+    mu, variance = posteriors(1)
+    kl = kl_divergence(Normal(mu, variance.sqrt()), Normal(0.0, 1.0)).sum()
+    assert gap_of(mu, variance) == pytest.approx(kl.item())
+
+
+@pytest.mark.parametrize("noise", [1e-12, 1e-4, 0.3])
+def test_the_prior_gap_of_a_linear_optimum_is_0(noise):
+    """Probabilistic PCA by numpy: of 300 images in 8 dimensions, 4 latents, of which at
+    the highest noise some have collapsed."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 8)) * np.geomspace(2, 0.05, 8)
+    x -= x.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(x, rowvar=False, bias=True))
+    values, vectors = values[::-1][:4], vectors[:, ::-1][:, :4]
+    weight = vectors * np.sqrt(np.maximum(values - noise, 0))
+    precision = weight.T @ weight + noise * np.eye(4)
+    mu = x @ weight @ np.linalg.inv(precision)
+    variance = np.broadcast_to(noise / np.diag(precision), mu.shape).copy()
+    assert (values > 0.3).sum() < 4
+    gap = gap_of(torch.from_numpy(mu), torch.from_numpy(variance))
+    assert gap == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("variance", [0.0, 1e-30])
+def test_the_prior_gap_of_three_images_without_noise_is_large_and_finite(variance):
+    """Five latents, of which three images span two: the other three have the variance."""
+    mu, ones = posteriors(3)
+    gap = gap_of(mu, torch.full_like(ones, variance))
+    floor = max(variance, metrics.SMALLEST_VARIANCE)
+    assert gap == pytest.approx(-1.5 * math.log(floor), rel=0.1)
+
+
+def test_the_prior_gap_of_a_run_that_broke_is_not_known_and_hides_no_other():
+    mu, variance = posteriors(40)
+    means = [mu.mean(0), variance.mean(0), mu.mT @ mu / len(mu)]
+    both = [torch.stack([m, m * torch.nan]) for m in means]
+    gaps = metrics.prior_gap(*both)
+    assert gaps[0].item() == pytest.approx(gap_of(mu, variance))
+    assert gaps[1].isnan()
+
+
+@pytest.mark.parametrize("r", [0, 1])
+def test_the_prior_gap_is_of_the_whole_split(evaluated, by_hand, r):
+    _, _, mu, logvar, _ = by_hand[r]
+    assert evaluated[-1]["prior_gap"][r].item() == pytest.approx(gap_of(mu, logvar.exp()))

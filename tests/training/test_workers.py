@@ -48,14 +48,19 @@ class Heard:
     """A Progress that keeps what it is told."""
 
     def __init__(self, on_row=lambda: None):
-        self.steps, self.ids, self.said, self.on_row = 0, [], [], on_row
+        self.steps, self.ids, self.said, self.on_row = {}, [], [], on_row
+        self.statuses = {}
 
-    def advance(self, run_steps):
-        self.steps += run_steps
+    def advance(self, runs, step):
+        assert all(self.steps.get(run, 0) <= step for run in runs)
+        self.steps |= dict.fromkeys(runs, step)
 
-    def row(self, run_id, row):
-        self.ids.append((run_id, row["step"]))
+    def row(self, run, row):
+        self.ids.append((run.name, row["step"]))
         self.on_row()
+
+    def ended(self, run, summary):
+        self.statuses[run] = summary.status
 
     def say(self, text):
         self.said.append(text)
@@ -123,16 +128,15 @@ def test_the_parent_hears_of_every_step_row_and_end(config_of):
     with Workers(1, 1, heard) as workers:
         [summaries] = carried_out(workers, job_of(good, bad, logger=kept))
         pids = [process.pid for process in workers.processes.values()]
-    assert heard.steps == 2 * 20
+    assert heard.steps[good.run_dir] == 20
     assert [s.status for s in summaries] == ["finished", "diverged"]
     assert (good.run_id, 20) in heard.ids
-    assert len(heard.said) == 1
-    assert "diverged" in heard.said[0]
+    assert heard.statuses == {good.run_dir: "finished", bad.run_dir: "diverged"}
     assert [c for c in kept.calls if c[0] == "finish"] == [
         ("finish", "diverged"),
         ("finish", "finished"),
     ]
-    assert [c[1] for c in kept.calls if c[0] == "images"].count(20) == 1
+    assert [c[1] for c in kept.calls if c[0] == "images"].count(20) == 2  # two pictures
     assert not alive(pids)
 
 

@@ -9,6 +9,7 @@ import inspect
 import itertools
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -46,12 +47,12 @@ LONGEST = 20_000  # characters of an option; Hydra's parser reads 10,000 in a se
 LARGEST_GRID = 100_000  # points
 SEVERAL = ("log", "metric")  # groups of which a point may have several options
 OPEN = (*GROUPS, "log")  # groups that a user's own module:object may be of
-ONCE = ("rerun", "experiments")  # keys of a command, which are no axes of a grid's points
+ONCE = ("rerun", "extend", "experiments")  # of a command, no axes of its points
 
 # flags that Hydra knows -> the values that each takes, or None for any
 SHOWN = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 FLAGS: dict[str, tuple[str, ...] | None] = {
-    **dict.fromkeys(("--help", "-h", "--hydra-help", "--version"), ()),
+    **dict.fromkeys(("--options", "--hydra-help", "--version"), ()),
     **dict.fromkeys(("--multirun", "-m", "--run", "-r"), ()),
     **dict.fromkeys(("--resolve", "--shell-completion", "-sc"), ()),
     **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
@@ -62,9 +63,10 @@ FLAGS: dict[str, tuple[str, ...] | None] = {
 }
 NO_COMMAND = ("--multirun", "-m", "--run", "-r")  # as Hydra spells what we do unasked
 # flags that do something else than to call the command, and those that need one of them
-INSTEAD = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
+INSTEAD = ("--options", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
 INSTEAD += ("--shell-completion", "-sc", "--experimental-rerun")
 ONE_POINT = "hydra.mode=RUN"
+HASHED = re.compile(r"extend=[0-9a-f]+")
 FOREIGN = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -90,7 +92,8 @@ class Typed(NamedTuple):
     def argv(self) -> list[str]:
         """The command line as Hydra reads it."""
         alone = self.instead or ONE_POINT in self.lines
-        return [*([] if alone else ["--multirun"]), *self.flags, *self.lines]
+        flags = ["--help" if flag == "--options" else flag for flag in self.flags]
+        return [*([] if alone else ["--multirun"]), *flags, *self.lines]
 
 
 def read(typed: list[str]) -> Typed:
@@ -165,7 +168,7 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
         name, equals, value = argument.partition("=")
         if name not in FLAGS:
             meant = nearest(name, FLAGS)
-            remedy = f"did you mean {meant}?" if meant else "--help lists what there is"
+            remedy = f"did you mean {meant}?" if meant else "--help shows examples"
             raise UserError(f"unknown flag {shown(argument)[1:-1]}; {remedy}")
         values = FLAGS[name]
         if values == () and equals:
@@ -187,7 +190,7 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
     names = [flag.partition("=")[0] for flag in flags]
     if sum(name in INSTEAD for name in set(names)) > 1:
         raise UserError(f"one thing is shown at a time, got {' '.join(names)}; type one")
-    needs = {"--resolve": ("--cfg", "-c", "--help", "-h"), "--package": ("--cfg", "-c")}
+    needs = {"--resolve": ("--cfg", "-c", "--options"), "--package": ("--cfg", "-c")}
     for name, others in (*needs.items(), ("-p", needs["--package"])):
         if name in names and not set(others) & set(names):
             raise UserError(f"{name} says how --cfg shows a config; type --cfg job {name}")
@@ -197,6 +200,8 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
 def parse(line: str, parser: OverridesParser) -> Override:
     """One option, as Hydra reads it; UserError where it cannot."""
     text = shown(line)[1:-1]
+    if HASHED.fullmatch(line):  # 12345e67 is no number here
+        line = line.replace("=", "='") + "'"
     if len(line) > LONGEST:
         raise UserError(f"an option has at most {LONGEST:,} characters, got {text}")
     if line.startswith("=") or ("=" not in line.removeprefix("~") and line[:1] != "~"):
@@ -334,7 +339,10 @@ def check(override: Override, known: Mapping[str, tuple[str, ...]] | None = None
     if override.is_add() or override.is_force_add():
         raise UserError(f"{key} is there already, got {text}; type {text.lstrip('+')}")
     if key in ONCE and override.is_sweep_override() and key != "experiments":
-        raise UserError(f"{key} takes one value for all points, got {text}; set {key}=all")
+        one = "all" if key == "rerun" else "RUN"
+        raise UserError(
+            f"{key} takes one value for all points, got {text}; set {key}={one}"
+        )
     if key in choices():
         _check_choice(override, text)
     if key == "experiments":
@@ -366,7 +374,7 @@ def _unknown(key: str, text: str, known: Mapping[str, tuple[str, ...]]) -> str:
     if "did you mean" not in said and "/" in key:
         meant = nearest(key.replace("/", "."), known)
         said = f"unknown key {key}; " + (
-            f"did you mean {meant}?" if meant else "see --help"
+            f"did you mean {meant}?" if meant else "see --options"
         )
     return said.replace("unknown key", "unknown option", 1)
 

@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import vae_sweep
 from vae_sweep import options
-from vae_sweep.command import arguments, experiments
+from vae_sweep.command import arguments, experiments, plain
 from vae_sweep.config import RunConfig, expanded, provenance, unknown, validate
 from vae_sweep.errors import Failed, UserError, shown
 from vae_sweep.options import CONF
@@ -213,8 +213,7 @@ def main(grid: Grid, about: str) -> None:
         if task.failed:
             raise Failed("\n".join(dict.fromkeys(map(str, task.failed))))
     except BrokenPipeError:  # `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # as a shell says of SIGPIPE
+        plain.leave_pipe()
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if debug:
             raise

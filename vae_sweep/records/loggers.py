@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError, reason
+from vae_sweep.records.tensorboard_logger import TensorboardLogger
+from vae_sweep.records.trackio_logger import TrackioLogger
 from vae_sweep.records.wandb_logger import WandbLogger
 from vae_sweep.system import stop
 
@@ -39,12 +41,14 @@ class Logger(Protocol):
     """
 
     def row(self, row: Mapping[str, float]) -> None:
-        """One evaluation: `step`, `epoch`, `train/...`, `val/...`, `test/...`; what was
-        measured of these. Each step comes once."""
+        """What was measured at a `step`, of which each comes once, in order: of a training
+        batch `batch/loss`, `batch/mse` and `batch/kl`, every `log.every` steps; at an
+        evaluation also `epoch`, `train/...`, `val/...`, `test/...`."""
         ...
 
     def images(self, step: int, path: Path) -> None:
-        """A PNG, originals above reconstructions; before the row of a later step."""
+        """A PNG, before the row of a later step. Its `path.stem` tells which:
+        `reconstructions`, below their originals, or `samples`, decoded from the prior."""
         ...
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -53,7 +57,11 @@ class Logger(Protocol):
 
 
 METHODS = ("row", "images", "finish")
-OURS: dict[str, Callable[[RunConfig], Logger]] = {"wandb": WandbLogger}
+OURS: dict[str, Callable[[RunConfig], Logger]] = {
+    "wandb": WandbLogger,
+    "trackio": TrackioLogger,
+    "tensorboard": TensorboardLogger,
+}
 
 
 def named(name: str) -> Callable[[RunConfig], Logger]:
@@ -125,14 +133,30 @@ def owed(config: RunConfig) -> list[str]:
     ]
 
 
-def tell(logger: Logger, rows: Iterable[Mapping[str, float]], picture: Path) -> None:
-    """All rows so far and the picture of the last one; those that it has are skipped."""
-    step = None
-    for row in rows:
-        logger.row(row)
+def tell(
+    logger: Logger,
+    rows: Iterable[Mapping[str, float]],
+    training: Iterable[Mapping[str, float]],
+    pictures: Iterable[Path],
+) -> None:
+    """All rows so far, of evaluations and of training.csv, and the pictures of the last
+    evaluation; those that it has are skipped."""
+    by_step = {int(row["step"]): dict(row) for row in rows}
+    evaluated = max(by_step, default=None)
+    for row in training:
         step = int(row["step"])
-    if step is not None and picture.exists():
-        logger.images(step, picture)
+        by_step[step] = by_step.get(step, {}) | of_batch(step, row)
+    for step in sorted(by_step):
+        logger.row(by_step[step])
+        if step == evaluated:
+            for picture in filter(Path.exists, pictures):
+                logger.images(step, picture)
+
+
+def of_batch(step: int, row: Mapping[str, float]) -> dict[str, float]:
+    """A row of training.csv as loggers are told it."""
+    rest = {f"batch/{key}": value for key, value in row.items() if key != "step"}
+    return {"step": step, **rest}
 
 
 def notes(configs: Iterable[RunConfig]) -> list[str]:
@@ -301,7 +325,7 @@ class _Guarded:
         self._logger: Any = None
         self._failed = False
         self._told = -1  # the last step that it has
-        self._pictured = -1
+        self._pictured: dict[str, int] = {}  # picture -> the last step that it has it of
         with suppress(OSError):
             _debt(name, config).touch()
         self._submit(self._open)
@@ -320,9 +344,9 @@ class _Guarded:
 
     def images(self, step: int, path: Path) -> None:
         def tell_images() -> None:
-            if self._pictured < step == self._told:
+            if self._pictured.get(path.name, -1) < step == self._told:
                 self._logger.images(step, path)
-                self._pictured = step
+                self._pictured[path.name] = step
 
         self._submit(tell_images)
 

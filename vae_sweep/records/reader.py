@@ -27,6 +27,11 @@ from vae_sweep.records.summary import Summary
 # of what is written; 1, of files that state none; 2, before finished runs kept no more than
 # their weights and sweep.json listed the runs
 SCHEMA = 3
+METRICS, TRAINING = "metrics.csv", "training.csv"
+CURVE = ("step", "loss", "mse", "kl")  # the columns of training.csv
+RECONSTRUCTIONS, SAMPLES = "reconstructions.png", "samples.png"
+# picture -> where the summary of a run that ended states its SHA-256
+PICTURES = {RECONSTRUCTIONS: "picture_sha256", SAMPLES: "samples_sha256"}
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, tens of times faster
 
 
@@ -171,10 +176,10 @@ def checksum(summary: dict[str, Any]) -> str:
 
 
 class Rows:
-    """The whole lines of a metrics.csv: header, then one line per evaluation."""
+    """The whole lines of a metrics.csv or training.csv: header, then a line per step."""
 
-    def __init__(self, lines: list[bytes]):
-        """`lines` end in a line feed each; the first is the header.
+    def __init__(self, lines: list[bytes], name: str = METRICS):
+        """`lines` end in a line feed each; the first is the header. `name` is the file's.
 
         Raises:
             Unreadable: They are no table of numbers with rising steps.
@@ -189,19 +194,19 @@ class Rows:
             header, *cells = csv.reader(io.StringIO(text), strict=True)
             self.cells = [[float(cell or "nan") for cell in line] for line in cells]
         except (ValueError, csv.Error) as error:
-            raise Unreadable(f"metrics.csv is damaged: {error}") from None
+            raise Unreadable(f"{name} is damaged: {error}") from None
         self.columns = tuple(header)
         if len(set(header)) < len(header) or "step" not in header:
-            raise Unreadable("metrics.csv is damaged: it needs one column step")
+            raise Unreadable(f"{name} is damaged: it needs one column step")
         if any(len(row) != len(header) for row in self.cells):
-            raise Unreadable("metrics.csv is damaged: a row has other columns")
+            raise Unreadable(f"{name} is damaged: a row has other columns")
         if len(self.cells) != len(lines) - 1:
-            raise Unreadable("metrics.csv is damaged: a row spans lines")
+            raise Unreadable(f"{name} is damaged: a row spans lines")
         place = header.index("step")
         steps = [row[place] for row in self.cells]
         whole = all(math.isfinite(s) and s >= 0 and s % 1 == 0 for s in steps)
         if not whole or any(b <= a for a, b in pairwise(steps)):
-            raise Unreadable("metrics.csv is damaged: its steps do not rise")
+            raise Unreadable(f"{name} is damaged: its steps do not rise")
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -238,27 +243,45 @@ class Rows:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def read_rows(folder: Path) -> Rows:
-    """The whole rows of metrics.csv, without a torn last line; none where it is missing.
+def read_rows(folder: Path, name: str = METRICS) -> Rows:
+    """The whole rows of metrics.csv, or of training.csv, without a torn last line; none
+    where it is missing.
 
     Raises:
         Unreadable: It is damaged.
     """
     try:
-        content = _content(folder / "metrics.csv")
+        content = _content(folder / name)
     except FileNotFoundError:
         return Rows([])
     except OSError as error:
-        raise _damaged("metrics.csv", error) from None
-    return Rows([line + b"\n" for line in content.split(b"\n")[:-1]])
+        raise _damaged(name, error) from None
+    return Rows([line + b"\n" for line in content.split(b"\n")[:-1]], name)
 
 
-def read_picture(folder: Path, summary: Summary | None) -> Image.Image | None:
-    """reconstructions.png, decoded; None where there is none that can be read, or where
+def read_training(folder: Path, summary: Summary | None) -> Rows:
+    """The rows of training.csv; none of a run of an earlier version.
+
+    Raises:
+        Unreadable: It is damaged, or is not the one that `summary`, an ended run's, states.
+    """
+    rows = read_rows(folder, TRAINING)
+    if rows.columns not in ((), CURVE):
+        raise Unreadable(f"{TRAINING} is damaged: its columns must be {', '.join(CURVE)}")
+    stated = summary.training_sha256 if summary is not None else None
+    if stated not in (None, rows.sha256):
+        raise Unreadable(f"{TRAINING} has other rows than summary.json states")
+    return rows
+
+
+def read_picture(
+    folder: Path, summary: Summary | None, name: str = RECONSTRUCTIONS
+) -> Image.Image | None:
+    """A picture of PICTURES, decoded; None where there is none that can be read, or where
     it is not the one that `summary`, an ended run's, states."""
     try:
-        content = _content(folder / "reconstructions.png")
-        if summary is not None and not is_picture_of(summary, content):
+        content = _content(folder / name)
+        if summary is not None and not is_picture_of(summary, content, name):
             return None
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -267,10 +290,11 @@ def read_picture(folder: Path, summary: Summary | None) -> Image.Image | None:
         return None
 
 
-def is_picture_of(summary: Summary, content: bytes) -> bool:
-    """Whether a PNG is the one that a summary states; those of running runs, and of
-    schema 1, state none."""
-    return summary.picture_sha256 in (None, hashlib.sha256(content).hexdigest())
+def is_picture_of(summary: Summary, content: bytes, name: str) -> bool:
+    """Whether a PNG is the one that a summary states of this name; those of running runs,
+    and of schema 1, state none."""
+    stated = getattr(summary, PICTURES[name])
+    return stated in (None, hashlib.sha256(content).hexdigest())
 
 
 def fit(summary: Summary, rows: Rows) -> bool:

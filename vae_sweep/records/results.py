@@ -3,9 +3,10 @@
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,9 @@ from vae_sweep.config import Own, RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.records import reader
+from vae_sweep.records.find import is_run
 from vae_sweep.records.reader import Unreadable
-from vae_sweep.records.summary import Predicted, Summary
+from vae_sweep.records.summary import Best, Predicted, Summary
 
 # interrupted: "running", but no process trains it
 Status = Literal["running", "interrupted", "failed", "diverged", "finished"]
@@ -27,18 +29,28 @@ IDENTITY = (
     *("run_id", "norm", "target", "head", "likelihood", "reduction", "beta", "seed"),
     "other",
 )
+CURVE = (*IDENTITY, *reader.CURVE)  # the columns of `training`
 
 # column of `finals` -> column of `table`, and the digits printed
 NUMBERS = {
     "implied_sigma": ("sigma (8-bit)", 0),
     "psnr_cap_val": ("PSNR cap (dB)", 2),
     "val/psnr": ("val PSNR (dB)", 2),
+    "test/psnr": ("test PSNR (dB)", 2),
     "predicted_psnr": ("pred. PSNR", 2),
+    "val/bits_per_dim_calibrated": ("calibrated bits/dim", 3),
+    "test/bits_per_dim_calibrated": ("test bits/dim", 3),
     "val/kl": ("KL (nats)", 1),
     "predicted_kl": ("pred. KL", 1),
     "val/active_units": ("active units", 0),
     "predicted_active_units": ("pred. units", 0),
-    "val/bits_per_dim_calibrated": ("calibrated bits/dim", 3),
+}
+# those of which one end is better; of rate and of active units neither is
+BEST: dict[str, Best] = {
+    **dict.fromkeys(("val/psnr", "test/psnr"), "highest"),
+    **dict.fromkeys(
+        ("val/bits_per_dim_calibrated", "test/bits_per_dim_calibrated"), "lowest"
+    ),
 }
 PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<name>
     *("floor_mse", "floor_mse_pixel", "sigma", "beta_pixel", "active_units", "kl"),
@@ -47,8 +59,9 @@ PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<
 )
 DRAWN = (
     *("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr"),
-    *("val/elbo_discrete", "val/sigma"),
+    *("val/elbo_discrete", "val/sigma", "val/bits_per_dim_calibrated"),
 )
+MEASURED_LAST = ("test/psnr", "test/bits_per_dim_calibrated")  # of runs that have ended
 REASONS = 5  # that are named of runs which cannot be read
 
 
@@ -61,6 +74,10 @@ class Run:
     rows: reader.Rows
     summary: Summary | None  # None before there is one, and of early versions' unfinished
     status: Status
+    training: reader.Rows = field(default_factory=lambda: reader.Rows([]))
+    uncurved: str = ""  # why `training` has nothing, where training.csv cannot be read
+    folder: Path = Path()
+    sweep: str = ""  # where several are read of which two hold a run of this name
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,19 +91,25 @@ class Results:
     predicted_<name> of PREDICTED, their sentence, seconds, device, then the columns of
     metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
     label, and `other` states whatever else differs within the sweep. nan is not known.
+    `training` has a row per run and training batch that training.csv has: IDENTITY, step,
+    and before that step's update loss (the objective per image), mse (per element of the
+    target) and kl (nats per image).
     `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
     noise falling: run_id, kl (nats per image), psnr (dB).
 
     `runs` are what the frames were made of, in the order of `finals`; `skipped` maps
-    folders of runs that could not be read to the reason; `waiting` names runs that the
-    sweep is to hold and that have not begun.
+    folders of runs that could not be read to the reason, `uncurved` those whose
+    training.csv could not; `waiting` names runs that the sweep is to hold and that have
+    not begun.
     """
 
     curves: pd.DataFrame
     finals: pd.DataFrame
     theory: pd.DataFrame
+    training: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE))
     runs: tuple[Run, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    uncurved: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
 
     def __repr__(self) -> str:
@@ -119,10 +142,46 @@ def read(
     folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
 ) -> Results:
     """As `load`, without a word of runs that are left out."""
-    folder = Path(folder)
+    return _framed(*_collected(Path(folder), run_ids, rest))
+
+
+def read_all(folders: Sequence[Path]) -> Results:
+    """Several sweeps as one, in this order. Where two hold runs of the same name, names
+    begin with the sweep's, and `other` states it.
+
+    Raises:
+        UserError: As `load`, of any of them.
+    """
+    folders = [*{folder.resolve(): folder for folder in folders}.values()]
+    if len(folders) == 1:
+        return read(folders[0])
+    names = [folder.resolve().name for folder in folders]
+    if len({*names}) < len(names):
+        names = [str(folder) for folder in folders]
+    found = [_collected(folder, None, False) for folder in folders]
+    counted = Counter(run.run_id for runs, _, _ in found for run in runs)
+    named = max(counted.values()) > 1
+    every = [
+        replace(run, run_id=f"{name}/{run.run_id}", sweep=name) if named else run
+        for name, (runs, _, _) in zip(names, found, strict=True)
+        for run in runs
+    ]
+    skipped = {
+        f"{name}/{run_id}": why
+        for name, (_, those, _) in zip(names, found, strict=True)
+        for run_id, why in those.items()
+    }
+    return _framed(every, skipped, [run_id for *_, waiting in found for run_id in waiting])
+
+
+Collected = tuple[list[Run], dict[str, str], list[str]]  # runs, skipped, waiting
+
+
+def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Collected:
+    """What Results has of a sweep before it is made frames of."""
     if not folder.is_dir():
         raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
-    found = sorted(path.name for path in folder.iterdir() if _is_run(path))
+    found = sorted(path.name for path in folder.iterdir() if is_run(path))
     if not found:
         raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
     chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
@@ -143,35 +202,39 @@ def read(
     if not runs:
         run_id, reason = next(iter(skipped.items()))
         raise UserError(f"no run of {folder} can be read: {run_id}/{reason}")
-    identities = _identities(runs)
-    finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
     waiting: list[str] = []
     with suppress(Unreadable):
         waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in found]
+    return runs, skipped, waiting
+
+
+def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Results:
+    identities = _identities(runs)
+    finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
     return Results(
-        curves=_with_columns(_curves(runs, identities), DRAWN),
+        curves=_with_columns(_tidy(identities, [r.rows for r in runs]), DRAWN),
         finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *numbers(runs))),
         theory=_theory(runs),
+        training=_with_columns(_tidy(identities, [r.training for r in runs]), CURVE),
         runs=tuple(runs),
         skipped=skipped,
+        uncurved={run.run_id: run.uncurved for run in runs if run.uncurved},
         waiting=waiting,
     )
 
 
 def left_out(results: Results) -> list[str]:
-    """A line that counts the runs that could not be read, and the first few reasons."""
-    if not results.skipped:
-        return []
-    runs = "1 run" if len(results.skipped) == 1 else f"{len(results.skipped)} runs"
-    shown = [f"{run_id} ({why})" for run_id, why in results.skipped.items()][:REASONS]
-    return [f"left out {runs} that cannot be read: {'; '.join(shown)}"]
+    """Lines that count the runs, and the training curves, that could not be read, with the
+    first few reasons."""
+    found = {"{} that cannot be read": results.skipped}
+    found["the training curves of {}"] = results.uncurved
+    return [_counted(text, runs) for text, runs in found.items() if runs]
 
 
-def _is_run(path: Path) -> bool:
-    if path.name.startswith(".") or not path.is_dir():
-        return False
-    names = ("config.yaml", "summary.json", "metrics.csv", "state.safetensors")
-    return any((path / name).exists() for name in names)
+def _counted(text: str, runs: Mapping[str, str]) -> str:
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    shown = [f"{run_id} ({why})" for run_id, why in runs.items()][:REASONS]
+    return f"left out {text.format(count)}: {'; '.join(shown)}"
 
 
 def _read(folder: Path, trains: bool) -> Run:
@@ -192,7 +255,11 @@ def _read(folder: Path, trains: bool) -> Run:
             raise Unreadable("metrics.csv has other rows than summary.json states")
     if summary is not None and summary.run_id not in (None, run_id):
         raise Unreadable("summary.json is another run's")
-    return Run(folder.name, config, rows, summary, status)
+    try:
+        training, uncurved = reader.read_training(folder, summary), ""
+    except Unreadable as error:
+        training, uncurved = reader.Rows([]), str(error)
+    return Run(folder.name, config, rows, summary, status, training, uncurved, folder)
 
 
 def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
@@ -215,7 +282,7 @@ def _identities(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "reduction": run.config.reduction,
             "beta": run.config.beta.label,
             "seed": run.config.seed,
-            "other": other,
+            "other": f"sweep={run.sweep} {other}".strip() if run.sweep else other,
         }
         for run, other in zip(runs, others, strict=True)
     ]
@@ -234,6 +301,8 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
         pairs = {(run.get(option), run.get(key)) for run in runs}
         if len(pairs) == len({option for option, _ in pairs}):
             own.add(key)  # one version of each option, whose name says enough
+    kept = _telling(runs)
+    own |= {key for key in values if key.startswith("data.") and key not in kept}
     differing = [key for key, seen in values.items() if len(seen) > 1 and key not in own]
     labeled = [
         {f"beta.{key}" for key in config.beta.parameters}
@@ -251,8 +320,47 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
     ]
 
 
+def _telling(runs: Sequence[dict[str, str]]) -> list[str]:
+    """The settings of data that tell the data sets of `runs` apart: not those that follow
+    from the ones before them, as the sizes of a split mostly do from a name or a path."""
+    keys = dict.fromkeys(key for run in runs for key in run if key.startswith("data."))
+    known, telling = [()] * len(runs), list[str]()
+    for key in dict.fromkeys(("data.name", "data.path", *keys)):
+        more = [(*seen, run.get(key)) for seen, run in zip(known, runs, strict=True)]
+        if len({*more}) > len({*known}):
+            known = more
+            telling.append(key)
+    return telling
+
+
+def data_sets(runs: Sequence[Run]) -> list[str]:
+    """The data set of each run, told from those of the others: numbers of two are not
+    comparable."""
+    settings = [
+        flattened({"data": run.config.data.model_dump(mode="json", exclude={"cache"})})
+        for run in runs
+    ]
+    keys = [key for key in _telling(settings) if key != "data.name"]
+    more = [[f"{_short(k)}={each[k]}" for k in keys if k in each] for each in settings]
+    return [" ".join([s["data.name"], *m]) for s, m in zip(settings, more, strict=True)]
+
+
+def mixed(results: Results) -> str | None:
+    """A line that warns of a sweep that mixes data sets; None where it does not."""
+    names = list(dict.fromkeys(data_sets(results.runs)))
+    if len(names) < 2:
+        return None
+    shown = ", ".join(names[:REASONS]) + (", ..." if len(names) > REASONS else "")
+    return (
+        f"these runs are of {len(names)} data sets ({shown}): numbers are comparable only "
+        f"among runs of one"
+    )
+
+
 def _short(key: str) -> str:
-    return key.removeprefix("model.").removeprefix("train.")
+    for section in ("model.", "train.", "data."):
+        key = key.removeprefix(section)
+    return key
 
 
 def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -268,19 +376,18 @@ def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _curves(runs: Sequence[Run], identities: list[dict[str, Any]]) -> pd.DataFrame:
+def _tidy(identities: list[dict[str, Any]], tables: Sequence[reader.Rows]) -> pd.DataFrame:
     """The rows of all runs, one run after the other; nan where a run lacks a column."""
-    columns = list(dict.fromkeys(c for run in runs for c in run.rows.columns)) or ["step"]
+    columns = list(dict.fromkeys(c for rows in tables for c in rows.columns)) or ["step"]
     place = {name: k for k, name in enumerate(columns)}
-    cells = np.full((sum(len(run.rows) for run in runs), len(columns)), math.nan)
+    lengths = [len(rows) for rows in tables]
+    cells = np.full((sum(lengths), len(columns)), math.nan)
     start = 0
-    for run in runs:
-        if len(run.rows):
-            places = [place[name] for name in run.rows.columns]
-            cells[start : start + len(run.rows), places] = run.rows.cells
-        start += len(run.rows)
-    lengths = [len(run.rows) for run in runs]
-    of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(runs)), lengths)]
+    for rows in filter(len, tables):
+        places = [place[name] for name in rows.columns]
+        cells[start : start + len(rows), places] = rows.cells
+        start += len(rows)
+    of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(tables)), lengths)]
     numbers = pd.DataFrame(cells, columns=columns).astype({"step": "int64"})
     return pd.concat([of_runs.reset_index(drop=True), numbers], axis=1)
 
@@ -376,19 +483,33 @@ def numbers(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
     return found
 
 
+def best(runs: Sequence[Run]) -> dict[str, Best]:
+    """Column of `finals` -> which end of it is better, where one is."""
+    found = dict(BEST)
+    for summary in (run.summary for run in runs if run.summary is not None):
+        for name, metric in summary.metrics.items():
+            if metric.best:
+                found[f"{metric.split}/{name}"] = metric.best
+    return found
+
+
 def table(results: Results) -> pd.DataFrame:
-    """One line per run: what tells it from the others, then its last numbers.
+    """One line per run: what tells it from the others, its last numbers, `run`.
 
     sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
     nats per image; pred. is what a linear VAE reaches at its optimum. Metrics that not
-    every run has follow: `<split> <label> (<unit>)`.
+    every run has follow: `<split> <label> (<unit>)`. Numbers of the test split are there
+    where any run has them. `run` is the short hash, which names a run in every command.
     """
     finals, names = results.finals, numbers(results.runs)
-    shown = distinguishing(finals).join(finals.filter(items=list(names)))
+    absent = {name for name in MEASURED_LAST if finals[name].isna().all()}
+    there = [name for name in names if name not in absent]
+    shown = distinguishing(finals).join(finals.filter(items=there))
     own = finals["implied_sigma"].fillna(finals["val/sigma"])  # else learned
     shown["implied_sigma"] = own
     if bool((finals["status"] != "finished").any()):
         shown["status"] = finals["status"]
+    shown["run"] = finals["run_id"].str.rpartition("-")[2]
     shown.columns = [names[c][0] if c in names else c for c in shown.columns]
     return shown
 

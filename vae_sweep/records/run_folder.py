@@ -1,4 +1,4 @@
-"""A run's folder as training writes it: configuration, rows, checkpoint, picture, summary.
+"""A run's folder as training writes it: configuration, rows, checkpoint, pictures, summary.
 
 Rows are appended and flushed to disk; everything else is replaced as a whole, so that a
 kill at any moment leaves whole files. What does not fit is put aside as NAME.old-K, never
@@ -31,9 +31,14 @@ from safetensors import SafetensorError, safe_open
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.files import put_aside, remove_leftovers, write_atomically
-from vae_sweep.records import reader
+from vae_sweep.records import heartbeat, reader
+from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.reader import (
+    METRICS,
+    PICTURES,
+    RECONSTRUCTIONS,
     SCHEMA,
+    TRAINING,
     LeftAlone,
     Rows,
     Unreadable,
@@ -45,8 +50,8 @@ if TYPE_CHECKING:
     from vae_sweep.records.checkpoint import State, StateShape
 
 FILES = (
-    *("config.yaml", "metrics.csv", "summary.json", "state.safetensors"),
-    "reconstructions.png",
+    *("config.yaml", METRICS, TRAINING, "summary.json", "state.safetensors"),
+    *PICTURES,
 )
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times faster
 DISTRIBUTIONS = ("vae-sweep", "torch", "torchvision", "numpy", "hydra-core")
@@ -133,10 +138,14 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def list_runs(folder: Path, run_ids: list[str]) -> str | None:
+def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
     """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
     then known before they have folders. Returns what was wrong with a list that was put
     aside.
+
+    Args:
+        folder: The sweep's.
+        steps: run_id -> those that the run is to have.
 
     Raises UserError where a later version of vae-sweep wrote the list.
     """
@@ -148,13 +157,13 @@ def list_runs(folder: Path, run_ids: list[str]) -> str | None:
     except Unreadable as error:
         kept = put_aside(folder / "sweep.json").name
         listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
-    new = [run_id for run_id in run_ids if run_id not in listed]
+    new = {run_id: total for run_id, total in steps.items() if run_id not in listed}
     if new:
         about = {
             "command": environment()["command"],
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        listed |= dict.fromkeys(new, about)
+        listed |= {run_id: {**about, "total_steps": new[run_id]} for run_id in new}
         content = {"schema": SCHEMA, "runs": listed}
         write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
     return complaint
@@ -179,6 +188,7 @@ class RunFolder:
         self.identity = hashlib.sha256(content.encode()).hexdigest()[:16]
         self.columns: tuple[str, ...] = ()  # of a metrics.csv that begins; see open
         self._kept: Rows | None = None  # what metrics.csv holds, once this process writes
+        self.curve = CurveFile(self.path)
 
     # --- what is there ---
 
@@ -231,12 +241,18 @@ class RunFolder:
                     f"{path.name} is missing or damaged: the run's weights are lost, its "
                     f"numbers are whole; rerun=all repeats the run"
                 )
-        with suppress(OSError):
-            if not reader.is_picture_of(summary, self.picture.read_bytes()):
-                return (
-                    f"{self.picture.name} is not the one that the run drew, and is left "
-                    f"out of pictures; rerun=all repeats the run"
-                )
+        if summary.training_sha256 not in (None, self.curve.sha256):
+            return (
+                f"{TRAINING} is not the one that the run wrote, and is left out of curves; "
+                f"rerun=all repeats the run"
+            )
+        for picture in filter(Path.is_file, self.pictures):
+            with suppress(OSError):
+                if not reader.is_picture_of(summary, picture.read_bytes(), picture.name):
+                    return (
+                        f"{picture.name} is not the one that the run drew, and is left "
+                        f"out of pictures; rerun=all repeats the run"
+                    )
         return None
 
     def repair(self) -> list[str]:
@@ -275,28 +291,61 @@ class RunFolder:
         return done
 
     def resume(self, shape: "StateShape", steps: int) -> Resumed:
-        """Where the run goes on of `steps`; metrics.csv then has the rows up to there.
+        """Where the run goes on of `steps`; metrics.csv and training.csv then have the rows
+        up to there.
 
-        A checkpoint that does not fit `shape`, or whose rows are not there, is put aside
-        with the rows, and so are rows without a checkpoint: the run starts over.
+        A checkpoint that does not fit `shape`, or whose rows in metrics.csv are not there,
+        is put aside with the rows, and so are rows without a checkpoint: the run starts
+        over. Where those in training.csv are not there, that file alone begins anew.
         """
         self._kept = None
         try:
-            state, kept = self._checkpoint(shape, steps)
+            state, kept, about = self._checkpoint(shape, steps)
         except _Unfit as error:
-            return Resumed(None, self._set_aside(str(error)))
+            complaint = self._set_aside(str(error))
+            return Resumed(None, _joined(complaint, self.curve.resume({})))
         if state is None:
-            return Resumed(None, self._forget_rows())
+            complaint = self._forget_rows()
+            return Resumed(None, _joined(complaint, self.curve.resume({})))
         if kept.content != (self._content() or b""):
-            write_atomically(self.path / "metrics.csv", kept.content)
-        return Resumed(state, evaluated=state.step in kept.steps)
+            write_atomically(self.path / METRICS, kept.content)
+        return Resumed(state, self.curve.resume(about), state.step in kept.steps)
 
-    def _checkpoint(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows]":
+    def left(self, shape: "StateShape", steps: int) -> "tuple[State | None, Rows, bytes]":
+        """The checkpoint, None where there is none, and what belongs to it of metrics.csv
+        and of training.csv; changes nothing.
+
+        Raises:
+            UserError: They are damaged, or do not fit a run of `shape` and `steps`.
+        """
+        try:
+            state, rows, about = self._checkpoint(shape, steps)
+        except _Unfit as error:
+            raise UserError(
+                f"{self.path}/state.safetensors {error}; choose another run"
+            ) from None
+        return state, rows, self.curve.of(about) or b""
+
+    def begin_with(self, state: "State", rows: Rows, training: bytes) -> None:
+        """Begins the run with what another one left; what is there already, and is no
+        such beginning, is put aside."""
+        if self._content() not in (None, rows.content):
+            self.start_over()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        write_atomically(self.path / METRICS, rows.content)
+        self.curve.begin_with(training)
+        self._kept = rows
+        self.save_state(state)
+
+    def _checkpoint(
+        self, shape: "StateShape", steps: int
+    ) -> "tuple[State | None, Rows, dict[str, str]]":
         from vae_sweep.records import checkpoint  # torch, of which ended runs need none
 
         path = self.path / "state.safetensors"
         if not path.exists():
-            return None, Rows([])
+            return None, Rows([]), {}
         try:
             about = checkpoint.read_about(path)
             if (schema := about.get("schema", "1")).isdecimal():
@@ -312,7 +361,8 @@ class RunFolder:
         misfit = shape.misfit(state, steps)
         if misfit:
             raise _Unfit(f"does not fit this run: {misfit}")
-        return state, self._rows_of(state.step, stated, about.get("rows_sha256"))
+        rows = self._rows_of(state.step, stated, about.get("rows_sha256"))
+        return state, rows, about
 
     def _rows_of(self, step: int, stated: int | None, sha256: str | None) -> Rows:
         """The rows that belong to a checkpoint of `step`."""
@@ -333,7 +383,7 @@ class RunFolder:
         return kept
 
     def _content(self) -> bytes | None:
-        path = self.path / "metrics.csv"
+        path = self.path / METRICS
         with suppress(OSError):
             return path.read_bytes() if path.is_file() else None
         return None
@@ -341,7 +391,7 @@ class RunFolder:
     def _forget_rows(self) -> str | None:
         """Puts aside what has no checkpoint. A run that was killed at its first one leaves
         nothing: its row of step 0 is made again as it was."""
-        rows = self.path / "metrics.csv"
+        rows = self.path / METRICS
         try:
             summary = reader.read_summary(self.path)
             own = summary is None or summary.identity == self.identity
@@ -352,7 +402,7 @@ class RunFolder:
         except Unreadable as error:
             return self._set_aside(f"cannot be used ({error})", "summary.json")
         if rows.exists():
-            return self._set_aside("has rows but no checkpoint", "metrics.csv")
+            return self._set_aside("has rows but no checkpoint", METRICS)
         why = "has no rows" if own else "is of another configuration or data"
         return self._set_aside(why, "summary.json")
 
@@ -360,7 +410,7 @@ class RunFolder:
         """Renames checkpoint, rows and summary to NAME.old-K; None if nothing is there."""
         moved = [
             put_aside(self.path / name).name
-            for name in dict.fromkeys((first, "metrics.csv", "summary.json"))
+            for name in dict.fromkeys((first, METRICS, TRAINING, "summary.json"))
             if (self.path / name).exists()
         ]
         if not moved:
@@ -388,6 +438,7 @@ class RunFolder:
             own = False
         if not own:
             put_aside(self.path / "summary.json")
+        heartbeat.remove(self.path)
         self._write_summary(summary.but(status="running"))
 
     def _write_config(self) -> None:
@@ -413,6 +464,13 @@ class RunFolder:
             raise RecordsChanged("the folder was removed")
         return self._kept
 
+    def training(self, summary: Summary | None = None) -> Rows:
+        """The rows of training.csv; none where they are not those that `summary` states, or
+        cannot be read."""
+        with suppress(Unreadable):
+            return reader.read_training(self.path, summary)
+        return Rows([])
+
     def append(self, row: Row) -> None:
         """Adds a row of a later step than those that are there.
 
@@ -423,7 +481,7 @@ class RunFolder:
             RecordsChanged: As `rows`.
         """
         kept = self.rows()
-        path = self.path / "metrics.csv"
+        path = self.path / METRICS
         columns = kept.columns or self.columns
         cells = (_cell(row.get(key, math.nan)) for key in columns)
         line = (",".join(cells) + "\n").encode()
@@ -456,34 +514,36 @@ class RunFolder:
             "identity": self.identity,
             "rows": str(len(rows)),
             "rows_sha256": rows.sha256,
+            **self.curve.stated(),
         }
         content = checkpoint.encoded(state, about)
         write_atomically(self.path / "state.safetensors", content)
 
-    def save_picture(self, originals: np.ndarray, reconstructions: np.ndarray) -> Path:
-        """reconstructions.png: originals above reconstructions, uint8 [n, H, W, C]."""
+    def save_picture(self, *rows: np.ndarray, name: str = RECONSTRUCTIONS) -> Path:
+        """Writes a picture of PICTURES: rows of images, uint8 [n, H, W, C] each."""
         self.rows()
-        rows = [np.concatenate(list(row), axis=1) for row in (originals, reconstructions)]
-        picture = np.concatenate(rows)
+        picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
         if picture.shape[2] not in (3, 4):
             picture = picture[:, :, 0]  # gray, or the first of two channels
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "png")
-        write_atomically(self.picture, buffer.getvalue())
-        return self.picture
+        write_atomically(self.path / name, buffer.getvalue())
+        return self.path / name
 
     @property
-    def picture(self) -> Path:
-        return self.path / "reconstructions.png"
+    def pictures(self) -> list[Path]:
+        return [self.path / name for name in PICTURES]
 
     def finish(self, summary: Summary) -> None:
         """Writes summary.json, which makes the run an ended one."""
         rows = self.rows()
         about: dict[str, Any] = {"rows": len(rows), "metrics_sha256": rows.sha256}
-        with suppress(OSError):  # of a run without rows there is none
-            digest = hashlib.sha256(self.picture.read_bytes()).hexdigest()
-            about["picture_sha256"] = digest
+        about["training_sha256"] = self.curve.sha256
+        for picture in filter(Path.is_file, self.pictures):  # of a run without rows none
+            digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+            about[PICTURES[picture.name]] = digest
         self._write_summary(summary.but(**about))
+        heartbeat.remove(self.path)
 
     def _write_summary(self, summary: Summary) -> None:
         content = {"schema": SCHEMA, **summary.stated(), "identity": self.identity}
@@ -495,6 +555,10 @@ class RunFolder:
 
 def _refusal(folder: Path, error: LeftAlone) -> UserError:
     return UserError(f"{folder}/{error}; {error.remedy}, or set sweep=NAME")
+
+
+def _joined(*complaints: str | None) -> str | None:
+    return "; ".join(filter(None, complaints)) or None
 
 
 class _Unfit(Exception):

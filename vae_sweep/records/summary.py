@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Number = float | int | None  # None: not finite, or not known
+Best = Literal["", "highest", "lowest"]  # which end of a metric is better; "": neither
 
 
 class _Kept(BaseModel):
@@ -45,6 +46,7 @@ class Measured(_Kept):
     label: str = ""
     unit: str = ""
     digits: Annotated[int, Field(ge=0, le=15)] = 3
+    best: Best = ""
 
 
 class Summary(_Kept):
@@ -54,7 +56,8 @@ class Summary(_Kept):
     `implied_sigma` is in 8-bit levels, `psnr_cap` in dB, of the training split, where None
     that is stated is no cap. `seconds` are those of its cohort, of `cohort_size` runs.
     `metrics` are those that not every run has, by name.
-    `rows`, `metrics_sha256` and `picture_sha256` say what belongs to a run that ended.
+    `rows` and the digests say what belongs to a run that ended: metrics.csv, training.csv,
+    reconstructions.png and samples.png.
     """
 
     status: Literal["running", "failed", "diverged", "finished"]
@@ -81,7 +84,9 @@ class Summary(_Kept):
     threads: int | None = None
     rows: int | None = None
     metrics_sha256: str | None = None
+    training_sha256: str | None = None
     picture_sha256: str | None = None
+    samples_sha256: str | None = None
     checksum: str | None = None
 
     @classmethod

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from vae_sweep.config import RunConfig, WandbConfig
 from vae_sweep.errors import UserError, reason
+from vae_sweep.records.tracker import CAPTIONS
 from vae_sweep.system import scratch
 from vae_sweep.system.machine import open_files
 
@@ -107,8 +108,8 @@ class WandbLogger:
         import wandb
 
         if step >= self._next:
-            image = wandb.Image(str(path), caption="above: originals")
-            self._run.log({"reconstructions": image, "step": step}, step=step)
+            image = wandb.Image(str(path), caption=CAPTIONS.get(path.stem))
+            self._run.log({path.stem: image, "step": step}, step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         # else the last row, still open for a picture, is written after the summary

@@ -2,10 +2,12 @@
 
 import errno
 import math
+import re
 import sys
 from typing import Any
 
 import pandas as pd
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -43,6 +45,7 @@ LESS = (
 )
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # as of a sweep that is another's
 NAMED = 6  # points named beside a sentence that several share
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.]*\w)")
 
 
 def frame(configs: list[RunConfig]) -> pd.DataFrame:
@@ -70,8 +73,7 @@ def run(configs: list[RunConfig]) -> None:
     configs = list({c.run_dir: c for c in configs}.values())
     predicted = frame(configs)
     console = Console(least=160)
-    console.print(_table(predicted, console))
-    _print_sentences(predicted, console)
+    print_predictions(predicted, console)
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
         rows = predicted[[c.sweep_dir == folder for c in configs]]
         path = folder / "predicted.csv"
@@ -85,6 +87,12 @@ def run(configs: list[RunConfig]) -> None:
             print(f"warning: the table was not kept in {said}", file=sys.stderr)
         else:
             console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_predictions(predicted: pd.DataFrame, console: Console) -> None:
+    """Prints the table of `frame`, and what it means in words."""
+    console.print(_table(predicted, console))
+    _print_sentences(predicted, console)
 
 
 def _table(predicted: pd.DataFrame, console: Console) -> Table:
@@ -122,10 +130,76 @@ def _cell(line: dict[Any, Any], name: str) -> str:
 
 
 def _print_sentences(predicted: pd.DataFrame, console: Console) -> None:
-    """Each sentence once, under the points that it is of."""
+    """What the head's range costs and what the noise means, each once, with its points."""
+    pairs = [
+        (sentence.replace(str(head), "the head", 1).partition("; "))
+        for sentence, head in zip(predicted["sentence"], predicted["head"], strict=True)
+    ]
+    for number, title in ((0, "range"), (2, "noise")):
+        groups: dict[str, list[int]] = {}
+        for i, pair in enumerate(pairs):
+            groups.setdefault(_template(pair[number]), []).append(i)
+        console.print(Text(title, "bold"))
+        words = {said: _in_words(predicted, rows) for said, rows in groups.items()}
+        rest = [said for said, name in words.items() if name is None]
+        for said, rows in sorted(groups.items(), key=lambda item: item[0] in rest):
+            name = words[said]
+            if name is None and len(rest) == 1 < len(groups):
+                name = f"the other {_count(rows)}"
+            merged = _merged([pairs[i][number] for i in rows])
+            line = Text(f"{name or _named(predicted, rows)}: {merged}.")
+            if console.is_terminal:
+                console.print(Padding(line, (0, 0, 0, 2)))
+            else:  # a line of a log has no edge
+                console.print(Text("  ") + line, soft_wrap=True)
+
+
+def _template(text: str) -> str:
+    """A sentence without its numbers: those of one template are said as one."""
+    return NUMBER.sub("#", text)
+
+
+def _merged(texts: list[str]) -> str:
+    """Sentences of one template as one, with the range of each number."""
+    columns = zip(*(NUMBER.findall(text) for text in texts), strict=True)
+    ranges = []
+    for column in columns:
+        low, high = min(column, key=float), max(column, key=float)
+        ranges.append(low if low == high else f"{low} to {high}")
+    found = iter(ranges)
+    return NUMBER.sub(lambda _: next(found), texts[0])
+
+
+def _count(rows: list[int]) -> str:
+    return "1 point" if len(rows) == 1 else f"{len(rows)} points"
+
+
+def _in_words(predicted: pd.DataFrame, rows: list[int]) -> str | None:
+    """Some points by what they alone have, `norm=zscore head=tanh (10 points)`; None where
+    there is no such thing.
+
+    Args:
+        predicted: A row per point of the grid; results.IDENTITY.
+        rows: Those that are meant.
+    """
+    if len(rows) == len(predicted) > 1:
+        return f"all {_count(rows)}"
+    chosen = predicted.iloc[rows]
+    said, met = [], pd.Series(True, index=predicted.index)
+    same = bool((predicted["target"] == predicted["norm"]).all())
+    for column in results.IDENTITY[1:]:
+        values = list(dict.fromkeys(chosen[column]))
+        if len(values) < predicted[column].nunique() and not (same and column == "target"):
+            met &= predicted[column].isin(values)
+            name = "" if column == "other" else f"{column}="
+            said.append(name + ",".join(map(str, values)))
+    alone = said and int(met.sum()) == len(rows)
+    return f"{' '.join(said)} ({_count(rows)})" if alone else None
+
+
+def _named(predicted: pd.DataFrame, rows: list[int]) -> str:
+    """The names of points, or of the first of many."""
     names = results.labels(predicted)
-    for sentence, rows in predicted.groupby("sentence", sort=False):
-        of = [names[str(run_id)] for run_id in rows["run_id"]]
-        more = f" and {len(of) - NAMED} more" if len(of) > NAMED else ""
-        console.print(Text("; ".join(of[:NAMED]) + more, "bold"), soft_wrap=True)
-        console.print(Text(f"  {sentence}."), soft_wrap=True)
+    of = [names[str(run_id)] for run_id in predicted["run_id"].iloc[rows]]
+    more = f" and {len(of) - NAMED} more" if len(of) > NAMED else ""
+    return "; ".join(of[:NAMED]) + more

@@ -157,7 +157,6 @@ class _Execution:
 
     def _give_up(self, p: Prepared, reason: str) -> None:
         """Marks a run as failed; the others go on."""
-        self.display.say(f"{p.config.run_id} failed: {reason}")
         run = self._open(p, self.plan.threads)
         try:
             rows = p.folder.rows()
@@ -167,5 +166,6 @@ class _Execution:
         except RecordsChanged:
             return
         self.summaries[p.folder.path] = summary
+        self.display.ended(p.folder.path, summary)
         if run.logger is not None:
             run.logger.finish(summary.stated())

@@ -2,9 +2,11 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from vae_sweep import options
@@ -12,14 +14,18 @@ from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Images
 from vae_sweep.data.random_transform import Random
 from vae_sweep.records.checkpoint import State, weights
-from vae_sweep.records.loggers import Logger, tell
+from vae_sweep.records.heartbeat import Pulse
+from vae_sweep.records.loggers import Logger, of_batch, tell
+from vae_sweep.records.reader import CURVE, RECONSTRUCTIONS, SAMPLES
 from vae_sweep.records.run_folder import RecordsChanged, RunFolder
 from vae_sweep.records.summary import Summary
 from vae_sweep.training.step import Trainer
 from vae_sweep.vae.point import Point
 from vae_sweep.vae.streams import stream
 
-LOOK_EVERY = 25  # steps: to look whether runs diverged, the host waits for the device
+# steps, no more than the rows of the curve that the device keeps (step.KEPT): to fetch them
+# and to look whether runs diverged, the host waits for the device
+LOOK_EVERY = 25
 
 
 class Run(NamedTuple):
@@ -39,13 +45,17 @@ class Run(NamedTuple):
 
 
 class Progress(Protocol):
-    """What a display shows of a cohort while it trains."""
+    """What a display shows of a cohort while it trains; runs are named by their folders."""
 
-    def advance(self, run_steps: int) -> None:
-        """So many steps of one run have passed."""
+    def advance(self, runs: Sequence[Path], step: int) -> None:
+        """These runs train, and have made `step` updates."""
         ...
 
-    def row(self, run_id: str, row: Mapping[str, float]) -> None: ...
+    def row(self, run: Path, row: Mapping[str, float]) -> None:
+        """A run was evaluated."""
+        ...
+
+    def ended(self, run: Path, summary: Summary) -> None: ...
 
     def say(self, text: str) -> None: ...
 
@@ -96,6 +106,10 @@ def measured(images: Images) -> torch.Tensor:
     return images.train[chosen.to(images.train.device)]
 
 
+def _channels_last(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
 class Recorder:
     """Drives a trainer and writes down what it does."""
 
@@ -108,38 +122,58 @@ class Recorder:
         self.open = dict(enumerate(runs))  # not yet ended
         self.summaries: dict[int, Summary | None] = {}
         self.evaluated = trainer.step if runs[0].evaluated else -1  # the last such step
+        self.looked = trainer.step  # of the batches before, the curve is known
+        self.noted: dict[int, list[tuple[float, ...]]] = {}  # rows for training.csv
+        # evaluations that loggers hear of with the loss of the batch of the same step
+        self.awaiting: dict[int, tuple[dict[str, float], list[Path]]] = {}
         self.started = time.perf_counter()
+        self.pulse = Pulse(trainer.step, trainer.steps)
 
     def train(self) -> list[Summary | None]:
         trainer, every = self.trainer, self.trainer.config.eval_every
         for r, run in list(self.open.items()):
-            self._guarded(r, self._tell_again, run)
+            self._guarded(r, self._tell_again, r, run)
+        self.progress.advance(self._folders(), trainer.step)
         while trainer.step < trainer.steps and self.open:
             if trainer.step % every == 0 and trainer.step != self.evaluated:
                 self._evaluate()
             self._pause()
             trainer.update()
-            if trainer.step % LOOK_EVERY == 0:
-                self._close_diverged()
-            self.progress.advance(len(self.runs))
-        self._close_diverged()
+            if trainer.step % LOOK_EVERY == 0 or self.awaiting:
+                self._look()
+            self.progress.advance(self._folders(), trainer.step)
+        self._look()
         if self.open and trainer.step != self.evaluated:
             self._evaluate(last=True)
         for r in list(self.open):
             self._close(r)
         return [self.summaries[r] for r in range(len(self.runs))]
 
-    def _tell_again(self, run: Run) -> None:
+    def _tell_again(self, r: int, run: Run) -> None:
         """A logger that is opened anew hears of all rows; it skips those that it has."""
-        if run.logger is not None:
-            tell(run.logger, run.folder.rows(), run.folder.picture)
+        if run.logger is None:
+            return
+        step, rows, pictures = self.trainer.step, [*run.folder.rows()], run.folder.pictures
+        if self._has_batch(run, step) and rows and rows[-1]["step"] == step:
+            self.awaiting[r] = rows.pop(), pictures
+        tell(run.logger, rows, run.folder.training(), pictures)
+
+    def _has_batch(self, run: Run, step: int) -> bool:
+        """Whether the curve has the batch that a run trains on next at `step`."""
+        return step % run.config.log.every == 0 and step < self.trainer.steps
+
+    def _folders(self) -> list[Path]:
+        """Of the runs that train."""
+        return [run.folder.path for run in self.open.values()]
 
     def _pause(self) -> None:
-        """Writes checkpoints and raises Paused where training is to end early."""
+        """Says how far the runs are; writes checkpoints and raises Paused where training
+        is to end early."""
+        self.pulse.beat(self._folders(), self.trainer.step)
         if self.progress.stopping():
-            self._close_diverged()
-            for r, run in list(self.open.items()):
-                self._guarded(r, run.folder.save_state, self.trainer.state(r))
+            self._look()
+            for r in list(self.open):
+                self._guarded(r, self._save, r)
             raise Paused
 
     def _guarded(self, r: int, write: Any, *arguments: Any) -> None:
@@ -155,13 +189,14 @@ class Recorder:
                 raise
             what = "removed"
         del self.open[r]
+        self.awaiting.pop(r, None)
         self.summaries[r] = None
         self.progress.say(f"{path}: {what} while the run trained")
 
     def _evaluate(self, last: bool = False) -> None:
         """One row per open run, pictures and, unless it diverged, a checkpoint."""
         trainer = self.trainer
-        self._close_diverged()
+        self._look()
         measured = {
             "train": trainer.evaluate(self.measured, self._pause),
             "val": trainer.evaluate(self.images.val, self._pause),
@@ -190,32 +225,84 @@ class Recorder:
             self._guarded(r, self._record, r, run, row, pictures[r])
         self.evaluated = trainer.step
 
-    def _record(self, r: int, run: Run, row: dict[str, float], picture: Any) -> None:
-        path = run.folder.save_picture(*picture)
+    def _record(
+        self,
+        r: int,
+        run: Run,
+        row: dict[str, float],
+        pictures: Mapping[str, list[np.ndarray]],
+    ) -> None:
+        save = run.folder.save_picture
+        paths = [save(*rows, name=name) for name, rows in pictures.items()]
         run.folder.append(row)
-        run.folder.save_state(self.trainer.state(r))
-        self.progress.row(run.config.run_id, row)
+        self._save(r)
+        self.progress.row(run.folder.path, row)
         if run.logger is not None:
-            run.logger.row(row)
-            run.logger.images(self.trainer.step, path)
+            self.awaiting[r] = row, paths
+            if not self._has_batch(run, self.trainer.step):
+                self._tell(r, run.logger)
 
-    def _pictures(self) -> list[Any]:
-        """(originals, reconstructions) uint8 [n, H, W, C] per run."""
+    def _save(self, r: int) -> None:
+        """A checkpoint, and before it the rows of training.csv that belong to it."""
+        self._append_curve(r)
+        self.open[r].folder.save_state(self.trainer.state(r))
+
+    def _append_curve(self, r: int) -> None:
+        said = self.open[r].folder.curve.append(self.noted.pop(r, ()))
+        if said:
+            self.progress.say(said)
+
+    def _tell(self, r: int, logger: Logger, batch: Mapping[str, float] = {}) -> None:
+        """Tells a logger of the evaluation that awaited its `batch`."""
+        row, pictures = self.awaiting.pop(r)
+        logger.row({**row, **batch})
+        for path in pictures:
+            logger.images(int(row["step"]), path)
+
+    def _pictures(self) -> list[dict[str, list[np.ndarray]]]:
+        """File's name -> rows of images, uint8 [n, H, W, C], per run: originals above
+        reconstructions, and two rows of samples from the prior."""
         originals = self.images.val[: self.runs[0].config.log.reconstructions]
         made = self.trainer.reconstruct(originals)
-        shown = originals.permute(0, 2, 3, 1).cpu().numpy()
-        return [(shown, r.permute(0, 2, 3, 1).cpu().numpy()) for r in made]
+        drawn = self.trainer.sample(2 * len(originals))
+        shown = _channels_last(originals)
+        return [
+            {
+                RECONSTRUCTIONS: [shown, _channels_last(reconstructions)],
+                SAMPLES: np.split(_channels_last(samples), 2),
+            }
+            for reconstructions, samples in zip(made, drawn, strict=True)
+        ]
 
-    def _close_diverged(self) -> None:
-        for r, step in enumerate(self.trainer.died.tolist()):
-            if step >= 0 and r in self.open:  # its loss before that update
+    def _look(self) -> None:
+        """Notes the curve up to here, and closes runs that diverged."""
+        died = self.trainer.died.tolist()  # at whose step the loss was not finite
+        for step, values in self.trainer.curve(self.looked):
+            for r, run in self.open.items():
+                if not 0 <= died[r] <= step:
+                    self._note(r, run, (step, *(of_runs[r] for of_runs in values)))
+        self.looked = self.trainer.step
+        for r, step in enumerate(died):
+            if step >= 0 and r in self.open:
                 self._close(r, diverged_at=step)
+
+    def _note(self, r: int, run: Run, row: tuple[float, ...]) -> None:
+        """Keeps a row of training.csv for the next checkpoint, and tells it."""
+        self.noted.setdefault(r, []).append(row)
+        if run.logger is None:
+            return
+        batch = of_batch(int(row[0]), dict(zip(CURVE, row, strict=True)))
+        if r in self.awaiting and self.awaiting[r][0]["step"] == batch["step"]:
+            self._tell(r, run.logger, batch)
+        else:
+            run.logger.row(batch)
 
     def _close(self, r: int, diverged_at: int | None = None) -> None:
         self._guarded(r, self._finish, r, diverged_at)
 
     def _finish(self, r: int, diverged_at: int | None) -> None:
         run = self.open[r]
+        self._append_curve(r)
         rows = run.folder.rows()
         summary = run.about.but(
             status="finished" if diverged_at is None else "diverged",
@@ -232,8 +319,8 @@ class Recorder:
             run.folder.save_state(weights(self.trainer.state(r)))
         del self.open[r]
         self.summaries[r] = summary
-        if diverged_at is not None:
-            said = f"diverged at step {diverged_at}: its loss is not finite"
-            self.progress.say(f"{run.config.run_id} {said}")
+        self.progress.ended(run.folder.path, summary)
         if run.logger is not None:
+            if r in self.awaiting:  # it diverged on that batch
+                self._tell(r, run.logger)
             run.logger.finish(summary.stated())

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError, shown
+from vae_sweep.records.summary import Best
 from vae_sweep.training.bound import Bounds, bounds
 from vae_sweep.vae import objective
 from vae_sweep.vae.cohort import DTYPES, Cohort, Forward
@@ -24,6 +25,7 @@ from vae_sweep.vae.streams import Streams
 SPLITS = ("train", "val", "test")
 CHUNK = 64  # images that are evaluated at once
 MOST_DIGITS = 15
+SMALLEST_VARIANCE = 1e-100  # whose inverse is a float64
 NEAR = 1e-3  # of a metric's largest value: as much may rounding do
 
 
@@ -79,6 +81,17 @@ class Pass(NamedTuple):
         return cls(u, u_hat, t, t_hat, a, mu, logvar, low, high, scale, slope, error)
 
 
+@dataclass(frozen=True)
+class Total:
+    """What ours sum over the images of a pass themselves, where a value of each would take
+    much memory: `of_pass` -> floating [R, ...]."""
+
+    of_pass: Callable[[Pass], Tensor]
+
+    def __call__(self, p: Pass) -> Tensor:
+        return self.of_pass(p)
+
+
 PerImage = Callable[[Pass], Tensor]  # -> floating [R, B] or [R, B, K]
 
 
@@ -95,6 +108,7 @@ class Metric:
             of each function; the mean itself unless set.
         label, unit: As tables show it: `val <label> (<unit>)`.
         digits: Decimals in tables.
+        best: Which end is better, `highest` or `lowest`: tables mark that point.
         of_split: What ours have in place of `reduce` where means do not do: the number of a
             Split.
     """
@@ -105,6 +119,7 @@ class Metric:
     label: str = ""
     unit: str = ""
     digits: int = 3
+    best: Best = ""
     of_split: "Callable[[Split], Tensor] | None" = None
 
     @property
@@ -271,6 +286,19 @@ def mu_squared(p: Pass) -> Tensor:
     return p.mu.double() ** 2
 
 
+def _mu_products(p: Pass) -> Tensor:
+    mu = p.mu.to(torch.float64, copy=True)  # where a product's factors begin, it may round
+    return mu.mT @ mu
+
+
+mu_products = Total(_mu_products)  # of each two latents, [R, D, D]
+
+
+def posterior_variance(p: Pass) -> Tensor:
+    """[R, B, D]."""
+    return p.logvar.double().exp()
+
+
 def outside(p: Pass) -> Tensor:
     """The share of targets that the head does not reach."""
     return ((p.t < p.low) | (p.t > p.high)).double().mean(IMAGE)
@@ -284,6 +312,43 @@ def saturated(p: Pass) -> Tensor:
 def _active(mu: Tensor, mu_squared: Tensor) -> Tensor:
     """Latents whose mean varies over the split (Burda et al. 2016)."""
     return (mu_squared - mu**2 > 0.01).sum(-1).double()
+
+
+def prior_gap(mu: Tensor, variance: Tensor, mu_products: Tensor) -> Tensor:
+    """KL(N(m, S) || N(0, I)) in nats, of the mean m and the covariance S of the aggregate
+    posterior q(z), the mean of q(z | u) over a split's images.
+
+    S = Cov(mu) + diag(mean variance). As ln N(m, S) - ln N(0, I) is quadratic, its mean is
+    the same under q(z) and N(m, S), so that KL(q || N(0, I)) = KL(q || N(m, S)) + this: the
+    gap that Hoffman & Johnson take out of the mean KL is at least so large, and this is at
+    most the mean KL. It is 0 at the optimum of a linear VAE. The second term of S keeps it
+    positive definite however few the images are; where these are no more than the latents,
+    Cov(mu) lacks directions and the number says so of the split, not of the network.
+
+    Args:
+        mu: Mean over images, float64 [R, D], as the others.
+        variance: Mean variance of the posterior, [R, D].
+        mu_products: Mean of mu mu^T, [R, D, D].
+
+    Returns:
+        [R].
+
+    References:
+        Hoffman & Johnson 2016, ELBO surgery.
+    """
+    covariance = mu_products - mu[..., :, None] * mu[..., None, :]
+    variance = variance.clamp(min=SMALLEST_VARIANCE)
+    # S = V^1/2 (I + A) V^1/2, where A has no negative eigenvalue, and of those that are 0
+    # rounding makes noise
+    width = variance.rsqrt()
+    scaled = covariance * width[..., :, None] * width[..., None, :]
+    known = scaled.isfinite().all(-1).all(-1)
+    values = torch.linalg.eigvalsh(scaled.where(known[..., None, None], 0))
+    noise = values[..., -1:] * mu.shape[-1] * torch.finfo(values.dtype).eps
+    log_det = (variance.log() + torch.log1p(values.where(values > noise, 0))).sum(-1)
+    squares = mu_products.diagonal(dim1=-2, dim2=-1).sum(-1)
+    gap = (variance.sum(-1) + squares - mu.shape[-1] - log_det) / 2
+    return gap.where(known, torch.nan)
 
 
 def _psnr(split: Split, squared_error: PerImage) -> Tensor:
@@ -359,6 +424,10 @@ OURS: dict[str, Metric] = {
             of_split=lambda s: s.recon_share
         ),
         Metric("active_units", (mu, mu_squared), _active, "active latents", digits=0),
+        Metric(
+            "prior_gap", (mu, posterior_variance, mu_products), prior_gap,
+            "gap of the aggregate posterior to the prior", "nats", digits=2
+        ),
         # of the loss's two terms in the encoder's parameters, on the first CHUNK images
         Metric(
             "grad_norm_recon", (), label="gradient norm of the reconstruction",
@@ -385,11 +454,11 @@ BOUNDS: dict[str, Metric] = {
         # of a Gaussian density at the variance that fits best
         Metric(
             "nll_iw_calibrated", sse_pixel, label="calibrated importance-weighted NLL",
-            unit=NATS, digits=2, of_split=lambda s: -s.bounds.calibrated
+            unit=NATS, digits=2, best="lowest", of_split=lambda s: -s.bounds.calibrated
         ),
         Metric(
             "bits_per_dim_iw_calibrated", sse_pixel, unit=BITS,
-            label="calibrated importance-weighted NLL",
+            label="calibrated importance-weighted NLL", best="lowest",
             of_split=lambda s: s.bits_per_dim(s.bounds.calibrated)
         ),
     )
@@ -400,16 +469,16 @@ BOUNDS: dict[str, Metric] = {
 _TANH_RANGE = (
     Metric(
         "psnr_tanh_range", sse_clipped_tanh_range, label="PSNR in tanh's range", unit="dB",
-        digits=2, of_split=lambda s: _psnr(s, sse_clipped_tanh_range)
+        digits=2, best="highest", of_split=lambda s: _psnr(s, sse_clipped_tanh_range)
     ),
     Metric(
-        "mse_pixel_tanh_range", sse_tanh_range, digits=5,
+        "mse_pixel_tanh_range", sse_tanh_range, digits=5, best="lowest",
         label="mean squared error in tanh's range", unit="pixels in [0, 1]",
         of_split=lambda s: s.mean(sse_tanh_range).sum(1) / s.pixels
     ),
     Metric(
         "bits_per_dim_calibrated_tanh_range", (sse_tanh_range, kl),
-        label="calibrated ELBO in tanh's range", unit=BITS,
+        label="calibrated ELBO in tanh's range", unit=BITS, best="lowest",
         of_split=lambda s: s.bits_per_dim(s.elbo_calibrated(sse_tanh_range))
     ),
 )  # fmt: skip
@@ -464,8 +533,8 @@ def evaluate(
         with torch.no_grad():
             seen = Pass.of(cohort, forward)
             for function in functions:
-                values = _of_each(lambda *v, f=function: f(Pass(*v)), *seen)
-                total = values.double().sum(1)
+                values = _of_each(lambda *v, f=function: f(Pass(*v)), *seen).double()
+                total = values if isinstance(function, Total) else values.sum(1)
                 totals[function] = totals[function] + total if function in totals else total
     assert gradient_norms is not None
     means = {function: total / len(images) for function, total in totals.items()}
@@ -524,6 +593,7 @@ def stated(config: RunConfig) -> dict[str, Any]:
     about = {
         m.name: {"label": m.label, "unit": m.unit, "digits": m.digits}
         | ({"split": split} if split != "val" else {})
+        | ({"best": m.best} if m.best else {})
         for split, m in more
     }
     return {"metrics": about} if about else {}
@@ -579,6 +649,8 @@ def _misstated(metric: Metric) -> str | None:
             return f"its {key} must be a line of text, got {shown(text)}"
     if not (isinstance(metric.digits, int) and 0 <= metric.digits <= MOST_DIGITS):
         return f"its digits must be 0 to {MOST_DIGITS}, got {shown(metric.digits)}"
+    if metric.best not in (ends := get_args(Best)):
+        return f"its best must be {' or '.join(ends[1:])}, got {shown(metric.best)}"
     functions = *metric.functions, metric.reduce
     if len(functions) == 1 and metric.of_split is None:
         return "per_image must be a function or several, got none"
@@ -596,6 +668,9 @@ def _wrong(metric: Metric, p: Pass) -> str | None:
         values = function(given)
         if not all(map(torch.equal, given, p)):
             return "per_image must leave what it is given as it is, got one that changes it"
+        if isinstance(function, Total):
+            means.append(values / images)
+            continue
         if wrong := _misshapen(values, runs, images):
             return wrong
         alone = [function(each) for each in _single(p)]

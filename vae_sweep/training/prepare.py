@@ -46,7 +46,8 @@ class Prepared(NamedTuple):
         c = self.config
         train = c.train.model_copy(update={"lr": 1.0})
         start = self.step, self.state is not None, self.evaluated
-        return self.device, c.model, c.data, c.metric, train, c.log.reconstructions, start
+        log = c.log.reconstructions, c.log.every
+        return self.device, c.model, c.data, c.metric, train, log, start
 
 
 def prepare(located: list[Located]) -> list[Prepared]:

@@ -21,6 +21,7 @@ from vae_sweep.vae.streams import Streams
 
 AHEAD = 32  # steps that the host prepares for CUDA while it works on those before
 DRAWN = 2**23  # pixels of a random transform that it prepares at most
+KEPT = 32  # rows of the training curve that the device keeps
 
 
 def state_shape(config: RunConfig, point: Point, shape: tuple[int, int, int]) -> StateShape:
@@ -74,6 +75,19 @@ def as_rows(parameters: list[nn.Parameter]) -> Rows:
     return Rows(runs, values, gradients, places)
 
 
+def _batch_means(values: Tensor) -> Tensor:
+    """Of values per image [R, B], float64 [R]."""
+    values = values.double()
+    if values.is_cuda:
+        return values.mean(1)
+    return torch.stack([row.mean() for row in values])  # a mean over [R, B] may round by R
+
+
+def _levels(u_hat: Tensor) -> Tensor:
+    """Pixels, clipped to [0, 1], as uint8."""
+    return (u_hat.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 class Trainer:
     """Networks, optimizer, generators and schedules of a cohort, at update `step`."""
 
@@ -111,6 +125,10 @@ class Trainer:
         self.losses = torch.zeros(len(configs), dtype=self.cohort.dtype, device=device)
         self.died = torch.full((len(configs),), -1, device=device)
         self._clock = torch.zeros((), dtype=torch.int64, device=device)
+        self.log_every = configs[0].log.every
+        self._is_repeated = cuda or self.ahead > 1  # then every step launches the same
+        shape = KEPT + 1, 3, len(configs)  # the last row has what no curve does
+        self._curve = torch.zeros(shape, dtype=torch.float64, device=device)
         self._run_step = Captured(self._step) if cuda else self._step
         self.step = 0
 
@@ -180,12 +198,8 @@ class Trainer:
 
         Images, noise and schedules come out of the block, everything else is in place.
         """
-        cohort, now = self.cohort, self._now()
-        one_seed = len(self.feed.seeds) == 1
-        batch = now.images[0] if one_seed else now.images[self._seed_of]
-        u = self._pixels(batch)
-        recon, kl = cohort.terms(cohort(u, now.noise[self._seed_of]), now.beta)
-        loss = recon + kl
+        now = self._now()
+        loss = self._loss(now)
         # not every likelihood learns a noise
         gradients = torch.autograd.grad(loss.sum(), self.parameters, materialize_grads=True)
         for place, gradient in zip(self.rows.places, gradients, strict=True):
@@ -204,6 +218,41 @@ class Trainer:
         self.optimizer.step()
         self._place += 1
         self._clock += 1
+
+    def _loss(self, now: Block) -> Tensor:
+        """The loss of each run, [R], which the curve has where the step is due."""
+        cohort, one_seed = self.cohort, len(self.feed.seeds) == 1
+        batch = now.images[0] if one_seed else now.images[self._seed_of]
+        forward = cohort(self._pixels(batch), now.noise[self._seed_of])
+        errors, kl = cohort.errors(forward), forward.kl()
+        loss = torch.add(*cohort.weighed(errors, kl, now.beta))
+        if self._is_repeated or self.step % self.log_every == 0:
+            with torch.no_grad():
+                mse = _batch_means(cohort.sse(forward, errors)) / cohort.pixels
+                self._note(loss, mse, _batch_means(kl))
+        return loss
+
+    def _note(self, *values: Tensor) -> None:
+        """Puts values [R] into the curve's row of this step; where the step is not due,
+        into the row that no curve has."""
+        row = self._clock // self.log_every % KEPT
+        row = torch.where(self._clock % self.log_every == 0, row, KEPT)
+        self._curve.index_copy_(
+            0, row[None], torch.stack([v.double() for v in values])[None]
+        )
+
+    def curve(self, since: int) -> list[tuple[int, list[list[float]]]]:
+        """(step, [loss, MSE, KL] of each run, which are lists of R) of the batches of every
+        `log.every` steps from `since` on; the last KEPT of them at most.
+
+        The loss is the objective per image, the MSE per element of the target, the KL in
+        nats per image, before the step's update.
+        """
+        due = range(-(-since // self.log_every) * self.log_every, self.step, self.log_every)
+        if not due:  # else the host waits for the device
+            return []
+        kept = self._curve.tolist()
+        return [(step, kept[step // self.log_every % KEPT]) for step in due[-KEPT:]]
 
     def _pixels(self, batch: Tensor) -> Tensor:
         """u [R or 1, B, C, H, W] of a batch: indices [R, B] or [B], or drawn pixels."""
@@ -241,7 +290,17 @@ class Trainer:
             noise = Streams(self.seeds, "pictures").normal(len(images), self.cohort.latent)
             u_hat = self.cohort.target.inverse(self.cohort(u, noise.to(u)).t_hat)
         self.cohort.train()
-        return (u_hat.clamp(0, 1) * 255).round().to(torch.uint8)
+        return _levels(u_hat)
+
+    def sample(self, count: int) -> Tensor:
+        """Clipped means of the decoder at z from the prior, uint8 [R, count, C, H, W], in
+        eval mode; z is the same at every call."""
+        self.cohort.eval()
+        with torch.no_grad():
+            z = Streams(self.seeds, "samples").normal(count, self.cohort.latent)
+            u_hat, _ = self.cohort.decode(z.to(self.device, self.cohort.dtype))
+        self.cohort.train()
+        return _levels(u_hat)
 
     def _moments(self, r: int) -> dict[str, Tensor]:
         """The optimizer's tensors [P] of run r, live ones."""

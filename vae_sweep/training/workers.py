@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import connection, reduction
 from multiprocessing.connection import Connection
@@ -297,20 +297,26 @@ class _Told:
     """A Progress that the parent shows."""
 
     def __init__(self, link: Connection):
-        self.link, self.steps, self.at = link, 0, 0.0
+        self.link, self.at = link, 0.0
+        self.now: tuple[Sequence[Path], int] | None = None  # what is to be told
 
-    def advance(self, run_steps: int) -> None:
-        self.steps += run_steps
+    def advance(self, runs: Sequence[Path], step: int) -> None:
+        self.now = runs, step
         if time.monotonic() - self.at > TELL_S:
             self.flush()
 
     def flush(self) -> None:
-        _send(self.link, "advance", (self.steps,))
-        self.steps, self.at = 0, time.monotonic()
+        if self.now is not None:
+            _send(self.link, "advance", self.now)
+        self.now, self.at = None, time.monotonic()
 
-    def row(self, run_id: str, row: Mapping[str, float]) -> None:
+    def row(self, run: Path, row: Mapping[str, float]) -> None:
         self.flush()
-        _send(self.link, "row", (run_id, row))
+        _send(self.link, "row", (run, row))
+
+    def ended(self, run: Path, summary: Summary) -> None:
+        self.flush()
+        _send(self.link, "ended", (run, summary))
 
     def say(self, text: str) -> None:
         _send(self.link, "say", (text,))

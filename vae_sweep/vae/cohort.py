@@ -147,7 +147,16 @@ class Cohort(nn.Module):
         ]
         return torch.stack(rows)
 
+    def sse(self, forward: Forward, errors: Tensor) -> Tensor:
+        """Squared error in target space per image, [R, B], where `errors` are those of
+        `forward`: mostly they are it."""
+        squared = [likelihood.is_squared for likelihood in self.likelihoods.likelihoods]
+        return errors if all(squared) else forward.sse()
+
     def terms(self, forward: Forward, beta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss's two terms, batch means, each [R]; beta is [R]."""
-        recon = self.recon_weight * self.errors(forward).mean(1)
-        return recon, beta * self.kl_weight * forward.kl().mean(1)
+        return self.weighed(self.errors(forward), forward.kl(), beta)
+
+    def weighed(self, errors: Tensor, kl: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """`terms` of `errors` and KL per image, each [R, B]."""
+        return self.recon_weight * errors.mean(1), beta * self.kl_weight * kl.mean(1)

@@ -1,0 +1,46 @@
+"""What our loggers to experiment trackers share."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vae_sweep.config import RunConfig
+from vae_sweep.errors import UserError
+
+CAPTIONS = {  # of pictures, by their stems
+    "reconstructions": "above: originals",
+    "samples": "decoded from the prior",
+}
+
+
+def check_installed(package: str, what: str) -> None:
+    """Raises UserError where `package`, which is also the name of an extra, is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"{what} needs the package {package}, which is not installed; "
+            f"pip install 'vae-sweep[{package}]'"
+        )
+
+
+def hyperparameters(config: RunConfig) -> dict[str, str | float | int]:
+    """What decides a run's numbers, by dotted keys; true, false and lists as text, without
+    what is null."""
+    return _flat({**config.settings, "versions": config.versions})
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | list):
+            found[prefix + key] = json.dumps(value)
+        elif value is not None:
+            found[prefix + key] = value
+    return found
+
+
+def numbers(row: Mapping[str, float]) -> dict[str, float]:
+    """A row without its step and epoch, which are no panel of their own."""
+    return {key: value for key, value in row.items() if key not in ("step", "epoch")}
