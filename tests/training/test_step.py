@@ -16,6 +16,8 @@ from vae_sweep.errors import UserError
 from vae_sweep.options import words
 from vae_sweep.training.device import resolve_device
 from vae_sweep.training.step import Trainer
+from vae_sweep.vae import networks
+from vae_sweep.vae.layers import Conv
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
 
@@ -73,9 +75,6 @@ def test_k_runs_together_are_k_runs_alone_in_float64(norm_layer):
 )
 def test_layers_with_a_run_axis_train_as_per_run_layers(model, monkeypatch):
     """CUDA's way through all layers, on CPU."""
-    from vae_sweep.vae import networks
-    from vae_sweep.vae.layers import Conv
-
     removed = {line[1:] for line in model if line.startswith("~")}
     kept = [line for line in TINY if line.partition("=")[0] not in {*removed, "model"}]
     rest = [line for line in model if not line.startswith("~")]
