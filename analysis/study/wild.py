@@ -41,10 +41,14 @@ class About(BaseModel):
     left_out: str = ""
 
     @property
-    def link(self) -> str:
+    def url(self) -> str:
         first, last = self.lines.split(", ")[0].split("-")
         place = f"{self.repository}/blob/{self.commit}/{self.file}#L{first}-L{last}"
-        return f"[{self.name}](https://github.com/{place})"
+        return f"https://github.com/{place}"
+
+    @property
+    def link(self) -> str:
+        return f"[{self.name}]({self.url})"
 
 
 @dataclass(frozen=True, eq=False)
