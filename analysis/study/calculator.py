@@ -1,7 +1,7 @@
 """docs/calculator.html: what a loss asks for, before any training, in a browser.
 
-    python -m study.calculator                          makes the page again
-    python -m study.calculator CIFAR_FOLDER MNIST_FILE  counts the images again, then makes it
+    python -m study.calculator                          makes the page
+    python -m study.calculator CIFAR_FOLDER MNIST_FILE  counts the images before
 
 The page is one file, of calculator_page/: its formulas (theory.js) are the package's in
 JavaScript, which a test compares; ranges of heads, kinds of likelihoods, the losses of code
@@ -19,7 +19,8 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from study import wild
+from study import published, wild
+from study.published import Published
 from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import SAME
 from vae_sweep.data import dataset
@@ -35,25 +36,25 @@ IMAGES = ROOT / "experiments" / "results" / "images.json"
 DIGITS = 9  # of eigenvalues
 
 
-def counted(data: Dataset, name: str, split: int) -> dict[str, Any]:
+def counted(data: Dataset, name: str) -> dict[str, Any]:
     """What the page knows of images: level counts of their training split, and the spectra
     of its pixels under equal scales and under z-scores.
 
     Args:
         data: The images, split.
         name: What to call them.
-        split: Images of the data set's own training split, some of which were held out.
 
     Returns:
-        `counts` [C][256]; `total` [C], the pixels' variance summed over a channel; `spectra`,
-        each with the `ratio` [C] of the scales to their root mean square, eigenvalues
-        `values` [K] of the covariance of u_c / ratio_c and, where these are not 1, the
-        squared error `pixel` [K] in pixels for a unit of each direction's.
+        `counts` [C][256]; `total` [C], the pixels' variance summed over a channel;
+        `spectra`, each with the `ratio` [C] of the scales to their root mean square, the
+        eigenvalues `values` [K] of the covariance of u_c / ratio_c and, where these are not
+        1, the squared error `pixel` [K] in pixels for a unit of each direction's.
     """
     channels = data.shape[0]
     scales = [np.ones(channels)]
     if channels > 1:
         scales.append(normalize.fit("zscore", data.counts).scale.numpy())
+    train, val = len(data.splits.train), len(data.splits.val)
     spectra, total = [], []
     for scale in scales:
         spectrum = data.spectra.of(scale, 1)
@@ -65,7 +66,7 @@ def counted(data: Dataset, name: str, split: int) -> dict[str, Any]:
         total = _rounded(spectrum.total)
     return {
         "name": name,
-        "about": f"{len(data.splits.train):,} training images of {split:,}, the rest held out",
+        "about": f"{train:,} training images of {train + val:,}, the rest held out",
         "shape": list(data.shape),
         "counts": data.counts.tolist(),
         "total": total,
@@ -92,9 +93,7 @@ def count(cifar: str, mnist: str) -> None:
     for word, (name, source, path) in places.items():
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", [f"data={source}", f"data.path='{path}'"])
-        data = dataset.load(config_of(composed).data)
-        held_out = len(data.splits.val)
-        found[word] = counted(data, name, len(data.splits.train) + held_out)
+        found[word] = counted(dataset.load(config_of(composed).data), name)
     write_atomically(IMAGES, (_lines(found) + "\n").encode())
 
 
@@ -108,10 +107,15 @@ def _lines(found: dict[str, Any]) -> str:
     return "[".join(parts)
 
 
-def presets() -> list[dict[str, Any]]:
-    """The losses of code bases, as the page's set-ups, sorted by name."""
+def presets(table: Published) -> list[dict[str, Any]]:
+    """The losses of code bases as the page's set-ups, with what came of them, by name.
+
+    Args:
+        table: The published experiment in_the_wild.
+    """
     found = []
-    for about, config in wild.points():
+    for loss in wild.losses(table):
+        about, config = loss.about, loss.config
         channels, height, width = wild.shape(config)
         found.append(
             {
@@ -119,6 +123,9 @@ def presets() -> list[dict[str, Any]]:
                 "url": about.url,
                 "loss": about.loss,
                 "left_out": about.left_out,
+                "kl": loss.final["val/kl"],
+                "psnr": loss.final["val/psnr"],
+                "expects": wild.expects(loss.final["sentence"]),
                 "setup": {
                     "data": "mnist" if channels == 1 else "cifar10",
                     "shape": [channels, height, width],
@@ -160,8 +167,13 @@ def options() -> dict[str, Any]:
     }
 
 
-def page(images: dict[str, Any]) -> str:
-    """The page, from what is known of the images (IMAGES)."""
+def page(images: dict[str, Any], table: Published) -> str:
+    """The page.
+
+    Args:
+        images: What is known of data sets by their words, as in IMAGES.
+        table: The published experiment in_the_wild.
+    """
     environment = Environment(
         loader=FileSystemLoader(SOURCES),
         autoescape=True,
@@ -170,7 +182,7 @@ def page(images: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    given = {"images": images, "presets": presets(), "options": options()}
+    given = {"images": images, "presets": presets(table), "options": options()}
     return environment.get_template("page.html.j2").render(
         data=json.dumps(given, separators=(",", ":")).replace("<", "\\u003c"),
         sources={name: (SOURCES / name).read_text() for name in ("page.css", *SCRIPTS)},
@@ -189,9 +201,10 @@ def page(images: dict[str, Any]) -> str:
 SCRIPTS = ("theory.js", "page.js")
 
 
-def write() -> None:
-    """Makes PAGE from IMAGES."""
-    write_atomically(PAGE, page(json.loads(IMAGES.read_text())).encode())
+def made() -> str:
+    """The page of what is committed."""
+    table = published.load(IMAGES.parent / wild.NAME)
+    return page(json.loads(IMAGES.read_text()), table)
 
 
 def main() -> None:
@@ -200,12 +213,12 @@ def main() -> None:
     places = parser.parse_args().images
     if len(places) not in (0, 2):
         raise UserError(
-            f"study.calculator takes CIFAR-10's folder and MNIST's file, or nothing to keep "
-            f"what was counted; got {' '.join(places)}"
+            f"study.calculator takes CIFAR-10's folder and MNIST's file, or nothing where "
+            f"their counts are to stay; got {' '.join(places)}"
         )
     if places:
         count(*places)
-    write()
+    write_atomically(PAGE, made().encode())
 
 
 if __name__ == "__main__":

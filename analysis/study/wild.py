@@ -226,7 +226,7 @@ def _cells(loss: Loss) -> list[str]:
         str(config.model.latent),
         sigma,
         *numbers,
-        _expects(final["sentence"]),
+        expects(final["sentence"]),
     ]
 
 
@@ -239,7 +239,7 @@ def _three(final: dict[str, Any], *columns: str) -> list[str]:
     ]
 
 
-def _expects(sentence: str) -> str:
+def expects(sentence: str) -> str:
     """The part of a prediction's sentence that warns, or nothing."""
     _, found, warning = sentence.partition("expect ")
     return found + warning

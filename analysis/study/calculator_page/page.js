@@ -155,6 +155,7 @@ function render() {
     drawEqual(state, setup, images, found);
     drawCommands(state, setup);
     drawSummary(found);
+    element("answer").classList.remove("empty");
   } catch (error) {
     if (!(error instanceof Wrong)) throw error;
     wrong = error;
@@ -209,11 +210,9 @@ function drawRange(state, setup, images, found) {
     return;
   }
   if (psnr !== null) {
-    const reached = `At this noise a linear VAE of ${setup.latent} latents reaches ` +
-      `${psnr.toFixed(2)} dB where no range limits it`;
-    const more = psnr - floor.psnrCap;
-    parts.push(paragraph(more > 0 ? `${reached}, ${more.toFixed(2)} dB above the cap.`
-      : `${reached}: the noise limits first, the cap lies ${(-more).toFixed(2)} dB above.`));
+    const most = -10 * Math.log10(found.optimum.msePixel + floor.msePixel);
+    parts.push(paragraph(`A linear VAE of ${setup.latent} latents reaches ${psnr.toFixed(2)} dB at this ` +
+      `noise. Clipped to this range it keeps ${most.toFixed(2)} dB at least, and the cap at most.`));
   }
   const fixes = waysToFit(state, setup, images, found);
   if (fixes.length)
@@ -247,7 +246,7 @@ function waysToFit(state, setup, images, found) {
 
 function drawBalance(state, setup, images, found) {
   const { text, level } = noiseSentence(setup, found);
-  const parts = [paragraph(escaped(text) + ".")];
+  const parts = [paragraph(escaped(text[0].toUpperCase() + text.slice(1)) + ".")];
   if (setup.factor !== 1)
     parts.push(paragraph(`The factor ${short(setup.factor, 4)} on the error divides β by as much: ` +
       `${short(setup.beta, 4)} becomes ${short(setup.beta / setup.factor, 4)}.`));
@@ -263,6 +262,7 @@ function drawBalance(state, setup, images, found) {
   } else if (squared && found.optimum === null && !found.collapsed && setup.beta > 0) {
     parts.push(paragraph("How many latents that leaves in use is known here of CIFAR-10 and MNIST " +
       "at their own size, with scales equal or z-scored; <code>vae-sweep predict</code> says it of any images."));
+    if (found.sigma >= 255) parts.splice(1, 0, paragraph("That is more than the whole range of the pixels."));
   }
   const title = found.sigma === null ? "Balance: β implies no noise" : setup.beta === 0
     ? "Balance: no weight on the KL" : `Balance: noise of ${grouped(found.sigma)} levels of 255`;
@@ -276,7 +276,8 @@ function drawNumbers(setup, found) {
   const rows = [
     [found.implied || found.sigma === null ? "implied noise, 8-bit levels" : "learned noise, 8-bit levels",
       found.sigma === null ? unknown : `${grouped(found.sigma)} <small>/255</small>`],
-    ["β of sums on pixels in [0, 1]", found.betaPixel === null ? unknown : short(found.betaPixel, 4)],
+    ["β of plain sums, these targets", short(found.tempering, 4)],
+    ["β of plain sums, pixels in [0, 1]", found.betaPixel === null ? unknown : short(found.betaPixel, 4)],
     ["targets out of reach", floor ? percent(floor.outside) : unknown],
     ["PSNR cap of the head", floor ? decibels(floor.psnrCap) : unknown],
     ["latents in use, linear optimum", optimum ? `${optimum.activeUnits} <small>of ${setup.latent}</small>`
@@ -284,7 +285,6 @@ function drawNumbers(setup, found) {
     ["KL, linear optimum", optimum ? `${Number.isFinite(optimum.kl) ? optimum.kl.toFixed(1) : "∞"} <small>nats</small>`
       : found.collapsed ? "0.0 <small>nats</small>" : unknown],
     ["PSNR, linear optimum", optimum ? decibels(found.psnr) : unknown],
-    ["β times what reduction and factor do", short(found.tempering, 4)],
   ];
   element("numbers").innerHTML =
     rows.map(([name, value]) => `<div><dt>${name}</dt><dd>${value}</dd></div>`).join("");
@@ -314,7 +314,7 @@ function drawReach(setup, images, found) {
     '<span class="key" style="background:var(--miss)"></span>out of reach ' +
     '<span class="key" style="background:var(--band)"></span>the head’s range. ' +
     "Heights are square roots of counts; numbers at the dashed ends are in target space.";
-  const head = ["channel", "shift", "scale", "targets", "head’s range", "out of reach", "cap", "noise, 8-bit levels"];
+  const head = ["channel", "shift", "scale", "targets", "head’s range", "out of reach", "cap", "noise (8-bit)"];
   const rows = names(counts.length).map((name, c) => {
     const target = { shift: [found.target.shift[c]], scale: [found.target.scale[c]] };
     return [name, compact(target.shift[0]), compact(target.scale[0]), span(targetRange(target, [counts[c]])),
@@ -483,7 +483,10 @@ function aboutPreset(state) {
   element("preset-about").hidden = !preset;
   if (!preset) return;
   element("preset-about").innerHTML =
-    `${escaped(preset.loss)}. ${preset.left_out ? `Left out: ${escaped(preset.left_out)}. ` : ""}` +
+    `${escaped(preset.loss[0].toUpperCase() + preset.loss.slice(1))}. ` +
+    (preset.left_out ? `Left out: ${escaped(preset.left_out)}. ` : "") +
+    `A small network trained with it on dead leaves of that size came to ${preset.kl.toFixed(1)} nats ` +
+    `of KL and ${preset.psnr.toFixed(1)} dB${preset.expects && `, where theory says: ${escaped(preset.expects)}`}. ` +
     `<a href="${escaped(preset.url)}" target="_blank" rel="noopener">Where it stands</a>`;
 }
 
@@ -617,6 +620,7 @@ element("files").addEventListener("change", async ({ target }) => {
   if (target.files.length) await readImages([...target.files]);
   target.value = "";  // so that the same file can be chosen again
 });
+element("summary").addEventListener("click", () => element("answer").scrollIntoView());
 element("link").addEventListener("click", ({ target }) => copy(location.href, target));
 element("copy-table").addEventListener("click", ({ target }) =>
   copy(markdownOf(element("equal-table")), target));
