@@ -12,6 +12,7 @@ const DEFAULTS = {
   reduction: "sum", beta: "1", factor: "1",
 };
 const COLORS = { 1: ["gray"], 3: ["red", "green", "blue"] };
+const CUT = 6;  // times the median count, where the histogram's bars end
 let mine = null;  // what was read of the user's images
 let notes = [];  // about the address
 
@@ -30,7 +31,7 @@ function hashOf(state) {
   const used = FIELDS.filter((field) => {
     const [group, part] = field.split("_");
     if (part === "shift" || part === "scale") return state[group] === OWN;
-    return !SHAPE.includes(field) && state[field] !== plain[field];
+    return !SHAPE.includes(field) && state[field] !== DEFAULTS[field];
   });
   const parts = used.map((field) => [field, state[field].trim()]);
   const shape = SHAPE.map((field) => state[field].trim()).join();
@@ -147,6 +148,7 @@ function render() {
     const setup = setupOf(state);
     const images = imagesOf(state, setup.shape);
     const found = answer(setup, images, DATA.options);
+    element("answer").classList.remove("empty");  // before drawing, which asks for its width
     element("formula").textContent = formulaOf(setup);
     drawRange(state, setup, images, found);
     drawBalance(state, setup, images, found);
@@ -155,7 +157,6 @@ function render() {
     drawEqual(state, setup, images, found);
     drawCommands(state, setup);
     drawSummary(found);
-    element("answer").classList.remove("empty");
   } catch (error) {
     if (!(error instanceof Wrong)) throw error;
     wrong = error;
@@ -210,9 +211,9 @@ function drawRange(state, setup, images, found) {
     return;
   }
   if (psnr !== null) {
-    const most = -10 * Math.log10(found.optimum.msePixel + floor.msePixel);
+    const least = -10 * Math.log10(found.optimum.msePixel + floor.msePixel);
     parts.push(paragraph(`A linear VAE of ${setup.latent} latents reaches ${psnr.toFixed(2)} dB at this ` +
-      `noise. Clipped to this range it keeps ${most.toFixed(2)} dB at least, and the cap at most.`));
+      `noise. Clipped to this range it keeps ${least.toFixed(2)} dB at least, and the cap at most.`));
   }
   const fixes = waysToFit(state, setup, images, found);
   if (fixes.length)
@@ -313,7 +314,8 @@ function drawReach(setup, images, found) {
     '<span class="key" style="background:var(--bar)"></span>pixels in reach ' +
     '<span class="key" style="background:var(--miss)"></span>out of reach ' +
     '<span class="key" style="background:var(--band)"></span>the head’s range. ' +
-    "Heights are square roots of counts; numbers at the dashed ends are in target space.";
+    "Heights are square roots of counts, cut off where a level has many; numbers at the dashed " +
+    "ends are in target space.";
   const head = ["channel", "shift", "scale", "targets", "head’s range", "out of reach", "cap", "noise (8-bit)"];
   const rows = names(counts.length).map((name, c) => {
     const target = { shift: [found.target.shift[c]], scale: [found.target.scale[c]] };
@@ -339,15 +341,19 @@ function histogram(setup, counts, { range, target, floors }) {
   const rows = counts.map((channel, c) => {
     const [low, high] = range[c].map((t) => 255 * (t * target.scale[c] + target.shift[c]));
     const inView = (level) => level > -beyond && level < 255 + beyond;
-    const most = Math.sqrt(Math.max(...channel));
+    const [all, there] = [sum(channel), channel.filter(Boolean).sort((a, b) => a - b)];
+    const most = Math.min(there.at(-1), CUT * there[there.length >> 1]);
     const bottom = (c + 1) * (top + tall);
     const step = x(1) - x(0);
     const bars = channel.map((count, level) => {
       if (!count) return "";
       const t = (LEVELS[level] - target.shift[c]) / target.scale[c];
       const missed = floors[c].outside > 0 && (t < range[c][0] || t > range[c][1]);
-      const height = Math.max((Math.sqrt(count) / most) * (tall - 4), 1);
-      return `<rect class="${missed ? "miss" : "bar"}" x="${(x(level) - step / 2).toFixed(2)}" ` +
+      const height = Math.max(Math.sqrt(Math.min(count / most, 1)) * (tall - 4), 1);
+      const cut = count > most && count > 0.05 * all;
+      return (cut ? `<text class="cut" x="${(x(level) + (level < 128 ? 5 : -5)).toFixed(2)}" y="${bottom - tall + 14}" ` +
+        `text-anchor="${level < 128 ? "start" : "end"}">${percent(count / all)} at ${level}</text>` : "") +
+        `<rect class="${missed ? "miss" : "bar"}" x="${(x(level) - step / 2).toFixed(2)}" ` +
         `y="${(bottom - height).toFixed(2)}" width="${(step * 1.04).toFixed(2)}" height="${height.toFixed(2)}"/>`;
     });
     const ends = [[low, "end"], [high, "start"]].map(([level, side], i) => {
@@ -425,10 +431,11 @@ function optionsOf(state, setup) {
 }
 
 function scalingFile(setup) {
+  const three = (values) => [0, 1, 2].map((c) => values[c] ?? values.at(-1)).join(", ");
   const functions = Object.entries(setup.own).map(([field, { shift, scale }]) =>
-    `def ${field.toUpperCase()}(counts):\n    return Affine(torch.tensor([${shift.join(", ")}], ` +
-    `dtype=torch.float64),\n                  torch.tensor([${scale.join(", ")}], dtype=torch.float64))`);
-  return ["# scaling.py\nimport torch\nfrom vae_sweep import Affine\n", ...functions].join("\n\n");
+    `\n\ndef ${field.toUpperCase()}(counts):\n    shift = torch.tensor([${three(shift)}], dtype=torch.float64)\n` +
+    `    scale = torch.tensor([${three(scale)}], dtype=torch.float64)\n    return Affine(shift[:len(counts)], scale[:len(counts)])\n`);
+  return "# scaling.py\nimport torch\nfrom vae_sweep import Affine\n" + functions.join("");
 }
 
 function drawCommands(state, setup) {
