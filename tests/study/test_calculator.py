@@ -299,9 +299,8 @@ class TestFormulas:
             known = [images, scale.tolist(), latent, 64, at, tempers]
             for one, other in zip(ours, tab(script, known), strict=True):
                 assert other["activeUnits"] == one.active_units
-                shown = [
-                    other[k] for k in ("variance", "threshold", "kl", "mse", "msePixel")
-                ]
+                names = ("variance", "threshold", "kl", "mse", "msePixel")
+                shown = [other[name] for name in names]
                 expected = [one.variance, one.threshold, one.kl, one.mse, one.mse_pixel]
                 assert shown == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
@@ -342,7 +341,12 @@ class TestFormulas:
                 seen.add("refused")
                 continue
             made = point(config, dataset.counts, 64)
-            expected = predict(config, made, dataset).sentence
+            predicted = predict(config, made, dataset)
+            if not math.isnan(predicted.psnr_clipped):  # what the page says of it
+                both = found["optimum"]["msePixel"] + found["floor"]["msePixel"]
+                least = -10 * math.log10(both)
+                assert least - 1e-4 < predicted.psnr_clipped <= predicted.psnr_cap + 1e-4
+            expected = predicted.sentence
             expected = re.sub(r", [\d.]+ dB on the (val|test) images", "", expected)
             assert f"{found['said']}; {found['noise']}" == expected
             seen |= {kind for kind in KINDS if kind in expected}
