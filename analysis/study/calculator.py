@@ -144,12 +144,11 @@ def presets(table: Published) -> list[dict[str, Any]]:
 
 def options() -> dict[str, Any]:
     """What the page needs of the objects behind the options' words."""
-    finite = lambda end: end if math.isfinite(end) else None  # noqa: E731
     return {
         "heads": {
             word: {
-                "low": finite(head.low),
-                "high": finite(head.high),
+                "low": _finite(head.low),
+                "high": _finite(head.high),
                 "onto": head.onto,
                 "unit": head.is_unit,
             }
@@ -165,6 +164,10 @@ def options() -> dict[str, Any]:
             for word, likelihood in likelihoods.OURS.items()
         },
     }
+
+
+def _finite(end: float) -> float | None:
+    return end if math.isfinite(end) else None
 
 
 def page(images: dict[str, Any], table: Published) -> str:
@@ -208,7 +211,7 @@ def made() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Makes docs/calculator.html.")
     parser.add_argument("images", nargs="*", metavar="CIFAR_FOLDER MNIST_FILE")
     places = parser.parse_args().images
     if len(places) not in (0, 2):

@@ -443,12 +443,38 @@ class TestPage:
     def test_an_equal_noise_beta_leads_to_that_set_up(self, tab):
         noise = tab.page.locator("#numbers dd").first.inner_text()
         tab.page.locator("#equal-table tr:nth-child(2) td:nth-child(4) a").click()
-        tab.page.wait_for_function("form.elements.norm.value === 'minus1_1'")
+        tab.page.wait_for_function("() => form.elements.norm.value === 'minus1_1'")
         assert tab("form.elements.reduction.value") == "mean"
         assert tab.page.locator("#numbers dd").first.inner_text() == noise
         assert tab.page.locator("#equal-table td.here").inner_text() == "0.005196"
         tab.page.go_back()
-        tab.page.wait_for_function("form.elements.norm.value === 'zscore'")
+        tab.page.wait_for_function("() => form.elements.norm.value === 'zscore'")
+
+    def test_the_table_is_copied_as_markdown(self, chromium):
+        context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+        opened = Tab(context, "#reduction=mean")
+        button = opened.page.locator("#copy-table")
+        button.click()
+        opened.page.wait_for_function(
+            "() => element('copy-table').textContent === 'Copied'"
+        )
+        header, rule, *lines = opened("navigator.clipboard.readText()").splitlines()
+        assert header == "| norm | sum | gaussian | mean | pixel_mean |"
+        assert rule == "|---|--:|--:|--:|--:|"
+        cells = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[1:] for line in lines}
+        assert [*cells] == [*normalize.OURS]
+        assert float(cells["zscore"][2]) == 1
+        assert float(cells["zscore"][0]) == pytest.approx(3072 / 64, rel=1e-9)
+        opened.page.locator("#commands button").first.click()
+        opened.page.wait_for_function("() => element('said').textContent === 'Copied'")
+        copied = opened("navigator.clipboard.readText()")
+        assert copied.startswith("vae-sweep predict norm=zscore head=tanh reduction=mean")
+        opened.page.locator("#link").click()
+        opened.page.wait_for_function("() => element('link').textContent === 'Copied'")
+        assert opened("navigator.clipboard.readText()").endswith(
+            "calculator.html#reduction=mean"
+        )
+        context.close()
 
     def test_what_an_address_cannot_say_is_told(self, chromium):
         other = Tab(chromium, "#head=softmax&colour=red&beta=2")
@@ -601,7 +627,7 @@ class TestImages:
         expected = np.bincount(np.stack(gray).ravel(), minlength=256)
         assert tab("mine.byChannels[1][0]") == expected.tolist()
         assert tab("SHAPE.map((field) => shown()[field])") == ["3", "24", "40"]
-        assert tab.text("data-about") == "3 images, of 24x40 (HxW)."
+        assert tab.text("data-about").startswith("3 images, of 24x40 (HxW).")
         target = normalize.fit("zscore", histograms(stacked))
         floor = head_floor(heads.named("tanh"), target, histograms(stacked))
         assert f"{floor.psnr_cap:.2f} dB" in tab.text("range")
@@ -652,7 +678,7 @@ class TestImages:
           document.body.dispatchEvent(new DragEvent("drop", about));
         }"""
         tab(script, [*png(pixels)])
-        tab.page.wait_for_function("mine !== null")
+        tab.page.wait_for_function("() => mine !== null")
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         assert tab("mine.byChannels[3]") == histograms(image).tolist()
 

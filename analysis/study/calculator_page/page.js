@@ -132,6 +132,7 @@ const percent = (share) => (share === 0 ? "0 %" : `${short(100 * share, share < 
 const decibels = (value) => (value === Infinity ? "no limit" : `${value.toFixed(2)} dB`);
 const grouped = (sigma) =>
   sigma >= 9.95 ? sigma.toLocaleString("en-US", { maximumFractionDigits: sigma < 99.95 ? 1 : 0 }) : short(sigma, 2);
+const rounded = (sigma) => (sigma >= 9.95 ? Math.round(sigma).toLocaleString("en-US") : short(sigma, 2));
 const exact = (value) => String(Number(value.toPrecision(10)));
 const paragraph = (text) => `<p>${text}</p>`;
 const linked = (state, change, text) =>
@@ -173,7 +174,7 @@ function render() {
   element("problem").textContent = problems.join(" ");
   for (const part of element("answer").children)
     part.classList.toggle("stale", wrong !== null && part.id !== "problem");
-  if (wrong) element("summary").textContent = "no answer";
+  if (wrong) element("summary").textContent = `No answer: ${wrong.message}`;
   try {
     history.replaceState(null, "", hashOf(state) === "#" ? location.pathname + location.search : hashOf(state));
   } catch { /* a browser that counts changes of the address, and has enough of them */ }
@@ -261,12 +262,12 @@ function drawBalance(state, setup, images, found) {
       `error, is ${noiseOf(found.fittingSigma)}/255: ` +
       linked(state, { beta: exact(beta) }, `β=${short(beta, 4)}`) + " here."));
   } else if (squared && found.optimum === null && !found.collapsed && setup.beta > 0) {
-    parts.push(paragraph("How many latents that leaves in use is known here of CIFAR-10 and MNIST " +
-      "at their own size, with scales equal or z-scored; <code>vae-sweep predict</code> says it of any images."));
+    parts.push(paragraph("How many latents that leaves in use is known here only for CIFAR-10 and MNIST " +
+      "at their own size, under equal or z-scored scales; <code>vae-sweep predict</code> computes it for any images."));
     if (found.sigma >= 255) parts.splice(1, 0, paragraph("That is more than the whole range of the pixels."));
   }
   const title = found.sigma === null ? "Balance: β implies no noise" : setup.beta === 0
-    ? "Balance: no weight on the KL" : `Balance: noise of ${grouped(found.sigma)} levels of 255`;
+    ? "Balance: no weight on the KL" : `Balance: noise of ${rounded(found.sigma)} levels of 255`;
   const unknown = found.optimum === null && !found.collapsed;
   fill("balance", level || (unknown ? "open" : ""), title, parts);
 }
@@ -292,7 +293,7 @@ function drawNumbers(setup, found) {
 }
 
 function drawSummary({ sigma, floor }) {
-  const noise = sigma === null ? "no implied noise" : `noise ${grouped(sigma)}/255`;
+  const noise = sigma === null ? "no implied noise" : `noise ${rounded(sigma)}/255`;
   const cap = floor ? (floor.psnrCap === Infinity ? "all in reach"
     : `${percent(floor.outside)} out of reach, cap ${decibels(floor.psnrCap)}`) : "range not known";
   element("summary").innerHTML = `<span>${noise}</span><span>${cap}</span>`;
@@ -385,7 +386,7 @@ function drawEqual(state, setup, images, found) {
   const implied = found.implied && found.sigma > 0;
   element("equal-table").parentElement.hidden = element("copy-table").hidden = !implied;
   element("equal-about").textContent = implied
-    ? `The β that implies the same ${grouped(found.sigma)} levels of noise, without a stray factor. ` +
+    ? `The β that implies the same ${rounded(found.sigma)} levels of noise, without a stray factor. ` +
       "Each is a link to that set-up."
     : setup.beta === 0 ? "β = 0 implies no noise to keep."
     : `likelihood=${setup.likelihood} has a noise of its own or none, so β implies none to keep.`;
@@ -494,15 +495,15 @@ function aboutPreset(state) {
     (preset.left_out ? `Left out: ${escaped(preset.left_out)}. ` : "") +
     `A small network trained with it on dead leaves of that size came to ${preset.kl.toFixed(1)} nats ` +
     `of KL and ${preset.psnr.toFixed(1)} dB${preset.expects && `, where theory says: ${escaped(preset.expects)}`}. ` +
-    `<a href="${escaped(preset.url)}" target="_blank" rel="noopener">Where it stands</a>`;
+    `<a href="${escaped(preset.url)}" target="_blank" rel="noopener">Source code</a>`;
 }
 
 // --- images of one's own: counted in the browser ---
 
 function aboutImages(state) {
   const images = DATA.images[state.data];
-  element("data-about").textContent = images ? images.about + "." : mine ? mine.about
-    : "None are here yet.";
+  element("data-about").textContent = images ? images.about + "." : mine
+    ? `${mine.about} A link to this answer does not carry them.` : "None are here yet.";
 }
 
 /** Luma as Pillow's convert("L"). */
