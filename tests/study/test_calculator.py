@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import make_config, make_images
@@ -57,6 +58,11 @@ def test_the_counts_are_of_the_training_splits():
         mean, std = normalize.moments(counts)
         assert mean.tolist() == pytest.approx(known[word][0], abs=2e-3)
         assert std.tolist() == pytest.approx(known[word][1], abs=4e-3)  # JPEG smooths
+
+
+def test_the_counts_are_those_of_the_study():
+    table = pd.read_csv(calculator.IMAGES.parent / "core" / "histogram.csv")
+    assert table.to_numpy().T.tolist() == IMAGES["cifar10"]["counts"]
 
 
 def small_dataset(folder: Path) -> Dataset:
