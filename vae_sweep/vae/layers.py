@@ -8,7 +8,6 @@ there, and a run's bits then cannot depend on which runs stand beside it.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -151,7 +150,7 @@ def reparameterized(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 
 def sample(mu: Runs, logvar: Runs, noise: Tensor) -> Runs:
     """`reparameterized` of all runs; noise is [R, B, D]."""
-    if isinstance(mu, Tensor):
+    if isinstance(mu, Tensor) and isinstance(logvar, Tensor):
         return reparameterized(mu, logvar, noise)
     return list(map(reparameterized, mu, logvar, apart(noise)))
 
@@ -316,10 +315,13 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Runs) -> Runs:
         state = (self.running_mean, self.running_var, self.weight, self.bias)
-        function = partial(F.batch_norm, training=self.training)
+
+        def normed(y: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor):
+            return F.batch_norm(y, mean, var, weight, bias, self.training)
+
         if isinstance(x, Tensor):
-            return _split(function(_merge(x), *(s.flatten() for s in state)), len(x))
-        return list(map(function, x, *map(apart, state)))
+            return _split(normed(_merge(x), *(s.flatten() for s in state)), len(x))
+        return list(map(normed, x, *map(apart, state)))
 
 
 class GroupNorm(nn.Module):
