@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from vae_sweep.vae import heads, likelihoods, normalize, objective
 from vae_sweep.vae.normalize import Affine, histograms
 from vae_sweep.vae.point import Point, check, point
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 IMAGES = json.loads(calculator.IMAGES.read_text())
 BASE = make_config("norm=zscore", "head=tanh")
 OWN = {"shift": [0.485, 0.456, 0.406], "scale": [0.229, 0.224, 0.225]}
@@ -104,20 +102,7 @@ def test_what_is_counted_of_images(tmp_path):
 
 # --- in a browser ---
 
-in_browser = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH"),
-]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+in_browser = [pytest.mark.browser, pytest.mark.slow]
 
 
 class Tab:
@@ -156,8 +141,8 @@ class Tab:
 
 
 @pytest.fixture
-def tab(chromium) -> Iterator[Tab]:
-    opened = Tab(chromium)
+def tab(browser) -> Iterator[Tab]:
+    opened = Tab(browser)
     yield opened
     assert opened.errors == []
     assert all(url.startswith("file:") for url in opened.requests)
@@ -408,7 +393,7 @@ KINDS = (
 class TestPage:
     pytestmark = in_browser
 
-    def test_a_link_has_the_state_and_is_short(self, tab, chromium):
+    def test_a_link_has_the_state_and_is_short(self, tab, browser):
         for field, value in {
             "norm": "own",
             "norm_shift": "(0.485, 0.456, 0.406)",
@@ -426,7 +411,7 @@ class TestPage:
             tab.fill(field, value)
         address = tab("location.hash")
         assert len(address) < 250
-        other = Tab(chromium, address)
+        other = Tab(browser, address)
         assert other("shown()") == tab("shown()")
         for part in ("numbers", "range", "balance", "commands", "equal-table"):
             assert other.text(part) == tab.text(part)
@@ -434,13 +419,13 @@ class TestPage:
         other.page.close()
         tab.page.locator("button[type=reset]").click()
         assert tab("location.hash") == ""
-        assert tab("shown()") == Tab(chromium)("shown()")
+        assert tab("shown()") == Tab(browser)("shown()")
 
-    def test_an_answer_of_other_images_has_their_shape(self, tab, chromium):
+    def test_an_answer_of_other_images_has_their_shape(self, tab, browser):
         tab.fill("data", "mnist")
         assert tab("location.hash") == "#data=mnist"
         assert tab("SHAPE.map((field) => shown()[field])") == ["1", "28", "28"]
-        other = Tab(chromium, "#data=mnist")
+        other = Tab(browser, "#data=mnist")
         assert other("shown()") == tab("shown()")
         other.page.close()
 
@@ -454,8 +439,8 @@ class TestPage:
         tab.page.go_back()
         tab.page.wait_for_function("() => form.elements.norm.value === 'zscore'")
 
-    def test_the_table_is_copied_as_markdown(self, chromium):
-        context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+    def test_the_table_is_copied_as_markdown(self, browser):
+        context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
         opened = Tab(context, "#reduction=mean")
         button = opened.page.locator("#copy-table")
         button.click()
@@ -479,8 +464,8 @@ class TestPage:
         )
         context.close()
 
-    def test_what_an_address_cannot_say_is_told(self, chromium):
-        other = Tab(chromium, "#head=softmax&colour=red&beta=2")
+    def test_what_an_address_cannot_say_is_told(self, browser):
+        other = Tab(browser, "#head=softmax&colour=red&beta=2")
         said = other.text("problem")
         assert "head=softmax" in said
         assert "colour=red" in said
@@ -521,9 +506,9 @@ class TestPage:
         assert "leaves an autoencoder" in tab.text("balance")
         assert "implies no noise" in tab.text("equal")
 
-    def test_it_fits_a_phone_and_a_desk(self, chromium):
+    def test_it_fits_a_phone_and_a_desk(self, browser):
         for width in (320, 390, 1280):
-            opened = Tab(chromium, "#norm=own", viewport={"width": width, "height": 800})
+            opened = Tab(browser, "#norm=own", viewport={"width": width, "height": 800})
             assert opened("document.documentElement.scrollWidth") <= width
             unlabelled = """[...form.querySelectorAll('input, select')]
                             .filter((e) => !e.labels.length).map((e) => e.id)"""
@@ -693,10 +678,10 @@ class TestImages:
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         assert tab("mine.byChannels[3]") == histograms(image).tolist()
 
-    def test_a_link_does_not_carry_images_and_says_so(self, tab, chromium):
+    def test_a_link_does_not_carry_images_and_says_so(self, tab, browser):
         self.choose(tab, file("a.png", png(np.full((8, 8, 3), 7, np.uint8))))
         tab.fill("norm", "minus1_1")
-        other = Tab(chromium, tab("location.hash"))
+        other = Tab(browser, tab("location.hash"))
         assert "does not carry" in other.text("range")
         assert "90" in other.page.locator("#numbers dd").first.inner_text()
         other.fill("norm", "zscore")
