@@ -9,7 +9,7 @@ import pytest
 
 # folders of vae_sweep/ and modules beside them: each imports only from lines below
 LINES = (
-    ("__main__", "run", "predict", "show", "status", "report", "testing"),
+    ("__main__", "run", "predict", "show", "status", "report", "dashboard", "testing"),
     ("grid",),
     ("reporting",),
     ("training",),

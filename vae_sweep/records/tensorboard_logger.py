@@ -33,7 +33,7 @@ class TensorboardLogger:
     @staticmethod
     def is_on(config: RunConfig) -> bool:
         """True; raises UserError where tensorboard is not installed."""
-        check_installed("tensorboard", "log=tensorboard")
+        check_installed("tensorboard", "log=tensorboard", "tensorboard")
         return True
 
     @staticmethod

@@ -14,12 +14,12 @@ CAPTIONS = {  # of pictures, by their stems
 }
 
 
-def check_installed(package: str, what: str) -> None:
-    """Raises UserError where `package`, which is also the name of an extra, is missing."""
+def check_installed(package: str, what: str, extra: str) -> None:
+    """Raises UserError where the package that `what` needs, of an extra, is missing."""
     if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"{what} needs the package {package}, which is not installed; "
-            f"pip install 'vae-sweep[{package}]'"
+            f"{what} needs the package {package}, which is not installed; type "
+            f"pip install 'vae-sweep[{extra}]'"
         )
 
 

@@ -42,7 +42,7 @@ class TrackioLogger:
     @staticmethod
     def is_on(config: RunConfig) -> bool:
         """True; raises UserError where trackio is not installed."""
-        check_installed("trackio", "log=trackio")
+        check_installed("trackio", "log=trackio", "trackio")
         return True
 
     @staticmethod

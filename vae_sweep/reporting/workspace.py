@@ -1,22 +1,19 @@
-"""The W&B workspace as code: `python analysis/dashboard.py --entity E --project P`.
+"""A W&B workspace of vae-sweep's runs, as code.
 
-Panels for distortion, rate and ELBO, runs grouped by norm and head, for rate against
-distortion and for the reconstructions. Saving makes a new view of the project, whose
-URL is printed; views that are there stay as they are.
+Panels for distortion, rate, ELBO and the gap to the prior, for training batches, for rate
+against distortion, and for samples and reconstructions.
 """
 
-import argparse
 import math
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vae_sweep.config import RunConfig, Slug, WandbConfig
+from vae_sweep.config import RunConfig, Slug
 from vae_sweep.errors import UserError
-from vae_sweep.records.wandb_logger import wandb_mode
+from vae_sweep.records.tracker import check_installed
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -27,11 +24,20 @@ CURVES = {  # what a run logs at every evaluation -> the panel's title
     "val/elbo": "val ELBO at each run's own noise (nats per image)",
     "val/psnr": "val PSNR (dB)",
     "val/bits_per_dim_calibrated": "val calibrated bits/dim, comparable across the grid",
+    "val/prior_gap": "val gap of the aggregate posterior to the prior (nats)",
 }
-LOG = ("val/mse_pixel",)  # on a logarithmic axis
+BATCHES = {  # what it logs every log.every steps
+    "batch/loss": "Loss of the training batch (objective per image)",
+    "batch/mse": "MSE of the training batch (per element of the target)",
+    "batch/kl": "KL of the training batch (nats per image)",
+}
+LOG = ("val/mse_pixel", "batch/loss", "batch/mse")  # on a logarithmic axis
 RATE, DISTORTION = "val/kl", "val/psnr"
 COORDINATES = ("norm", "head", "val/sigma", RATE, DISTORTION, "val/active_units")
-PICTURES = "reconstructions"
+PICTURES = {
+    "samples": "Samples: decoded from the prior",
+    "reconstructions": "Originals above reconstructions",
+}
 GROUPS = ("norm", "head")
 SHOWN = 100  # groups that a panel draws; W&B's own limit is 10
 
@@ -43,7 +49,11 @@ def workspace(
 
     `sweep` restricts it to the runs of that W&B group. A line is the mean of the runs
     that agree in the keys `by` of RunConfig (`beta.value` is one), its band their extremes.
+
+    Raises:
+        UserError: No such keys or sweep, or wandb-workspaces is not installed.
     """
+    check_installed("wandb_workspaces", "a workspace", "dashboard")
     import wandb_workspaces.workspaces as ws
 
     unknown = [key for key in by if key.partition(".")[0] not in RunConfig.model_fields]
@@ -59,9 +69,10 @@ def workspace(
             f"--sweep takes what sweep=NAME does, letters, digits and ._=,- got {sweep!r}"
         ) from None
     sections = {  # name -> panels, and how many stand side by side
-        f"Curves, by {', '.join(by)}": (_curves(), 3),
+        f"Curves, by {', '.join(by)}": (_curves(CURVES), 3),
+        f"Training batches, by {', '.join(by)}": (_curves(BATCHES), 3),
         "Rate and distortion": (_trade_off(), 2),
-        "Reconstructions": (_pictures(), 1),
+        "Samples and reconstructions": (_pictures(), 1),
     }
     return ws.Workspace(
         entity=entity,
@@ -87,7 +98,7 @@ def workspace(
     )
 
 
-def _curves() -> list[Any]:
+def _curves(titles: Mapping[str, str]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     return [
@@ -100,7 +111,7 @@ def _curves() -> list[Any]:
             groupby_rangefunc="minmax",
             max_runs_to_show=SHOWN,
         )
-        for key, title in CURVES.items()
+        for key, title in titles.items()
     ]
 
 
@@ -128,12 +139,13 @@ def _pictures() -> list[Any]:
 
     return [
         wr.MediaBrowser(
-            title="Originals above reconstructions",
-            media_keys=[PICTURES],
+            title=title,
+            media_keys=[key],
             mode="grid",
             grid_x_axis="step",
             grid_y_axis="run",
         )
+        for key, title in PICTURES.items()
     ]
 
 
@@ -165,38 +177,3 @@ def save(made: "Workspace") -> str:
             f"({said.rstrip('.')}); check --entity, --project, the network, and the key: "
             "wandb login --relogin"
         ) from None
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Exit code 2, with one line, for what the user can correct."""
-    parser = argparse.ArgumentParser(
-        description="Builds and saves the W&B workspace of a project with vae-sweep's runs."
-    )
-    parser.add_argument("--entity", required=True, help="the user or team on W&B")
-    parser.add_argument("--project", required=True, help="what log.wandb.project was")
-    parser.add_argument("--sweep", help="only the runs of sweep=NAME", metavar="NAME")
-    parser.add_argument(
-        "--by",
-        nargs="+",
-        default=GROUPS,
-        metavar="KEY",
-        help="average runs that agree in these keys: norm head; beta.value, if swept",
-    )
-    given = parser.parse_args(arguments)
-    try:
-        if wandb_mode(WandbConfig(mode="auto", project=None, entity=None)) != "online":
-            raise UserError(
-                "a workspace is kept on W&B's server, which needs a key and W&B online; "
-                "run `wandb login`, and unset WANDB_MODE if it is set"
-            )
-        print(save(workspace(given.entity, given.project, given.sweep, given.by)))
-    except ModuleNotFoundError as error:
-        print(f"error: {error}; pip install -e '.[study]'", file=sys.stderr)
-        sys.exit(2)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,9 +12,11 @@ import pytest
 import yaml
 from helpers import make_config
 
-from analysis import dashboard
+from vae_sweep import dashboard
 from vae_sweep.errors import UserError
+from vae_sweep.records.reader import CURVE
 from vae_sweep.records.wandb_logger import WandbLogger
+from vae_sweep.reporting import workspace
 from vae_sweep.training.metrics import columns
 
 ROOT = Path(dashboard.__file__).parents[1]
@@ -34,7 +36,7 @@ def home(lone_home):
 
 def sent(*arguments: str, **keywords: tuple[str, ...]) -> dict:
     """What the server would be sent as the workspace's spec."""
-    made = dashboard.workspace("team", "vae-sweep", *arguments, **keywords)
+    made = workspace.workspace("team", "vae-sweep", *arguments, **keywords)
     spec = made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
     return json.loads(spec)["section"]
 
@@ -56,19 +58,24 @@ def test_the_panels():
         ["val/elbo"],
         ["val/psnr"],
         ["val/bits_per_dim_calibrated"],
+        ["val/prior_gap"],
+        ["batch/loss"],
+        ["batch/mse"],
+        ["batch/kl"],
     ]
     assert {config["xAxis"] for config in lines} == {"step"}
     rest = [(kind, config) for kind, config in found if config not in lines]
-    scatter, coordinates, pictures = rest
+    scatter, coordinates, *pictures = rest
     assert scatter[0] == "Scatter Plot"
     assert (scatter[1]["xAxis"], scatter[1]["yAxis"]) == (
         "summary:val/kl",
         "summary:val/psnr",
     )
     assert coordinates[0] == "Parallel Coordinates Plot"
-    assert pictures[0] == "Media Browser"
-    # the key that test_loggers reads back from a run's file
-    assert pictures[1]["mediaKeys"] == ["reconstructions"]
+    assert {kind for kind, _ in pictures} == {"Media Browser"}
+    # the keys that test_loggers reads back from a run's file
+    keys = [config["mediaKeys"] for _, config in pictures]
+    assert keys == [["samples"], ["reconstructions"]]
 
 
 def test_every_key_is_one_that_runs_log():
@@ -83,8 +90,9 @@ def test_every_key_is_one_that_runs_log():
             section, _, name = accessor.partition(":")
             summaries += [name] * (section == "summary")
             configs += [name] * (section == "config")
-    assert len(summaries) == 16
-    assert set(summaries) <= set(columns(make_config()))
+    assert len(summaries) == 24
+    batches = {f"batch/{name}" for name in CURVE[1:]}
+    assert set(summaries) - batches <= set(columns(make_config()))
     assert configs == ["norm.value", "head.value"]
     assert {name.removesuffix(".value") for name in configs} <= set(config)
 
@@ -125,7 +133,7 @@ def test_a_sweeps_name_is_checked():
 
 
 def test_the_workspace_comes_back_from_its_spec():
-    made = dashboard.workspace("team", "vae-sweep", "main")
+    made = workspace.workspace("team", "vae-sweep", "main")
     model = made._to_model()
     back = type(made)._from_model(model)
     assert back._to_model().spec == model.spec
@@ -155,8 +163,17 @@ def server(monkeypatch) -> list:
 ARGUMENTS = ("--entity", "team", "--project", "vae-sweep")
 
 
-def test_the_command_saves_one_view_and_prints_its_url(server, capsys):
-    dashboard.main([*ARGUMENTS, "--sweep", "main", "--by", "norm", "head", "beta.value"])
+@pytest.fixture
+def command(monkeypatch):
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["vae-sweep dashboard", *arguments])
+        dashboard.main()
+
+    return run
+
+
+def test_the_command_saves_one_view_and_prints_its_url(server, command, capsys):
+    command(*ARGUMENTS, "--sweep", "main", "--by", "norm", "head", "beta.value")
     (view,) = server
     assert (view.entity, view.project, view.display_name) == (
         "team",
@@ -169,7 +186,9 @@ def test_the_command_saves_one_view_and_prints_its_url(server, capsys):
 
 
 @pytest.mark.parametrize("answer", [RuntimeError("no such\nentity."), None])
-def test_what_the_server_refuses_is_said_in_one_line(server, monkeypatch, capsys, answer):
+def test_what_the_server_refuses_is_said_in_one_line(
+    server, command, monkeypatch, capsys, answer
+):
     from wandb_workspaces.workspaces import internal
 
     def refuse(view):
@@ -179,7 +198,7 @@ def test_what_the_server_refuses_is_said_in_one_line(server, monkeypatch, capsys
 
     monkeypatch.setattr(internal, "upsert_view2", refuse)
     with pytest.raises(SystemExit) as left:
-        dashboard.main(ARGUMENTS)
+        command(*ARGUMENTS)
     assert left.value.code == 2
     out, error = capsys.readouterr()
     assert (out, error.count("\n")) == ("", 1)
@@ -198,8 +217,8 @@ def test_what_the_server_refuses_is_said_in_one_line(server, monkeypatch, capsys
 )
 def test_without_a_key_or_offline_it_is_one_line(variables, said):
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "analysis" / "dashboard.py"), *ARGUMENTS],
-        env={**os.environ, **variables},
+        [sys.executable, "-m", "vae_sweep", "dashboard", *ARGUMENTS],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -211,15 +230,29 @@ def test_without_a_key_or_offline_it_is_one_line(variables, said):
     assert said in ended.stderr
 
 
-def test_without_the_library_it_says_how_to_get_it(server, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+def test_without_the_library_it_says_how_to_get_it(command, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(SystemExit) as left:
-        dashboard.main(ARGUMENTS)
+        command(*ARGUMENTS)
     assert left.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.endswith("pip install -e '.[study]'\n")
-    assert error.count("\n") == 1
+    assert capsys.readouterr().err.endswith("pip install 'vae-sweep[dashboard]'\n")
+
+
+def test_project_and_entity_are_those_of_the_environment(
+    server, command, monkeypatch, capsys
+):
+    with pytest.raises(SystemExit) as left:
+        command()
+    assert left.value.code == 2
+    assert "give --entity NAME" in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    command()
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    command()
+    assert [(view.entity, view.project) for view in server] == [
+        ("us", "vae-sweep"),
+        ("us", "theirs"),
+    ]
 
 
 @pytest.fixture
