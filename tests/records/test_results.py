@@ -462,6 +462,6 @@ def test_frames_are_plain(tmp_path):
 def test_results_are_shown_in_a_line(tmp_path):
     write_run(tmp_path, summary())
     write_run(tmp_path, summary(status="diverged", diverged_at=3), seed=1)
-    shown = repr(vae_sweep.load(tmp_path))
+    shown = repr(vae_sweep.results(tmp_path))
     assert shown == "<Results of runs: 1 finished, 1 diverged; 4 rows>"
     assert {"load", "results"} <= {*dir(vae_sweep)}

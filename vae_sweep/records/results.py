@@ -4,9 +4,10 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,25 +113,56 @@ class Results:
     uncurved: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
 
+    @property
+    def folders(self) -> list[Path]:
+        """The sweeps that the runs lie in, runs/<sweep> each."""
+        return list(dict.fromkeys(run.folder.parent for run in self.runs))
+
     def __repr__(self) -> str:
+        return f"<Results of runs: {self._counts()}; {len(self.curves)} rows>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table, counts of statuses, and where the runs lie."""
+        names, digits = table(self), dict(numbers(self.runs).values())
+        cells = {
+            name: lambda value, name=name: f"{value:,.{digits[name]}f}"
+            for name in names.columns
+            if name in digits
+        }
+        shown = names.replace(math.inf, math.nan).to_html(
+            index=False, formatters=cells, na_rep="–", border=0
+        )
+        where = ", ".join(escape(str(folder)) for folder in self.folders)
+        return f"{shown}<p>{self._counts()}{f' in <code>{where}</code>' if where else ''}"
+
+    def _counts(self) -> str:
         counted = self.finals["status"].value_counts()
         counts = [f"{count} {status}" for status, count in counted.items()]
         counts += [f"{len(self.skipped)} left out"] if self.skipped else []
         counts += [f"{len(self.waiting)} waiting"] if self.waiting else []
-        return f"<Results of runs: {', '.join(counts)}; {len(self.curves)} rows>"
+        return ", ".join(counts)
 
 
 def load(
     folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
 ) -> Results:
-    """Reads the run folders in `folder`, runs/<sweep>; whole rows of unfinished ones too.
+    """Reads what a sweep measured; of runs that have not ended, the rows so far.
 
-    Runs come in the order of `run_ids`, which also restricts them unless `rest` is to
-    follow, by name. Runs that cannot be read are left out, with a warning;
-    `Results.skipped` has them.
+    Args:
+        folder: runs/<sweep>.
+        run_ids: The runs that are read, in this order; all, by name, unless given.
+        rest: Whether the others follow those.
+
+    Returns:
+        Tidy tables: `finals`, `curves`, `training` and `theory`. Runs that cannot be read
+        are left out, with a warning; `skipped` has them.
 
     Raises:
         UserError: There is no such folder or run, or no run that can be read.
+
+    Example:
+        >>> found = vae_sweep.results("runs/main")
+        >>> found.curves.pivot(index="step", columns="run_id", values="val/psnr").plot()
     """
     found = read(folder, run_ids, rest)
     for line in left_out(found):
@@ -192,20 +224,42 @@ def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Colle
             f"runs, the first of which is {found[0]}"
         )
     chosen += [run_id for run_id in found if rest and run_id not in chosen]
-    runs, skipped = [], {}
-    trains = is_locked(folder / ".lock")
-    for run_id in chosen:
-        try:
-            runs.append(_read(folder / run_id, trains))
-        except Unreadable as error:
-            skipped[run_id] = str(error)
-    if not runs:
-        run_id, reason = next(iter(skipped.items()))
-        raise UserError(f"no run of {folder} can be read: {run_id}/{reason}")
+    runs, skipped = _readable(folder / run_id for run_id in chosen)
     waiting: list[str] = []
     with suppress(Unreadable):
         waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in found]
     return runs, skipped, waiting
+
+
+def of(folders: Iterable[Path]) -> Results:
+    """What the runs in these folders measured, of one sweep or of several.
+
+    Raises:
+        UserError: None can be read.
+    """
+    return _framed(*_readable(folders), [])
+
+
+def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
+    """The runs in `folders`, and by folder's name why others cannot be read.
+
+    Raises:
+        UserError: None can be read.
+    """
+    runs, skipped, trains = [], {}, {}
+    for folder in folders:
+        sweep = folder.parent
+        if sweep not in trains:
+            trains[sweep] = is_locked(sweep / ".lock")
+        try:
+            runs.append(_read(folder, trains[sweep]))
+        except Unreadable as error:
+            skipped[folder.name] = str(error)
+    if not runs:
+        run_id, reason = next(iter(skipped.items()))
+        where = ", ".join(map(str, trains))
+        raise UserError(f"no run of {where} can be read: {run_id}/{reason}")
+    return runs, skipped
 
 
 def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Results:

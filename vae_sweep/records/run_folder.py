@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
@@ -571,9 +572,20 @@ def _cell(value: float) -> str:
     return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else repr(float(value))
 
 
-@cache
+# the arguments of the command that a process carries out; None: its own
+ARGUMENTS: ContextVar[Sequence[str] | None] = ContextVar("arguments", default=None)
+
+
 def environment() -> dict[str, Any]:
     """The command, versions of what computes, this checkout's commit, and the machine."""
+    typed = ARGUMENTS.get()
+    arguments = sys.argv[1:] if typed is None else typed
+    command = shlex.join(["python", "-m", "vae_sweep.run", *arguments])
+    return {"command": command, **_machine()}
+
+
+@cache
+def _machine() -> dict[str, Any]:
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:
@@ -581,7 +593,6 @@ def environment() -> dict[str, Any]:
     except OSError:
         commit = ""
     return {
-        "command": shlex.join(["python", "-m", "vae_sweep.run", *sys.argv[1:]]),
         "versions": {name: version(name) for name in DISTRIBUTIONS},
         "commit": commit or None,
         "processor": processor(),

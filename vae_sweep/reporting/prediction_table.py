@@ -3,7 +3,7 @@
 import errno
 import math
 import re
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -50,14 +50,15 @@ NAMED = 6  # points named beside a sentence that several share
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.]*\w)")
 
 
-def frame(configs: list[RunConfig]) -> pd.DataFrame:
+def frame(configs: list[RunConfig], tell: Callable[[str], None]) -> pd.DataFrame:
     """A row per point: results.IDENTITY, then the fields of Prediction but the curve.
 
-    Points that lie in one folder have one row. Raises UserError where prepare does.
+    Points that lie in one folder have one row. `tell` hears what was read, and warnings.
+    Raises UserError where prepare does.
     """
     datasets = Datasets()
-    prepared = prepare(locate(configs, datasets))
-    datasets.say()
+    prepared = prepare(locate(configs, datasets), tell)
+    datasets.say(tell)
     rows = []
     for p in prepared:
         prediction = predict(p.config, p.point, p.dataset)._asdict()
@@ -73,8 +74,8 @@ def run(configs: list[RunConfig]) -> None:
     Raises UserError where a point cannot be trained, or no folder can be where it must be.
     """
     configs = list({c.run_dir: c for c in configs}.values())
-    predicted = frame(configs)
     console = Console(least=160)
+    predicted = frame(configs, console.say)
     print_predictions(predicted, console)
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
         rows = predicted[[c.sweep_dir == folder for c in configs]]
@@ -86,9 +87,9 @@ def run(configs: list[RunConfig]) -> None:
             said = f"{path}: {error.strerror or error}; set runs=FOLDER"
             if error.errno not in FORBIDDEN:
                 raise UserError(f"predictions are written to {said}") from None
-            print(f"warning: the table was not kept in {said}", file=sys.stderr)
+            console.say(f"warning: the table was not kept in {said}")
         else:
-            console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
+            console.say(f"table: {path}")
 
 
 def print_predictions(predicted: pd.DataFrame, console: Console) -> None:

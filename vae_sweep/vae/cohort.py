@@ -123,6 +123,12 @@ class Cohort(nn.Module):
         t_hat = self.likelihoods.means(self.heads(a), a)
         return Forward(u, t, t_hat, a, mu, logvar)
 
+    def encode(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """u from `pixels_of` -> mu, logvar, each [R, B, D]; in evaluation."""
+        with self._autocast(u):
+            mu, logvar = self.model.encode(self.norm.forward(u))
+        return mu.to(self.dtype), logvar.to(self.dtype)
+
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z [R, B, D] -> the decoders' mean images in pixels, and what the heads are of,
         each [R, B, C, H, W]; in evaluation."""

@@ -245,16 +245,19 @@ class LinearVAE(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(len(generators), config.latent))
         self.from_latent = Linear(generators, config.latent, pixels)
 
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
+        mu = joined(self.to_mu(separate(x.flatten(2))))
+        return mu, self.logvar[:, None].expand_as(mu)
+
     def decode(self, z: Tensor) -> Tensor:
         """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
         return joined(self.from_latent(separate(z))).unflatten(2, self.shape)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
-        mu = joined(self.to_mu(separate(x.flatten(2))))
-        logvar = self.logvar[:, None].expand_as(mu)
-        z = of_runs(reparameterized, mu, logvar, noise)
-        return self.decode(z), mu, logvar
+        mu, logvar = self.encode(x)
+        return self.decode(of_runs(reparameterized, mu, logvar, noise)), mu, logvar
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.to_mu.parameters(), self.logvar]
