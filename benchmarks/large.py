@@ -3,8 +3,8 @@
     python -m benchmarks.large
 
 1,000 points are composed, validated and planned; 1,000 that have ended are asked for again,
-which trains nothing; `vae_sweep.load` reads 2,000 runs; `--help`. Each in processes of its
-own, imports included. Trains 2,000 runs of one step first, which takes minutes.
+which trains nothing; `vae_sweep.results` reads 2,000 runs; `--help`. Each in processes of
+its own, imports included. Trains 2,000 runs of one step first, which takes minutes.
 """
 
 import os
@@ -39,12 +39,12 @@ def grid(configs):
     from vae_sweep.training.locate import locate
     from vae_sweep.training.plan import plans
     from vae_sweep.training.prepare import prepare
-    points = prepare(locate(configs, Datasets()))
+    points = prepare(locate(configs, Datasets()), print)
     [made] = plans(points, len(points))
     print(made)
 entry.main(grid, "")
 """
-LOAD = "import vae_sweep; print(len(vae_sweep.load('runs/large').finals))"
+LOAD = "import vae_sweep; print(len(vae_sweep.results('runs/large').finals))"
 
 
 class Cost(NamedTuple):
@@ -88,7 +88,7 @@ def main() -> None:
                 shutil.copytree(path.parent, folder / "runs/main" / path.parent.name)
         cases |= {
             "1,000 points that have ended asked for again": (*RUN, thousand),
-            "vae_sweep.load of 2,000 runs": ("-c", LOAD),
+            "vae_sweep.results of 2,000 runs": ("-c", LOAD),
             "--help": ("-m", "vae_sweep.run", "--help"),
         }
         for what, command in cases.items():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -16,15 +17,18 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import Tensor
 
-from vae_sweep import predict, run
 from vae_sweep.command import entry
 from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.config import DataConfig, RunConfig, validate
 from vae_sweep.data import dataset
 from vae_sweep.data.dataset import Datasets, Images
+from vae_sweep.predict import predict_grid
+from vae_sweep.reporting.console import Console
+from vae_sweep.run import run_grid
 from vae_sweep.training.locate import locate
 from vae_sweep.training.prepare import Prepared, prepare
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 TINY = (  # a network and a data set on which hundreds of steps take a second
     "model=small",
     "model.latent=4",
@@ -83,8 +87,9 @@ def load_images(config: DataConfig) -> Images:
 def prepared(configs: Iterable[RunConfig]) -> list[Prepared]:
     """Points as the commands make them ready to train."""
     datasets = Datasets()
-    ready = prepare(locate(list(configs), datasets))
-    datasets.say()
+    say = Console(least=120).say
+    ready = prepare(locate(list(configs), datasets), say)
+    datasets.say(say)
     return ready
 
 
@@ -233,7 +238,7 @@ class Cli:
     def refused(self, monkeypatch, capsys, *arguments: str) -> str:
         """What the command says on stderr before exit code 2, in this process: where it
         refuses, it starts nothing, and a process of its own takes three seconds."""
-        grids = {"run": run.run_grid, "predict": predict.predict_grid}
+        grids = {"run": run_grid, "predict": predict_grid}
         with monkeypatch.context() as patched:
             patched.chdir(self.folder)
             patched.setattr("sys.argv", [f"{self.module}.py", *arguments])

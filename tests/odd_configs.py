@@ -208,7 +208,7 @@ def _accepted(typed: list[str]) -> str:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         configs = [config_of(compose("config", job)) for job in jobs[:POINTS]]
     assert len(configs[0].run_id) <= 64
-    prediction_table.frame(configs)
+    prediction_table.frame(configs, print)
     return "accepted"
 
 

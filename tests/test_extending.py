@@ -229,10 +229,11 @@ def test_prediction_results_and_report_know_them(trained):
 def test_records_are_read_where_the_code_is_not(trained, tmp_path):
     runs = trained.folder / "runs/whole"
     code = (
-        f"import sys, vae_sweep; r = vae_sweep.load({str(runs)!r}); "
+        f"import sys, vae_sweep; r = vae_sweep.results({str(runs)!r}); "
         "print(len(r.finals), sorted(set(r.finals['head'])), "
         "bool((r.curves['val/mae'] > 0).all())); "
-        "print(vae_sweep.results.table(r).columns.tolist()); "
+        "from vae_sweep.records.results import table; "
+        "print(table(r).columns.tolist()); "
         "assert not {'softsign', 'torch', 'mae'} & set(sys.modules)"
     )
     out = trained("-c", code, cwd=tmp_path)

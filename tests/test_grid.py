@@ -348,8 +348,8 @@ def test_weights_and_rows_are_enough_to_be_finished(config_of, monkeypatch, lost
     if lost == "config.yaml":
         assert (config.run_dir / "summary.json").read_bytes() == before
     assert sorted(p.name for p in config.run_dir.iterdir()) == [
-        *("config.yaml", "metrics.csv", "reconstructions.png"),
-        *("state.safetensors", "summary.json"),
+        *("config.yaml", "metrics.csv", "reconstructions.png", "samples.png"),
+        *("state.safetensors", "summary.json", "training.csv"),
     ]
 
 
@@ -374,7 +374,7 @@ def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
     listed = json.loads((folder / "sweep.json").read_text())
     assert listed["schema"] == reader.SCHEMA
     assert list(listed["runs"]) == [c.run_id for c in configs]
-    keys = {"command", "time", "total_steps"}
+    keys = {"command", "time", "total_steps", "label"}
     assert all(about.keys() == keys for about in listed["runs"].values())
     grid.run(configs)
     assert json.loads((folder / "sweep.json").read_text()) == listed
@@ -410,10 +410,10 @@ def test_a_sweep_that_another_command_began_meanwhile_is_refused(config_of, monk
     config, real = config_of(), grid._prepare
     other = FileLock(config.sweep_dir / ".lock")
 
-    def prepare(points, ready):
+    def prepare(points, ready, console):
         config.sweep_dir.mkdir(parents=True)
         other.acquire()
-        return real(points, ready)
+        return real(points, ready, console)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
     with pytest.raises(UserError, match="another sweep is running"):
@@ -427,12 +427,12 @@ def test_a_sweep_that_another_command_ended_meanwhile_is_not_trained_again(
 ):
     config, real = config_of(), grid._prepare
 
-    def prepare(points, ready):
+    def prepare(points, ready, console):
         with monkeypatch.context() as alone:
             alone.setattr(grid, "_prepare", real)
             grid.run([config])
         monkeypatch.setattr(execute, "train", None)  # what follows trains nothing
-        return real(points, ready)
+        return real(points, ready, console)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
     [summary] = grid.run([config])

@@ -6,7 +6,7 @@ Torch is imported where something is to train: a sweep that has ended needs none
 from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Datasets
@@ -37,13 +37,27 @@ class Broken(Failed):
     """A run ended by an error, for lack of memory perhaps; its checkpoint is kept."""
 
 
+class Ended(NamedTuple):
+    """A point's folder and its summary, None where the folder was removed meanwhile."""
+
+    folder: Path
+    summary: Summary | None
+
+
 def run(configs: list[RunConfig]) -> list[Summary | Failed]:
-    """Trains all points that have not ended; returns each one's summary, in order.
+    """`train` with what a command prints; a point's summary, or the error that says what
+    became of it."""
+    return [_outcome(*ended) for ended in train(configs, Console(least=120))]
+
+
+def train(configs: list[RunConfig], console: Console, table: bool = True) -> list[Ended]:
+    """Trains all points that have not ended; returns how each did, in order.
 
     Every point that is to train is validated before anything is written. At the end prints
-    the table, draws overview.png, and says what the loggers have to say.
+    the table (unless it is not wanted), draws overview.png, and says what the loggers have
+    to say.
     """
-    console, datasets = Console(least=120), Datasets()
+    datasets = Datasets()
     located = locate(configs, datasets)
     points = list({p.folder.path: p for p in located}.values())
     folders = list(dict.fromkeys(c.sweep_dir for c in configs))
@@ -56,28 +70,25 @@ def run(configs: list[RunConfig]) -> list[Summary | Failed]:
             ended = {p.folder.path: p.folder.ended()[0] for p in points}
             if any(_is_to_train(p, ended[p.folder.path]) for p in points):
                 raise
-            datasets.say()
-            _say(console, f"only looked at: {error}")
-            _report(console, [p.config for p in points], draw=False)
+            datasets.say(console.say)
+            console.say(f"only looked at: {error}")
+            _report(console, [p.config for p in points], table, draw=False)
         else:
             _check_longer(points)
             looks = {p.folder.path: p.folder.ended() for p in points}
             ready: Ready = {}
             todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
-            _check_extended(console, _prepare(todo, ready))
-            datasets.say()
+            _check_extended(console, _prepare(todo, ready, console))
+            datasets.say(console.say)
             for folder in folders:
                 if folder not in there:  # then; another command may have made it since
                     stack.enter_context(lock(folder))
                     paths = (p.folder for p in points if p.config.sweep_dir == folder)
                     looks |= {each.path: each.ended() for each in paths}
             ended = _run_locked(console, points, looks, ready)
-            _report(console, [p.config for p in points], draw=True)
-    kept = {p.asked.run_dir: p for p in located}
-    return [
-        _outcome(p.config.run_id, ended[p.folder.path])
-        for p in (kept[c.run_dir] for c in configs)
-    ]
+            _report(console, [p.config for p in points], table, draw=True)
+    kept = {p.asked.run_dir: p.folder.path for p in located}
+    return [Ended(kept[c.run_dir], ended[kept[c.run_dir]]) for c in configs]
 
 
 def _is_to_train(p: Located, summary: Summary | None) -> bool:
@@ -85,13 +96,13 @@ def _is_to_train(p: Located, summary: Summary | None) -> bool:
     return summary is None or p.config.rerun in ("all", summary.status)
 
 
-def _prepare(points: list[Located], ready: "Ready") -> "list[Prepared]":
+def _prepare(points: list[Located], ready: "Ready", console: Console) -> "list[Prepared]":
     """Those of `points`, each prepared once; raises UserError as `prepare`."""
     new = [p for p in points if p.folder.path not in ready]
     if new:
         from vae_sweep.training.prepare import prepare
 
-        ready |= {p.folder.path: p for p in prepare(new)}
+        ready |= {p.folder.path: p for p in prepare(new, console.say)}
     return [ready[p.folder.path] for p in points]
 
 
@@ -121,18 +132,23 @@ def _check_extended(console: Console, todo: "list[Prepared]") -> None:
         extend.begun(p)
     line = extend.others(todo)
     if line:
-        _say(console, line)
+        console.say(line)
 
 
 def _run_locked(
     console: Console, points: list[Located], looks: dict[Path, Look], ready: "Ready"
 ) -> dict[Path, Summary | None]:
     """Trains what has not ended; folder -> summary."""
+    names = results.labels(results.identities([p.config for p in points]))
     for folder in dict.fromkeys(p.folder.path.parent for p in points):
-        of_it = [p for p in points if p.folder.path.parent == folder]
-        complaint = list_runs(folder, {p.folder.path.name: p.steps for p in of_it})
+        stated = {
+            p.folder.path.name: {"total_steps": p.steps, "label": names[p.config.run_id]}
+            for p in points
+            if p.folder.path.parent == folder
+        }
+        complaint = list_runs(folder, stated)
         if complaint:
-            _say(console, complaint)
+            console.say(complaint)
     ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
     _say_skipped(console, list(filter(None, ended.values())))
     _settle(points, ended)
@@ -141,7 +157,7 @@ def _run_locked(
         if not todo:
             break
         with loggers.settled(todo[0].config.sweep_dir):
-            ended |= _train(console, _prepare(todo, ready), points)
+            ended |= _train(console, _prepare(todo, ready, console), points)
         for p in points:  # of those that ended before, too, the files may be gone
             if ended[p.folder.path] is not None:
                 ended[p.folder.path] = _ended(console, p, p.folder.ended(), again=False)
@@ -159,7 +175,7 @@ def _train(
 
     for p in filter(extend.is_due, todo):
         p.folder.begin_with(*extend.begun(p))
-    todo = resumed(todo, lambda text: _say(console, text))
+    todo = resumed(todo, console.say)
     _say_going_on(console, todo)
     made = plans(todo, len(points))
     for plan in made:
@@ -177,10 +193,10 @@ def _ended(console: Console, p: Located, look: Look, again: bool = True) -> Summ
     With `again`, what a user asked to repeat is.
     """
     for done in p.folder.repair():
-        _say(console, done)
+        console.say(done)
     summary, complaint = look
     if complaint and (again or summary is None):
-        _say(console, f"{p.folder.path}: {complaint}")
+        console.say(f"{p.folder.path}: {complaint}")
     if summary is None or not again or not _is_to_train(p, summary):
         return summary
     if summary.status != "failed" or p.config.rerun == "all":  # else it goes on
@@ -203,7 +219,8 @@ def _settle(points: list[Located], ended: dict[Path, Summary | None]) -> None:
                 logger.finish(summary.stated())
 
 
-def _outcome(run_id: str, summary: Summary | None) -> Summary | Failed:
+def _outcome(folder: Path, summary: Summary | None) -> Summary | Failed:
+    run_id = folder.name
     if summary is None or summary.status == "failed":
         removed = "its files were removed again and again"
         reason = removed if summary is None else summary.reason
@@ -216,10 +233,6 @@ def _outcome(run_id: str, summary: Summary | None) -> Summary | Failed:
     return summary
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 def _say_skipped(console: Console, ended: list[Summary]) -> None:
     if not ended:
         return
@@ -228,7 +241,7 @@ def _say_skipped(console: Console, ended: list[Summary]) -> None:
     odd = [f"{counted[name]} {name}" for name in ("diverged", "failed") if counted[name]]
     of_them = f" ({', '.join(odd)})" if odd else ""
     them = "it" if len(ended) == 1 else "them"
-    _say(console, f"{points} ended already{of_them}; rerun=all repeats {them}")
+    console.say(f"{points} ended already{of_them}; rerun=all repeats {them}")
 
 
 def _say_going_on(console: Console, todo: "list[Prepared]") -> None:
@@ -239,10 +252,10 @@ def _say_going_on(console: Console, todo: "list[Prepared]") -> None:
         low, high = min(p.step for p in begun), max(p.step for p in begun)
         steps = f"step {low}" if low == high else f"steps {low} to {high}"
         total = max(p.steps for p in begun)
-        _say(console, f"{points} on from {steps} of {total}")
+        console.say(f"{points} on from {steps} of {total}")
 
 
-def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
+def _report(console: Console, configs: list[RunConfig], table: bool, draw: bool) -> None:
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
         ids = [c.run_id for c in configs if c.sweep_dir == folder and c.run_dir.is_dir()]
         if not ids:
@@ -250,11 +263,14 @@ def _report(console: Console, configs: list[RunConfig], draw: bool) -> None:
         whole = results.read(folder, ids, rest=True)
         alone = set(whole.finals["run_id"]) <= {*ids}
         shown = whole if alone else results.read(folder, ids)
-        tables.print_table(shown, console)
+        if table:
+            tables.print_table(shown, console)
         if draw:
             for line in results.left_out(whole):
-                _say(console, line)
-            path = overview.save_overview(whole, folder)
-            _say(console, f"picture: {path}")
+                console.say(line)
+            picture = overview.save_overview(whole, folder)
+            written = tables.save_table(whole, folder)
+            console.say(f"table: {written}")
+            console.say(f"picture: {picture}")
     for note in loggers.notes(configs):
-        _say(console, note)
+        console.say(note)

@@ -56,8 +56,17 @@ def module_of(name: str) -> str:
 
 
 @cache
-def _file(module: str) -> Path:
-    """A module's source, found without importing it (but the packages around it)."""
+def source_file(module: str) -> Path:
+    """A module's source, found without importing it (but the packages around it).
+
+    Raises UserError where there is none.
+    """
+    if module == "__main__":
+        raise UserError(
+            "an option of your own must be in a module that worker processes can import, "
+            "got __main__; write it to a file, mine.py, and name it mine:NAME (in a "
+            "notebook a cell that begins with %%writefile mine.py writes one)"
+        )
     try:
         spec = importlib.util.find_spec(module)
     except ImportError:
@@ -81,10 +90,10 @@ def sha256(module: str) -> str:
     """Of a module's source as this process first saw it: what a user's option is, beside
     its name."""
     try:
-        return hashlib.sha256(_file(module).read_bytes()).hexdigest()
+        return hashlib.sha256(source_file(module).read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(
-            f"{_file(module)} cannot be read: {error.strerror}; make it readable"
+            f"{source_file(module)} cannot be read: {error.strerror}; make it readable"
         ) from None
 
 
@@ -94,8 +103,8 @@ def check_sources(sources: Mapping[str, str]) -> None:
     for module, digest in sources.items():
         if sha256(module) != digest:
             raise UserError(
-                f"{_file(module)} was edited while its runs trained; start them again: "
-                f"with what it is now they are other runs"
+                f"{source_file(module)} was edited while its runs trained; start them "
+                f"again: with what it is now they are other runs"
             )
 
 
@@ -103,7 +112,7 @@ def check_sources(sources: Mapping[str, str]) -> None:
 def _own(name: str) -> Any:
     """The object that a user's name stands for; imports its module."""
     module, _, attribute = name.partition(":")
-    file = _file(module)
+    file = source_file(module)
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
@@ -164,7 +173,7 @@ def _kind(given: Any) -> str:
 def where(name: str) -> str:
     """`mine.py, line 12`: where a user's object is defined."""
     module, _, attribute = name.partition(":")
-    file = _file(module)
+    file = source_file(module)
     try:
         body = ast.parse(file.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
@@ -182,7 +191,7 @@ def where(name: str) -> str:
 def raised(error: BaseException, name: str) -> str:
     """What a user's object raised, and in which line of its module."""
     with suppress(UserError):  # in a test the object may have no such name
-        return _raised(error, _file(module_of(name)))
+        return _raised(error, source_file(module_of(name)))
     return _raised(error)
 
 

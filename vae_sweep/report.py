@@ -1,34 +1,54 @@
-"""One HTML page of a sweep, for any browser: `python -m vae_sweep.report runs/main`.
+"""One HTML page of sweeps, for any browser: `vae-sweep report runs/main`.
 
 Writes runs/<sweep>/report.html, which needs nothing but itself: no network, no files.
 """
 
 import argparse
-from collections.abc import Callable
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vae_sweep.command import plain
 from vae_sweep.errors import UserError
-from vae_sweep.files import write_atomically
+from vae_sweep.files import is_locked, write_atomically
+
+EVERY_S = 5.0
+SHARE = 0.2  # of a core, that following may take
 
 
 def write(
-    folder: Path,
+    *folders: Path,
     output: Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    every: float | None = None,
 ) -> Path:
-    """Writes the page of a sweep, replaced as a whole; returns its path.
+    """Writes the page of sweeps, and each one's table.csv, replaced as a whole; returns the
+    page's path.
 
-    `output` is the file, else `folder`/report.html; `tell` hears of runs that are left
-    out. Raises UserError where `folder` holds
-    no runs or the page cannot be written.
+    Args:
+        folders: runs/<sweep>, one or several.
+        output: The page's file; report.html in the first folder unless set.
+        tell: Hears of runs that are left out.
+        every: Seconds after which the page loads itself again; None: never.
+
+    Raises:
+        UserError: A folder holds no runs, or the page cannot be written.
     """
-    from vae_sweep.reporting import html
+    from vae_sweep.records import results
+    from vae_sweep.reporting import html, tables
 
-    content = html.page(folder, tell).encode()
-    path = output or folder / "report.html"
+    loaded = results.read_all(folders)
+    content = html.page(folders, tell, every, loaded).encode()
+    path = output or folders[0] / "report.html"
     try:
         write_atomically(path, content)
+        for folder in folders:
+            with suppress(OSError):  # of another user, say, whom the page is not
+                alone = loaded if len(folders) == 1 else results.read(folder)
+                tables.save_table(alone, folder)
     except OSError as error:
         raise UserError(
             f"the report is written to {path}: {error.strerror}; name another file: "
@@ -37,20 +57,77 @@ def write(
     return path
 
 
+def follow(folders: Sequence[Path], output: Path | None, every: float) -> Path:
+    """Writes the page anew until none of the sweeps trains any more; returns its path.
+
+    It makes way for the training: at low priority, and less often where a page takes long.
+    """
+    named = " ".join(map(str, folders))
+    heard = set[str]()
+
+    def tell(line: str) -> None:
+        if line not in heard:
+            heard.add(line)
+            print(line, flush=True)
+
+    with suppress(AttributeError, OSError):  # Windows has none
+        os.nice(10)
+    trained = False
+    while True:
+        trains = any(is_locked(folder / ".lock") for folder in folders)
+        began = time.process_time()
+        try:
+            path = write(
+                *folders, output=output, tell=tell, every=every if trains else None
+            )
+        except UserError:
+            if trained or not trains:
+                raise
+            tell(f"waiting for the first run of {named}")
+            time.sleep(1)
+            continue
+        if not trains:
+            what = "has ended" if trained else "is not training"
+            tell(f"{named} {what}: the page is final")
+            return path
+        tell(f"report: {path}, written anew every {every:g} s while {named} trains")
+        trained = True
+        time.sleep(max(every, (time.process_time() - began) / SHARE))
+
+
 def main() -> None:
     """`vae-sweep report`. Exit codes: 0, 2 bad input."""
-    about = "Writes one HTML page of a sweep, which needs nothing but itself."
-    examples = ["runs/main", "runs/main -o page.html", "runs/main --output /tmp/main.html"]
+    about = "Writes one HTML page of sweeps, which needs nothing but itself."
+    examples = ["runs/main", "runs/main --follow", "runs/a runs/b -o page.html"]
     parser = plain.Parser("report", about, examples)
-    parser.add_argument("folder", type=Path, help="runs/<sweep>")
+    parser.add_argument("folder", type=Path, nargs="+", help="runs/<sweep>, one or several")
     parser.add_argument(
-        "-o", "--output", type=Path, help="the page's file; folder/report.html unless set"
+        "-o", "--output", type=Path, help="the page's file; report.html in the first folder"
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="write it anew while a sweep trains",
+    )
+    parser.add_argument(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help=f"with --follow, between two pages; {EVERY_S:g} unless set",
     )
     plain.main(parser, _run)
 
 
 def _run(typed: argparse.Namespace) -> None:
-    path = write(typed.folder, typed.output, print)
+    if typed.every is not None and not typed.follow:
+        raise UserError("--every goes with --follow; add --follow, or leave --every out")
+    every = EVERY_S if typed.every is None else typed.every
+    if not (math.isfinite(every) and every >= 1):
+        raise UserError(f"--every takes seconds, at least 1; got {every:g}")
+    if typed.follow:
+        path = follow(typed.folder, typed.output, every)
+    else:
+        path = write(*typed.folder, output=typed.output, tell=print)
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
 
 

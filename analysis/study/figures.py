@@ -13,7 +13,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from study.balance import linear_runs
@@ -23,7 +22,15 @@ from vae_sweep.config import Head, Norm
 from vae_sweep.records.comparisons import Interval, of_point
 from vae_sweep.records.results import Results
 from vae_sweep.reporting import panels
-from vae_sweep.reporting.style import PALETTE, of_points
+from vae_sweep.reporting.style import (
+    LIGHT,
+    PALETTE,
+    drawn,
+    handles,
+    name_axes,
+    of_points,
+    points_of,
+)
 from vae_sweep.theory.floor import head_floor
 from vae_sweep.vae.heads import named
 from vae_sweep.vae.normalize import fit, levels
@@ -42,16 +49,8 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **more
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **more)
     for each in axes.flat:
-        each.spines[["top", "right"]].set_visible(False)
-        each.tick_params(labelsize=8)
-        each.grid(alpha=0.25, linewidth=0.6)
+        name_axes(each, "", "", "")
     return figure, axes
-
-
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", size=10)
-    axes.set_xlabel(x, size=9)
-    axes.set_ylabel(y, size=9)
 
 
 def _log_x(axes: Axes) -> None:
@@ -61,6 +60,7 @@ def _log_x(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
+@drawn()
 def ranges(counts: torch.Tensor, heads: Sequence[Head] = ("tanh", "sigmoid")) -> Figure:
     """Histograms of the targets under each normalization, with what a head cannot reach.
 
@@ -104,6 +104,7 @@ def _draw_range(axes: Axes, counts: torch.Tensor, norm: Norm, head: Head) -> Non
     axes.set_yticks([])
 
 
+@drawn()
 def curves(
     published: Published,
     panels: Mapping[str, Points],
@@ -119,7 +120,7 @@ def curves(
     figure, grid = _figure(3.2 * len(panels) + 3, 3.8, 1, len(panels), sharey=True)
     rows = published.results.curves
     for axes, (title, points) in zip(grid[0], panels.items(), strict=True):
-        _label(axes, title, "step", y if axes is grid[0, 0] else "")
+        name_axes(axes, title, "step", y if axes is grid[0, 0] else "")
         for i, (label, where) in enumerate(points.items()):
             runs = of_point(published.results.finals, where)
             of_runs = rows[rows["run_id"].isin(runs["run_id"]) & (rows["step"] > 0)]
@@ -145,6 +146,7 @@ def _draw_floor(axes: Axes, runs: pd.DataFrame, column: str, color: str) -> None
         axes.axhline(floor, color=color, linestyle=(0, (5, 3)), linewidth=1.1)
 
 
+@drawn()
 def effects(rows: Mapping[str, Interval], x: str, log: bool = False) -> Figure:
     """Estimates with their 95% intervals, one line each; a vertical line at 0, unless
     they are positive and shown on a logarithmic axis."""
@@ -153,7 +155,7 @@ def effects(rows: Mapping[str, Interval], x: str, log: bool = False) -> Figure:
     if log:
         _log_x(axes)
     else:
-        axes.axvline(0, color="0.3", linewidth=1)
+        axes.axvline(0, color=LIGHT.quiet, linewidth=1)
     for i, row in enumerate(rows.values()):
         axes.plot([row.low, row.high], [i, i], color=PALETTE[0], linewidth=2.5, alpha=0.6)
         axes.plot([row.estimate], [i], "o", color=PALETTE[0], markersize=5)
@@ -163,25 +165,22 @@ def effects(rows: Mapping[str, Interval], x: str, log: bool = False) -> Figure:
     ]
     axes.set_yticks(range(len(rows)), labels, size=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _label(axes, "", x, "")
+    name_axes(axes, "", x, "")
     return figure
 
 
 NAMED = 24  # points that a legend names
 
 
+@drawn()
 def sweep(results: Results) -> Figure:
     """Curves of any sweep, and its rate and distortion beside the linear optimum's. A color
     is a point, which runs that differ in seed share."""
     figure, grid = _figure(12, 7.5, 2, 2)
     looks = of_points(results.finals)
     panels.draw(list(grid.flat), results, looks)
-    entries = {look.label: look for look in looks.values()}
-    handles = [
-        Line2D([], [], color=e.color, linestyle=e.line, marker=e.marker, label=label)
-        for label, e in entries.items()
-    ]
-    figure.legend(handles=handles[:NAMED], loc="outside lower center", ncols=3, fontsize=7)
+    named = handles(points_of(looks).values())[:NAMED]
+    figure.legend(handles=named, loc="outside lower center", ncols=3, fontsize=7)
     return figure
 
 
@@ -210,6 +209,7 @@ def _against(
 BETA, SIGMA = "β as typed", "implied noise σ (8-bit levels)"
 
 
+@drawn()
 def collapse(published: Published) -> Figure:
     """The KL over beta, and over the implied noise; rate and distortion at equal beta,
     and at equal noise. Dotted: the linear optimum."""
@@ -226,8 +226,8 @@ def collapse(published: Published) -> Figure:
         axes.yaxis.set_major_formatter(PLAIN)
         axes.set_ylim(0.1, 2 * runs["test/kl"].max())
         axes.set_xlim(0.8 * runs[x].min(), 2 * runs[runs["test/kl"] > 0.1][x].max())
-        _label(axes, title, label, kl)
-    grid[0, 0].plot([], [], ":", color="0.4", label="linear optimum (theory)")
+        name_axes(axes, title, label, kl)
+    grid[0, 0].plot([], [], ":", color=LIGHT.quiet, label="linear optimum (theory)")
     grid[0, 0].legend(fontsize=7.5, frameon=False)
     equal = runs[runs["reduction"] == "sum"]
     _plane(grid[1, 0], published, equal, "beta_value", "β", "Points of equal β, joined")
@@ -245,17 +245,15 @@ def _plane(
     axes: Axes, published: Published, runs: pd.DataFrame, by: str, name: str, title: str
 ) -> None:
     """PSNR over KL, means over seeds; what is equal in `by` is joined by a gray line."""
-    _label(axes, title, "test KL (nats per image)", "test PSNR (dB)")
+    name_axes(axes, title, "test KL (nats per image)", "test PSNR (dB)")
     runs = runs.assign(by=runs[by].round(4))
     means = runs.groupby(["by", "norm"], sort=False)[["test/kl", "test/psnr"]].mean()
     for value, rows in means.groupby(level=0):
         ordered = rows.sort_values("test/kl")
-        axes.plot(*ordered.to_numpy().T, color="0.35", linewidth=1.2, zorder=1)
+        axes.plot(*ordered.to_numpy().T, color=LIGHT.quiet, linewidth=1.2, zorder=1)
         x, y = ordered.iloc[-1]
         text = f"{name} {value:.3g}"
-        axes.annotate(
-            text, (x, y), xytext=(5, -9), textcoords="offset points", size=7, color="0.2"
-        )
+        axes.annotate(text, (x, y), xytext=(5, -9), textcoords="offset points", size=7)
     for norm in NORMS:
         rows = means[means.index.get_level_values("norm") == norm]
         style: Any = {"linestyle": "", "markersize": 6, "markeredgecolor": "white"}
@@ -264,12 +262,13 @@ def _plane(
     label: str | None = "linear optimum"
     for _, curve in published.results.theory.groupby("run_id", sort=False):
         inside = curve[curve["kl"] <= 1.1 * means["test/kl"].max()]
-        axes.plot(inside["kl"], inside["psnr"], ":", color="0.4", label=label)
+        axes.plot(inside["kl"], inside["psnr"], ":", color=LIGHT.quiet, label=label)
         label = None
     axes.set_ylim(means["test/psnr"].min() - 0.7, means["test/psnr"].max() + 1.5)
     axes.legend(fontsize=7.5, frameon=False, loc="lower right")
 
 
+@drawn()
 def activity(published: Published) -> Figure:
     """KL and active units over the implied noise, at constant and at matched beta."""
     runs = linear_runs(published.results.finals)
@@ -291,14 +290,15 @@ def activity(published: Published) -> Figure:
             theory["implied_sigma"],
             theory[predicted],
             ":",
-            color="0.3",
+            color=LIGHT.quiet,
             label="linear optimum",
         )
-        _label(axes, "", SIGMA, label)
+        name_axes(axes, "", SIGMA, label)
     grid[0, 0].legend(fontsize=8, frameon=False)
     return figure
 
 
+@drawn()
 def shares(published: Published) -> Figure:
     """The reconstruction term's share of the loss, and of the two gradients' norms at
     the encoder, over beta and over the implied noise."""
@@ -315,7 +315,7 @@ def shares(published: Published) -> Figure:
             (row[1], "implied_sigma", SIGMA),
         ):
             _against(axes, runs, x, column)
-            _label(axes, "", label, "")
+            name_axes(axes, "", label, "")
         row[0].set_ylabel(f"reconstruction: {what}", size=9)
     grid[0, 0].set_title("Over β", loc="left", size=10)
     grid[0, 1].set_title("Over the implied noise", loc="left", size=10)
@@ -323,6 +323,7 @@ def shares(published: Published) -> Figure:
     return figure
 
 
+@drawn()
 def reconstructions(published: Published, points: Points) -> Figure:
     """The originals, then each point's reconstructions of them, by the lowest seed."""
     rows = {"original": (published.originals, "")}

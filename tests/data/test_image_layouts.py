@@ -18,6 +18,7 @@ from vae_sweep.config import ImageFolderConfig, provenance, validate
 from vae_sweep.data import dataset, image_folder, layout
 from vae_sweep.errors import UserError
 from vae_sweep.records.run_folder import RunFolder
+from vae_sweep.reporting.console import Console
 from vae_sweep.reporting.prediction_table import frame
 
 README = Path(__file__).parents[1] / "README.md"
@@ -294,6 +295,10 @@ def test_a_layout_is_read_and_told(what, tmp_path, capsys):
     assert told[0] == told[1]
 
 
+def predicted(configs):
+    return frame(configs, Console(least=120).say)
+
+
 def test_points_on_the_same_folder_are_told_of_it_once(tmp_path, capsys):
     root = tmp_path / "set"
     write(root, of("", 5))
@@ -301,12 +306,12 @@ def test_points_on_the_same_folder_are_told_of_it_once(tmp_path, capsys):
     for changes in ({}, {"background": "black"}, {"grayscale": True}, {}):
         datasets.of(config(root, **changes))
     assert capsys.readouterr() == ("", "")  # an error would be said alone
-    datasets.say()
+    datasets.say(Console(least=120).say)
     out, err = capsys.readouterr()
     assert (out.count("\n"), err) == (1, "")
 
 
-@pytest.mark.parametrize("command", [prepared, frame])
+@pytest.mark.parametrize("command", [prepared, predicted])
 def test_commands_say_what_they_read_and_a_mistake_alone(command, tmp_path, capsys):
     root = tmp_path / "set"
     write(root, of("", 5))

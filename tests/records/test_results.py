@@ -280,14 +280,16 @@ def test_settings_without_a_column_are_named_where_they_differ(tmp_path):
 def test_table_leaves_out_what_is_the_same(tmp_path):
     write_run(tmp_path, summary())
     numbers = [name for name, _ in results.NUMBERS.values()]
+    numbers = [name for name in numbers if not name.startswith("test")]  # none has them
     frame = results.table(results.load(tmp_path))
-    assert frame.columns.tolist() == ["norm", "head", "beta", *numbers]
+    assert frame.columns.tolist() == ["norm", "head", "beta", *numbers, "run"]
     write_run(tmp_path, None, target="unit", reduction="mean", seed=3)
     frame = results.table(results.load(tmp_path))
     assert frame.columns.tolist() == [
         *("norm", "target", "head", "reduction", "beta", "seed"),
-        *numbers,
+        *(name for name, _ in results.NUMBERS.values() if name != "test bits/dim"),
         "status",
+        "run",
     ]
 
 
@@ -295,12 +297,22 @@ def test_printed_digits(tmp_path):
     capped = write_run(tmp_path, summary())  # 18.42 dB under a cap of 18.7
     free = write_run(tmp_path, summary(**cap(None), implied_sigma=4.81), head="linear")
     far = write_run(tmp_path, summary(**cap(18.73)), head="hardtanh")
-    lines = printed(results.load(tmp_path, [capped, free, far]))
+    lines = printed(results.load(tmp_path, [capped, free, far]), width=120)
     cells = [line.split() for line in lines[2:5]]
-    shared = ["5.12", "12.3", "3.2", "3", "2", "4.568"]
-    assert cells[0] == ["zscore", "tanh", "1", "48", "18.70", "*18.42", *shared]
-    assert cells[1] == ["zscore", "linear", "1", "4.8", "–", "18.42", *shared]
-    assert cells[2] == ["zscore", "hardtanh", "1", "48", "18.73", "18.42", *shared]
+    shared = ["5.12", "4.568", "12.3", "3.2", "3", "2"]
+    short = [run_id[-8:] for run_id in (capped, free, far)]
+    assert cells[0] == ["zscore", "tanh", "1", "48", "18.70", "*18.42", *shared, short[0]]
+    assert cells[1] == ["zscore", "linear", "1", "4.8", "–", "18.42", *shared, short[1]]
+    assert cells[2] == [
+        "zscore",
+        "hardtanh",
+        "1",
+        "48",
+        "18.73",
+        "18.42",
+        *shared,
+        short[2],
+    ]
     caption = " ".join(lines[5:])
     assert "within 0.3 dB of the cap" in caption
     assert "pred.: a linear VAE at its optimum" in caption
@@ -308,10 +320,94 @@ def test_printed_digits(tmp_path):
 
 def test_a_narrow_table_leaves_predictions_out(tmp_path):
     write_run(tmp_path, summary())
-    lines = printed(results.load(tmp_path), width=70)
-    assert max(map(len, lines)) <= 70
+    lines = printed(results.load(tmp_path), width=84)
+    assert max(map(len, lines)) <= 84
     assert "12.3" in "\n".join(lines)
     assert "pred." not in "\n".join(lines)
+
+
+def test_a_narrow_table_says_once_what_all_runs_share(tmp_path):
+    write_run(tmp_path, summary())
+    write_run(tmp_path, summary(), head="linear")
+    lines = printed(results.load(tmp_path), width=60)
+    assert max(map(len, lines)) <= 60
+    text = " ".join(" ".join(lines).split())
+    assert "all: norm zscore, beta 1, sigma (8-bit) 48" in text
+    assert "pred. KL 3.2" in text
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 80, 120])
+def test_no_number_is_cut_on_any_terminal(tmp_path, width):
+    for head in ("tanh", "tanh_standardized"):
+        for seed, psnr in enumerate((18.42, 17.15)):
+            ended = summary()
+            ended["final"] |= {"val/psnr": psnr}
+            write_run(tmp_path, ended, head=head, seed=seed)
+    lines = printed(results.load(tmp_path), width=width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert text.count("*18.42") == 2
+    assert text.count(" 17.15") == 2
+    # of the two seeds, 0.635 from their mean: half an interval is tan(0.475 pi) * 0.635
+    assert text.count("17.79 ±8.07") == 2 or text.count("17.78 ±8.07") == 2
+    assert "…" not in text
+
+
+def test_the_table_as_a_file_has_the_exact_numbers(tmp_path):
+    run_id = write_run(tmp_path, summary())
+    write_run(tmp_path, summary(**cap(None)), head="linear")
+    path = tables.save_table(results.load(tmp_path), tmp_path)
+    assert path == tmp_path / "table.csv"
+    read = pd.read_csv(path, dtype={"beta": str, "run": str})
+    expected = results.table(results.load(tmp_path))
+    pd.testing.assert_frame_equal(read, expected, check_dtype=False)
+    assert read["run"].tolist()[1] == run_id[-8:]
+    assert read["calibrated bits/dim"].tolist() == [4.5678] * 2
+
+
+def test_what_follows_from_the_data_set_is_not_said_beside_it(tmp_path):
+    sets = {
+        "mnist": {"val_images": 100},
+        "npz": {"val_images": 200, "path": "a.npz", "test_images": 50},
+    }
+    for name, more in sets.items():
+        for latent in (4, 8):
+            data = {"name": name, "cache": "c", **more}
+            write_run(tmp_path, summary(), data=data, model__latent=latent)
+    loaded = results.load(tmp_path)
+    assert sorted(loaded.finals["other"]) == [
+        *("latent=4 mnist", "latent=4 npz", "latent=8 mnist", "latent=8 npz")
+    ]
+    assert {*results.data_sets(loaded.runs)} == {"mnist", "npz"}
+    assert "2 data sets (" in results.mixed(loaded)
+    assert any("comparable only" in line for line in printed(loaded))
+    data = {"name": "npz", "cache": "c", "val_images": 7, "path": "b.npz", "test_images": 9}
+    write_run(tmp_path, summary(), data=data)
+    named = {*results.data_sets(results.load(tmp_path).runs)}
+    assert named == {"mnist", "npz path=a.npz", "npz path=b.npz"}
+
+
+def test_one_data_set_is_not_mixed(tmp_path):
+    write_run(tmp_path, summary())
+    write_run(tmp_path, summary(), data__cache="elsewhere", seed=1)
+    assert results.mixed(results.load(tmp_path)) is None
+
+
+def test_several_sweeps_are_read_as_one(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    shared = write_run(a, summary())
+    alone = write_run(b, summary(), seed=1)
+    both = results.read_all([a, b, a])
+    assert both.finals["run_id"].tolist() == [shared, alone]
+    assert both.finals["other"].tolist() == ["", ""]
+    assert [run.folder for run in both.runs] == [a / shared, b / alone]
+    write_run(b, summary())
+    both = results.read_all([a, b])
+    assert {*both.finals["run_id"]} == {f"a/{shared}", f"b/{alone}", f"b/{shared}"}
+    assert sorted(both.finals["other"]) == ["sweep=a", "sweep=b", "sweep=b"]
+    assert len({*results.labels(both.finals).values()}) == 3
+    with pytest.raises(UserError, match="no folder"):
+        results.read_all([a, tmp_path / "absent"])
 
 
 def test_theory_is_the_predicted_curve(tmp_path):
@@ -366,6 +462,6 @@ def test_frames_are_plain(tmp_path):
 def test_results_are_shown_in_a_line(tmp_path):
     write_run(tmp_path, summary())
     write_run(tmp_path, summary(status="diverged", diverged_at=3), seed=1)
-    shown = repr(vae_sweep.load(tmp_path))
+    shown = repr(vae_sweep.results(tmp_path))
     assert shown == "<Results of runs: 1 finished, 1 diverged; 4 rows>"
     assert {"load", "results"} <= {*dir(vae_sweep)}

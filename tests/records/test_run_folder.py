@@ -551,9 +551,7 @@ def test_config_is_stated_in_the_folder(folder):
 
 def test_the_environment_has_the_command_as_typed(monkeypatch):
     monkeypatch.setattr("sys.argv", ["run.py", "-m", "norm=unit", "data.path=my images"])
-    run_folder.environment.cache_clear()
     found = run_folder.environment()
-    run_folder.environment.cache_clear()
     expected = "python -m vae_sweep.run -m norm=unit 'data.path=my images'"
     assert found["command"] == expected
 

@@ -4,27 +4,28 @@ import base64
 import io
 import json
 import math
-import shutil
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import PREDICTED, summary, write_run
+from helpers import CHROMIUM, PREDICTED, summary, write_run
+from matplotlib.scale import LinearScale, LogScale, SymmetricalLogScale
 from PIL import Image
 
 from vae_sweep import report
 from vae_sweep.records import results
 from vae_sweep.records.run_folder import lock
-from vae_sweep.reporting import figures, html, style, tables
+from vae_sweep.reporting import figures, html, style, svg, tables
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-VOID = {"meta", "link", "br", "img", "input", "path"}
+VOID = {"meta", "link", "br", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -66,6 +67,7 @@ class Page(HTMLParser):
     def after(self, mark: str) -> "Page":
         """The first table after `mark`."""
         text = self.text[self.text.index(mark) :]
+        text = text.replace('<span class="long">point</span>', "")  # of phones
         return Page(text[text.index("<table") : text.index("</table>") + 8])
 
     def pairs(self, name: str, value: str) -> dict[str, str]:
@@ -89,6 +91,7 @@ class Page(HTMLParser):
 def made(folder: Path) -> Page:
     """The written report, whose tags close in order."""
     path = report.write(folder)
+    assert (folder / "table.csv").exists()
     assert path == folder / "report.html"
     page = Page(path.read_text())
     assert page.open == []
@@ -140,7 +143,7 @@ def test_the_page_needs_nothing_but_itself(page):
     targets = {attributes.get("id") for _, attributes, _ in page.tags}
     assert {str(v)[1:] for v in used if str(v).startswith("#")} <= targets
     assert "@import" not in page.text
-    assert "url(" not in page.text
+    assert "url(" not in page.text.replace("url(#", "")
 
 
 def test_each_run_is_there_with_its_numbers(page, sweep):
@@ -173,12 +176,14 @@ def test_predicted_beside_observed_and_their_difference(page):
 
 def test_means_are_over_the_finished_seeds(page):
     table = page.table("means").set_index("head")
-    assert table["seeds"].to_dict() == {"linear": "0 of 2", "tanh": "2 of 2"}
+    assert table["seeds"].to_dict() == {"linear": "0 of 2", "tanh": "2"}
     assert float(table.loc["tanh", "val PSNR (dB)"]) == pytest.approx((18.42 + 19.02) / 2)
     assert float(table.loc["tanh", "KL (nats)"]) == pytest.approx(13.34)
     assert float(table.loc["tanh", "KL diff."]) == pytest.approx(13.34 - 3.25)
     assert table.loc["linear", "val PSNR (dB)"] == ""
-    assert any(text == "*18.72 ±0.42" for _, text in page.find("td"))  # 0.6 / sqrt(2)
+    # of two values, 0.3 from their mean: half an interval is tan(0.475 pi) * 0.3
+    half = math.tan(0.475 * math.pi) * 0.3
+    assert any(text == f"*18.72 ±{half:.2f}" for _, text in page.find("td"))
 
 
 def test_no_means_where_nothing_repeats(tmp_path):
@@ -191,6 +196,7 @@ def test_failed_points_with_their_last_finite_row(page):
     part = page.after("Diverged, failed or interrupted")
     names = [text for _, text in part.find("th", scope="row")]
     assert names == ["linear · seed 0", "linear · seed 1"]
+    assert [text for _, text in page.find("progress")] == []
     cells = [text for _, text in part.find("td")]
     assert cells[:5] == ["diverged at step 27", "20", "–", "18.42", "12.3"]
     assert cells[5:] == ["interrupted, step 20", "20", "4.000", "6.02", "2.5"]
@@ -256,7 +262,9 @@ def test_hostile_names_are_text(tmp_path):
     assert [text for _, text in page.find("h1")] == ["<script>alert(1)<"]
     assert [text for _, text in page.find("title")] == ["<script>alert(1)<: vae-sweep"]
     assert hostile in [text for _, text in page.find("code")]
-    assert len(page.find("script")) == 1
+    assert len(page.find("script")) == 2
+    labels = page.find("script", type="application/json")[0][1]
+    assert json.loads(labels) == ["zscore · tanh · β 1"]
     assert all("onerror" not in attributes for attributes, _ in page.find("img"))
 
 
@@ -277,6 +285,13 @@ def test_damaged_and_missing_files_leave_gaps(tmp_path, damage):
     assert bare_row["val PSNR (dB)"] == ""
 
 
+def decoded(url: str) -> np.ndarray:
+    kind, content = url.split(";base64,")
+    assert kind == "data:image/jpeg"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        return np.asarray(image).astype(float)
+
+
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
 def test_pictures_are_those_of_the_run(tmp_path, mode, channels):
     rng = np.random.default_rng(0)
@@ -285,16 +300,41 @@ def test_pictures_are_those_of_the_run(tmp_path, mode, channels):
     if mode == "RGBA":
         tiles[..., 3] = 255
     Image.fromarray(tiles).save(tmp_path / "reconstructions.png")
-    found = html.picture(tmp_path, None)
-    assert found is not None
-    url, width, height = found
-    assert (width, height) == (64, 32)
-    kind, content = url.split(";base64,")
-    assert kind == "data:image/jpeg"
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-        decoded = np.asarray(image).astype(float)
-    original = tiles[..., :3] if mode == "RGBA" else tiles
-    assert np.abs(decoded - original).mean() < 2  # 8-bit levels
+    Image.fromarray(tiles[::-1]).save(tmp_path / "samples.png")
+    found = html.pictures(tmp_path, None)
+    rgb = tiles[..., :3] if mode == "RGBA" else tiles
+    for shown, expected in (
+        (found.originals, rgb[:16]),
+        (found.reconstructions, rgb[16:]),
+        (found.samples, rgb[::-1]),
+    ):
+        assert shown is not None
+        url, width, height = shown
+        assert (width, height) == (64, len(expected))
+        assert np.abs(decoded(url) - expected).mean() < 2  # 8-bit levels
+
+
+def test_a_picture_that_changed_is_read_again(tmp_path):
+    for level in (10, 200):
+        tiles = np.full((8, 8), level, np.uint8)
+        Image.fromarray(tiles).save(tmp_path / "reconstructions.png")
+        os.utime(tmp_path / "reconstructions.png", ns=(level, level))
+        shown = html.pictures(tmp_path, None).reconstructions
+        assert np.abs(decoded(shown[0]) - level).max() < 3
+
+
+def test_originals_stand_once_above_the_runs_that_reconstructed_them(tmp_path):
+    ids = [write_run(tmp_path, summary(), seed=seed) for seed in range(3)]
+    other = write_run(tmp_path, summary(), data__name="cifar10")
+    tiles = np.full((12, 24), 77, np.uint8)
+    Image.fromarray(tiles).save(tmp_path / other / "reconstructions.png")
+    Image.fromarray(tiles).save(tmp_path / ids[0] / "samples.png")
+    page = made(tmp_path)
+    alts = [attributes["alt"] for attributes, _ in page.find("img")]
+    assert alts.count("the images that were reconstructed") == 2
+    assert sum("reconstructions of the images above" in alt for alt in alts) == 4
+    assert sum("decoded from the prior" in alt for alt in alts) == 1
+    assert {text for _, text in page.find("h3")[-2:]} == {"mnist", "cifar10"}
 
 
 def test_samples_stand_below_the_reconstructions_of_their_run(tmp_path):
@@ -319,25 +359,144 @@ def test_large_sweeps_show_one_seed_of_each_point(tmp_path):
     page = made(tmp_path)
     summaries = [text for _, text in page.find("summary")]
     assert summaries.count(f"{html.MANY // 2} more seeds") == 2
-    assert len(page.find("img", loading="lazy")) == html.MANY + 2 + 6
+    assert len(page.find("img")) == html.MANY + 2 + 1
+
+
+def test_pictures_end_where_the_page_has_no_room(tmp_path, monkeypatch):
+    ids = [write_run(tmp_path, summary(), seed=seed) for seed in range(3)]
+    size = html.pictures(tmp_path / ids[0], None).size
+    monkeypatch.setattr(html, "ROOM", size + 1)
+    page = made(tmp_path)
+    said = [text for _, text in page.find("p")]
+    assert said.count("the page has no room for its pictures; its folder has them") == 1
+
+
+def drawn(folder: Path) -> list[svg.Picture]:
+    loaded = results.load(folder)
+    looked = style.of_points(loaded.finals)
+    place = {run.run_id: i for i, run in enumerate(loaded.runs)}
+    pairs = figures.of_page(loaded, looked)
+    return [svg.picture(figure, axes, looked, place) for figure, axes in pairs]
 
 
 def test_figures_show_each_run_once_in_one_look_per_point(sweep):
     folder, ids = sweep
-    loaded = results.load(folder)
-    looked = style.of_points(loaded.finals)
+    looked = style.of_points(results.load(folder).finals)
     assert looked[ids[0]] == looked[ids[1]]
-    assert looked[ids[0]].color != looked[ids[3]].color
+    assert looked[ids[0]].hue != looked[ids[3]].hue
     assert looked[ids[0]].dashes != looked[ids[3]].dashes  # of their heads
     assert looked[ids[2]].marker == style.DIVERGED  # diverged
     assert tables.points_of(looked)[looked[ids[2]].label] == looked[ids[3]]
-    drawn = figures.draw(loaded, looked)
-    assert [picture.alt.rsplit(", ", 1)[1] for picture in drawn] == [
+    shown = drawn(folder)
+    assert [picture.alt.rsplit(", ", 1)[1] for picture in shown] == [
         *["4 runs"] * 4,
         *["3 runs"] * 2,  # one has no prediction yet
     ]
-    again = figures.draw(loaded, looked)
-    assert [p.url for p in again] == [p.url for p in drawn]
+    assert [again.svg for again in drawn(folder)] == [p.svg for p in shown]
+
+
+def inverse(axis: str):
+    """What matplotlib's scales say of a coordinate, from a figure's data-x or data-y."""
+    scale, *numbers = axis.split()
+    linear, start, end, low, high = map(float, numbers)
+    made = {
+        "linear": LinearScale(None),
+        "log": LogScale(None),
+        "symlog": SymmetricalLogScale(None, linthresh=linear or 1),
+    }[scale].get_transform()
+    ends = made.transform(np.array([low, high]))
+    return lambda p: made.inverted().transform(
+        ends[0] + (np.asarray(p) - start) / (end - start) * (ends[1] - ends[0])
+    )
+
+
+def runs_of(picture: svg.Picture) -> dict[int, np.ndarray]:
+    """Number of a run -> its values [n, 2], read off the figure."""
+    root = ElementTree.fromstring(picture.svg.replace("xlink:", ""))
+    x, y = inverse(root.attrib["data-x"]), inverse(root.attrib["data-y"])
+    found = {}
+    for group in root.iterfind(".//g[@class='runs']/g"):
+        vertices = group.find("path").attrib["d"].removeprefix("M").split("L")
+        points = np.array([vertex.split() for vertex in vertices], float)
+        found[int(group.attrib["data-run"])] = np.column_stack(
+            [x(points[:, 0]), y(points[:, 1])]
+        )
+    return found
+
+
+@pytest.mark.parametrize("top", [20.0, 2e6])  # of which the second needs another scale
+def test_values_can_be_read_off_a_figure(tmp_path, top):
+    header = "step,loss,mse,kl\n"
+    for seed, steps in enumerate((range(0, 2_000_000, 20_000), range(0, 500_000, 5_000))):
+        rows = [f"{20 * k},1,5,6,0.5,{3 + k / 7},{k + seed},-9,4,7," for k in range(1, 5)]
+        rows[-1] = rows[-1].replace(",4,", f",{top},", 1) if seed else rows[-1]
+        run_id = write_run(tmp_path, None, rows=rows, seed=seed)
+        lines = [f"{step},{5 + step % 7},0.5,{step / 1e5}" for step in steps]
+        (tmp_path / run_id / "training.csv").write_text(header + "\n".join(lines) + "\n")
+    loaded = results.load(tmp_path)
+    shown = {picture.title: runs_of(picture) for picture in drawn(tmp_path)}
+    for title, rows, column in (
+        ("PSNR", loaded.curves, "val/psnr"),
+        ("Rate", loaded.curves, "val/kl"),
+        ("Training loss", loaded.training, "loss"),
+        ("Training rate", loaded.training, "kl"),
+    ):
+        for i, run in enumerate(loaded.runs):
+            expected = rows[rows["run_id"] == run.run_id][["step", column]].to_numpy(float)
+            found = shown[title][i]
+            np.testing.assert_array_equal(np.rint(found[:, 0]), expected[:, 0])
+            span = np.ptp(expected[:, 1])
+            near = 1e-3 * span if top < 1e6 else 1e-2 * np.abs(expected[:, 1]).max()
+            np.testing.assert_allclose(found[:, 1], expected[:, 1], atol=near)
+
+
+def test_long_curves_are_thinned_and_keep_both_ends(tmp_path):
+    run_id = write_run(tmp_path, summary())
+    steps = np.arange(0, 25 * 4000, 25)
+    lines = [f"{step},{step / 7},0.5,1.0" for step in steps]
+    text = "step,loss,mse,kl\n" + "\n".join(lines) + "\n"
+    (tmp_path / run_id / "training.csv").write_text(text)
+    [found] = [runs_of(p)[0] for p in drawn(tmp_path) if p.title == "Training loss"]
+    assert len(found) == svg.MOST
+    np.testing.assert_allclose(found[[0, -1], 0], steps[[0, -1]], atol=0.5)
+    assert np.isin(np.rint(found[:, 0]), steps).all()
+
+
+def test_a_page_says_where_data_sets_are_mixed_and_marks_the_best_of_each(tmp_path):
+    numbers = {"mnist": (20.0, 5.0), "cifar10": (30.0, 4.0)}
+    for data, (psnr, bits) in numbers.items():
+        for head, more in (("tanh", 0.5), ("linear", 0.0)):
+            for seed in (0, 1):
+                run_id = write_run(
+                    tmp_path, summary(), head=head, seed=seed, data__name=data
+                )
+                vary(tmp_path / run_id, val_psnr=psnr + more + seed)
+                vary(tmp_path / run_id, val_bits_per_dim_calibrated=bits + more - seed / 10)
+    page = made(tmp_path)
+    warnings = [text for attributes, text in page.find("p") if "role" in attributes]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("These runs are of 2 data sets (")
+    assert warnings[0].endswith("numbers are comparable only among runs of one.")
+    best = [
+        t for attributes, t in page.find("td") if " best" in attributes.get("class", "")
+    ]
+    shown = sorted(text.split(" ")[0].strip("*") for text in best)
+    assert shown == ["21.00", "3.950", "31.00", "4.950"]
+
+
+def test_several_sweeps_share_a_page(tmp_path):
+    one = write_run(tmp_path / "a", summary())
+    write_run(tmp_path / "a", summary(), seed=1)
+    write_run(tmp_path / "b", summary())
+    done = command(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (done.returncode, done.stderr) == (0, "")
+    page = Page((tmp_path / "a/report.html").read_text())
+    assert not (tmp_path / "b/report.html").exists()
+    assert [text for _, text in page.find("h1")] == ["a + b"]
+    assert next(text for _, text in page.find("strong")) == "3 runs"
+    codes = [text for _, text in page.find("code")]
+    assert {f"a/{one}", f"b/{one}"} <= {*codes}  # one name in both
+    assert sorted(page.table("runs")["other"]) == ["sweep=a", "sweep=a", "sweep=b"]
 
 
 def test_numbers_are_printed_with_their_signs():
@@ -415,6 +574,8 @@ select.value = "linear";
 select.dispatchEvent(new Event("input", {bubbles: true}));
 said.filtered = column("runs", "head");
 said.cards = texts(".card code").length;
+said.drawn = [...document.querySelectorAll(".plot:first-child .runs > g")]
+  .filter((run) => run.style.display === "").length;
 said.count = document.getElementById("count").textContent;
 document.querySelector("button[type=reset]").click();
 setTimeout(() => {
@@ -422,9 +583,10 @@ setTimeout(() => {
   document.getElementById("words").value = "tanh";
   document.getElementById("words").dispatchEvent(new Event("input", {bubbles: true}));
   said.words = column("runs", "head");
-  document.getElementById("means-shown").click();
   said.means = column("means", "head");
-  said.hidden = column("runs", "head").length;
+  said.wide = texts(".asked").length;
+  document.getElementById("all-columns").click();
+  said.asked = texts(".asked").length;
   said.overflow = document.documentElement.scrollWidth - innerWidth;
   document.body.replaceChildren(JSON.stringify(said));
 });
@@ -465,8 +627,8 @@ def test_sorting_and_filters_in_a_browser(tmp_path, width):
     assert said["ascending"] == ["2.5", "9.5", "30.0", "123.4"]
     assert said["aria"] == "ascending"
     assert said["descending"] == said["ascending"][::-1]
-    assert said["gapsLast"] == ["3.2", "3.2", "3.2", "–"]
-    assert said["cards"] == 1
+    assert said["gapsLast"] == ["3.2", "3.2", "3.2", "–"][: 0 if width < 640 else 4]
+    assert said["cards"] == said["drawn"] == 1
     assert said["count"].startswith("1 of 4 runs shown")
     assert said["overflow"] <= 0
     phone = width < 640  # a label then stands for the columns of identity
@@ -475,4 +637,4 @@ def test_sorting_and_filters_in_a_browser(tmp_path, width):
     assert said["reset"] == (0 if phone else 4)
     assert said["words"] == ([] if phone else ["tanh"] * 3)
     assert said["means"] == ([] if phone else ["tanh"] * 2)
-    assert said["hidden"] == 0
+    assert said["wide"] == 0 < said["asked"]

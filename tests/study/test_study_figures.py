@@ -135,7 +135,7 @@ def test_any_sweep_is_drawn_a_color_per_point(balance):
     results = published.results_of(RESULTS / "smoke")
     figure = figures.sweep(results)
     finals = results.finals
-    drawn = {line.get_gid(): line for line in figure.axes[1].lines}  # the rate
+    drawn = {line.get_gid(): line for line in figure.axes[2].lines}  # the rate
     assert {*drawn} == {*finals["run_id"]}
     pair = finals.query("norm == 'unit' and head == 'sigmoid'")["run_id"]
     assert len({drawn[run_id].get_color() for run_id in pair}) == 1

@@ -290,7 +290,8 @@ def test_a_trained_point_keeps_what_was_predicted(tmp_path):
     kept = json.loads((folder / "summary.json").read_text())["predicted"]
     path = f"data.path={tmp_path / 'images.npz'}"
     cache = f"data.cache={tmp_path / 'cache'}"
-    [fresh] = frame([make_config(*overrides, "head=tanh", path, cache)]).to_dict("records")
+    asked = make_config(*overrides, "head=tanh", path, cache)
+    [fresh] = frame([asked], print).to_dict("records")
     for name in ("kl", "floor_mse", "sigma", "bits_per_dim", "sentence"):
         assert kept[name] == pytest.approx(fresh[name])
     assert len(kept["curve"][0]) == len(kept["curve"][1]) > 10

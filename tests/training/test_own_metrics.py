@@ -93,6 +93,7 @@ REFUSED = {  # an object of line 3 -> what is said of it
     f"Metric(['x'], {FLAT})": r"lower-case identifier, got \['x'\]",
     f"Metric('x', {FLAT}, label='a\\nb')": "its label must be a line of text",
     f"Metric('x', {FLAT}, digits=99)": "its digits must be 0 to 15, got 99",
+    f"Metric('x', {FLAT}, best='most')": "its best must be highest or lowest, got 'most'",
     "Metric('x', ())": "per_image must be a function or several, got none",
     "Metric('x', 3)": "must be functions, got 3",
     "Metric('x', lambda p: p.v)": r"raised AttributeError in mine_\w+\.py, line 3: .*'v'",
@@ -231,7 +232,8 @@ loaded = results.load("{tmp_path}/runs/main")
 assert loaded.skipped == {{}}
 print(loaded.finals["val/mae"].tolist())
 print(results.table(loaded)["{COLUMN}"].tolist())
-open("page.html", "w").write(html.page(__import__("pathlib").Path("{tmp_path}/runs/main")))
+page = html.page([__import__("pathlib").Path("{tmp_path}/runs/main")])
+open("page.html", "w").write(page)
 assert not [name for name in sys.modules if name.startswith("mine")]
 """
     elsewhere = tmp_path / "elsewhere"
@@ -262,12 +264,15 @@ def test_an_own_metric_is_printed(swept):
         written = io.StringIO()
         tables.print_table(loaded, Console(file=written, width=width))
         lines = [line.rstrip() for line in written.getvalue().splitlines() if line.strip()]
-        [header] = [n for n, line in enumerate(lines) if line.endswith("(8-bit levels)")]
+        runs = next(n for n, line in enumerate(lines) if "sigma: noise" in line)
+        lines = lines[:runs]  # without the means
+        [header] = [n for n, line in enumerate(lines) if line.endswith("  run")]
         assert lines[header - 2].endswith("val mean")
         assert lines[header - 1].endswith("absolute error")
+        assert lines[header].endswith("(8-bit levels)  run")
         values = [f"{value:.3f}" for value in loaded.finals["val/mae"]]
-        last = [line.split()[-1] for line in lines[header + 1 :]]  # a label may wrap
-        assert [word for word in last if word in values] == values
+        last = [line.split()[-2:-1] for line in lines[header + 1 :]]  # a label may wrap
+        assert [word for [word] in filter(None, last) if word in values] == values
 
 
 @pytest.mark.slow
@@ -278,10 +283,12 @@ def test_means_over_seeds_have_the_spread_of_an_own_metric(swept):
     column = board.numbers.index(COLUMN)
     values = loaded.finals["val/mae"].to_numpy().reshape(2, 2)
     for row, seeds in zip(board.rows, values, strict=True):
+        # of two values, d from their mean: half of a 95% interval is tan(0.475 pi) * d
+        half = math.tan(0.475 * math.pi) * np.ptp(seeds) / 2
         cell = row.cells[column]
         assert (cell.text, cell.spread) == (
             f"{seeds.mean():.3f}",
-            f"±{np.std(seeds, ddof=1):.3f}",
+            f"±{half:.3f}",
         )
 
 
@@ -327,7 +334,7 @@ def test_the_columns_of_tanhs_range_stand_beside_a_users_own(config_of, lone_hom
     written = io.StringIO()
     tables.print_table(loaded, Console(file=written, width=400))
     printed = written.getvalue()
-    page = html.page(config.sweep_dir)
+    page = html.page([config.sweep_dir])
     shown = results.table(loaded)
     where = "in tanh's range"
     columns = {

@@ -19,6 +19,8 @@ from vae_sweep.options import words
 from vae_sweep.training import loop
 from vae_sweep.training.device import resolve_device
 from vae_sweep.training.step import KEPT, Trainer
+from vae_sweep.vae import networks
+from vae_sweep.vae.layers import Conv
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
 from vae_sweep.vae.streams import Streams
@@ -79,14 +81,26 @@ def test_k_runs_together_are_k_runs_alone_in_float64(norm_layer):
             torch.testing.assert_close(mine[name], its[name], rtol=1e-9, atol=1e-10)
 
 
-def test_grouped_layers_train_as_per_run_layers(monkeypatch):
-    """CUDA's way through the convolutions, on CPU."""
-    from vae_sweep.vae.layers import Conv
-
-    configs = [config_of(*o, "train.precision=fp64") for o in FOUR]
+@pytest.mark.parametrize(
+    "model",
+    [
+        *((f"model.norm_layer={name}",) for name in ("none", "batch", "group")),
+        ("~model.norm_layer", "model=mlp", "model.latent=4"),
+        ("~model.norm_layer", "~model.widths", "model=linear", "model.latent=4"),
+    ],
+)
+def test_layers_with_a_run_axis_train_as_per_run_layers(model, monkeypatch):
+    """CUDA's way through all layers, on CPU."""
+    removed = {line[1:] for line in model if line.startswith("~")}
+    kept = [line for line in TINY if line.partition("=")[0] not in {*removed, "model"}]
+    rest = [line for line in model if not line.startswith("~")]
+    small = [] if removed else ["model=small"]
+    common = (*small, *kept, *rest, "train.steps=40", "train.precision=fp64")
+    configs = [make_config(*common, *o) for o in FOUR]
     per_run = trainer_of(*configs)
     expected = torch.stack([updated(per_run) for _ in range(5)])
-    monkeypatch.setattr(Conv, "forward", Conv.grouped)
+    monkeypatch.setattr(networks, "separate", lambda x: x)
+    monkeypatch.setattr(Conv, "chosen", lambda self, device: "grouped")
     grouped = trainer_of(*configs)
     losses = torch.stack([updated(grouped) for _ in range(5)])
     torch.testing.assert_close(losses, expected, rtol=1e-10, atol=0)

@@ -106,14 +106,14 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, NDArray
 
 
 def say(text: str) -> None:
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_jupyter=False)  # plain text there, too
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def tracked(items: Iterable[T], count: int, text: str, more: str) -> Iterable[T]:
     """`items`, `count` of them that take long: with a bar on a terminal, else after a line,
     `text` and `more`."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_jupyter=False)  # plain text there, too
     if console.is_terminal:
         return track(items, text, count, console=console)
     say(f"{text}{more}")

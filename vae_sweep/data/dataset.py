@@ -5,7 +5,6 @@ takes none.
 """
 
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,11 +90,11 @@ class Datasets:
             self.loaded[config] = load(config, self.lines.append)
         return self.loaded[config]
 
-    def say(self) -> None:
-        """Says what was read, on stdout, and warnings on stderr, each line once. For when
-        all points are validated: what is wrong with one is said alone."""
+    def say(self, tell: Callable[[str], None]) -> None:
+        """Tells what was read, and warnings, each line once. For when all points are
+        validated: what is wrong with one is said alone."""
         for line in dict.fromkeys(self.lines):
-            print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout)
+            tell(line)
         self.lines.clear()
 
 

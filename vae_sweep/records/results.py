@@ -3,9 +3,11 @@
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from vae_sweep.files import is_locked
 from vae_sweep.records import reader
 from vae_sweep.records.find import is_run
 from vae_sweep.records.reader import Unreadable
-from vae_sweep.records.summary import Predicted, Summary
+from vae_sweep.records.summary import Best, Predicted, Summary
 
 # interrupted: "running", but no process trains it
 Status = Literal["running", "interrupted", "failed", "diverged", "finished"]
@@ -35,12 +37,21 @@ NUMBERS = {
     "implied_sigma": ("sigma (8-bit)", 0),
     "psnr_cap_val": ("PSNR cap (dB)", 2),
     "val/psnr": ("val PSNR (dB)", 2),
+    "test/psnr": ("test PSNR (dB)", 2),
     "predicted_psnr": ("pred. PSNR", 2),
+    "val/bits_per_dim_calibrated": ("calibrated bits/dim", 3),
+    "test/bits_per_dim_calibrated": ("test bits/dim", 3),
     "val/kl": ("KL (nats)", 1),
     "predicted_kl": ("pred. KL", 1),
     "val/active_units": ("active units", 0),
     "predicted_active_units": ("pred. units", 0),
-    "val/bits_per_dim_calibrated": ("calibrated bits/dim", 3),
+}
+# those of which one end is better; of rate and of active units neither is
+BEST: dict[str, Best] = {
+    **dict.fromkeys(("val/psnr", "test/psnr"), "highest"),
+    **dict.fromkeys(
+        ("val/bits_per_dim_calibrated", "test/bits_per_dim_calibrated"), "lowest"
+    ),
 }
 PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<name>
     *("floor_mse", "floor_mse_pixel", "sigma", "beta_pixel", "active_units", "kl"),
@@ -49,8 +60,9 @@ PREDICTED = (  # fields of predictions.Prediction that finals has as predicted_<
 )
 DRAWN = (
     *("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr"),
-    *("val/elbo_discrete", "val/sigma"),
+    *("val/elbo_discrete", "val/sigma", "val/bits_per_dim_calibrated"),
 )
+MEASURED_LAST = ("test/psnr", "test/bits_per_dim_calibrated")  # of runs that have ended
 REASONS = 5  # that are named of runs which cannot be read
 
 
@@ -65,6 +77,8 @@ class Run:
     status: Status
     training: reader.Rows = field(default_factory=lambda: reader.Rows([]))
     uncurved: str = ""  # why `training` has nothing, where training.csv cannot be read
+    folder: Path = Path()
+    sweep: str = ""  # where several are read of which two hold a run of this name
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,25 +113,56 @@ class Results:
     uncurved: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
 
+    @property
+    def folders(self) -> list[Path]:
+        """The sweeps that the runs lie in, runs/<sweep> each."""
+        return list(dict.fromkeys(run.folder.parent for run in self.runs))
+
     def __repr__(self) -> str:
+        return f"<Results of runs: {self._counts()}; {len(self.curves)} rows>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table, counts of statuses, and where the runs lie."""
+        names, digits = table(self), dict(numbers(self.runs).values())
+        cells = {
+            name: lambda value, name=name: f"{value:,.{digits[name]}f}"
+            for name in names.columns
+            if name in digits
+        }
+        shown = names.replace(math.inf, math.nan).to_html(
+            index=False, formatters=cells, na_rep="–", border=0
+        )
+        where = ", ".join(escape(str(folder)) for folder in self.folders)
+        return f"{shown}<p>{self._counts()}{f' in <code>{where}</code>' if where else ''}"
+
+    def _counts(self) -> str:
         counted = self.finals["status"].value_counts()
         counts = [f"{count} {status}" for status, count in counted.items()]
         counts += [f"{len(self.skipped)} left out"] if self.skipped else []
         counts += [f"{len(self.waiting)} waiting"] if self.waiting else []
-        return f"<Results of runs: {', '.join(counts)}; {len(self.curves)} rows>"
+        return ", ".join(counts)
 
 
 def load(
     folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
 ) -> Results:
-    """Reads the run folders in `folder`, runs/<sweep>; whole rows of unfinished ones too.
+    """Reads what a sweep measured; of runs that have not ended, the rows so far.
 
-    Runs come in the order of `run_ids`, which also restricts them unless `rest` is to
-    follow, by name. Runs that cannot be read are left out, with a warning;
-    `Results.skipped` has them.
+    Args:
+        folder: runs/<sweep>.
+        run_ids: The runs that are read, in this order; all, by name, unless given.
+        rest: Whether the others follow those.
+
+    Returns:
+        Tidy tables: `finals`, `curves`, `training` and `theory`. Runs that cannot be read
+        are left out, with a warning; `skipped` has them.
 
     Raises:
         UserError: There is no such folder or run, or no run that can be read.
+
+    Example:
+        >>> found = vae_sweep.results("runs/main")
+        >>> found.curves.pivot(index="step", columns="run_id", values="val/psnr").plot()
     """
     found = read(folder, run_ids, rest)
     for line in left_out(found):
@@ -129,7 +174,43 @@ def read(
     folder: Path | str, run_ids: Sequence[str] | None = None, rest: bool = False
 ) -> Results:
     """As `load`, without a word of runs that are left out."""
-    folder = Path(folder)
+    return _framed(*_collected(Path(folder), run_ids, rest))
+
+
+def read_all(folders: Sequence[Path]) -> Results:
+    """Several sweeps as one, in this order. Where two hold runs of the same name, names
+    begin with the sweep's, and `other` states it.
+
+    Raises:
+        UserError: As `load`, of any of them.
+    """
+    folders = [*{folder.resolve(): folder for folder in folders}.values()]
+    if len(folders) == 1:
+        return read(folders[0])
+    names = [folder.resolve().name for folder in folders]
+    if len({*names}) < len(names):
+        names = [str(folder) for folder in folders]
+    found = [_collected(folder, None, False) for folder in folders]
+    counted = Counter(run.run_id for runs, _, _ in found for run in runs)
+    named = max(counted.values()) > 1
+    every = [
+        replace(run, run_id=f"{name}/{run.run_id}", sweep=name) if named else run
+        for name, (runs, _, _) in zip(names, found, strict=True)
+        for run in runs
+    ]
+    skipped = {
+        f"{name}/{run_id}": why
+        for name, (_, those, _) in zip(names, found, strict=True)
+        for run_id, why in those.items()
+    }
+    return _framed(every, skipped, [run_id for *_, waiting in found for run_id in waiting])
+
+
+Collected = tuple[list[Run], dict[str, str], list[str]]  # runs, skipped, waiting
+
+
+def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Collected:
+    """What Results has of a sweep before it is made frames of."""
     if not folder.is_dir():
         raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
     found = sorted(path.name for path in folder.iterdir() if is_run(path))
@@ -143,21 +224,47 @@ def read(
             f"runs, the first of which is {found[0]}"
         )
     chosen += [run_id for run_id in found if rest and run_id not in chosen]
-    runs, skipped = [], {}
-    trains = is_locked(folder / ".lock")
-    for run_id in chosen:
-        try:
-            runs.append(_read(folder / run_id, trains))
-        except Unreadable as error:
-            skipped[run_id] = str(error)
-    if not runs:
-        run_id, reason = next(iter(skipped.items()))
-        raise UserError(f"no run of {folder} can be read: {run_id}/{reason}")
-    identities = _identities(runs)
-    finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
+    runs, skipped = _readable(folder / run_id for run_id in chosen)
     waiting: list[str] = []
     with suppress(Unreadable):
         waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in found]
+    return runs, skipped, waiting
+
+
+def of(folders: Iterable[Path]) -> Results:
+    """What the runs in these folders measured, of one sweep or of several.
+
+    Raises:
+        UserError: None can be read.
+    """
+    return _framed(*_readable(folders), [])
+
+
+def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
+    """The runs in `folders`, and by folder's name why others cannot be read.
+
+    Raises:
+        UserError: None can be read.
+    """
+    runs, skipped, trains = [], {}, {}
+    for folder in folders:
+        sweep = folder.parent
+        if sweep not in trains:
+            trains[sweep] = is_locked(sweep / ".lock")
+        try:
+            runs.append(_read(folder, trains[sweep]))
+        except Unreadable as error:
+            skipped[folder.name] = str(error)
+    if not runs:
+        run_id, reason = next(iter(skipped.items()))
+        where = ", ".join(map(str, trains))
+        raise UserError(f"no run of {where} can be read: {run_id}/{reason}")
+    return runs, skipped
+
+
+def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Results:
+    identities = _identities(runs)
+    finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
     return Results(
         curves=_with_columns(_tidy(identities, [r.rows for r in runs]), DRAWN),
         finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *numbers(runs))),
@@ -206,7 +313,7 @@ def _read(folder: Path, trains: bool) -> Run:
         training, uncurved = reader.read_training(folder, summary), ""
     except Unreadable as error:
         training, uncurved = reader.Rows([]), str(error)
-    return Run(folder.name, config, rows, summary, status, training, uncurved)
+    return Run(folder.name, config, rows, summary, status, training, uncurved, folder)
 
 
 def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
@@ -229,7 +336,7 @@ def _identities(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "reduction": run.config.reduction,
             "beta": run.config.beta.label,
             "seed": run.config.seed,
-            "other": other,
+            "other": f"sweep={run.sweep} {other}".strip() if run.sweep else other,
         }
         for run, other in zip(runs, others, strict=True)
     ]
@@ -248,6 +355,8 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
         pairs = {(run.get(option), run.get(key)) for run in runs}
         if len(pairs) == len({option for option, _ in pairs}):
             own.add(key)  # one version of each option, whose name says enough
+    kept = _telling(runs)
+    own |= {key for key in values if key.startswith("data.") and key not in kept}
     differing = [key for key, seen in values.items() if len(seen) > 1 and key not in own]
     labeled = [
         {f"beta.{key}" for key in config.beta.parameters}
@@ -265,8 +374,47 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
     ]
 
 
+def _telling(runs: Sequence[dict[str, str]]) -> list[str]:
+    """The settings of data that tell the data sets of `runs` apart: not those that follow
+    from the ones before them, as the sizes of a split mostly do from a name or a path."""
+    keys = dict.fromkeys(key for run in runs for key in run if key.startswith("data."))
+    known, telling = [()] * len(runs), list[str]()
+    for key in dict.fromkeys(("data.name", "data.path", *keys)):
+        more = [(*seen, run.get(key)) for seen, run in zip(known, runs, strict=True)]
+        if len({*more}) > len({*known}):
+            known = more
+            telling.append(key)
+    return telling
+
+
+def data_sets(runs: Sequence[Run]) -> list[str]:
+    """The data set of each run, told from those of the others: numbers of two are not
+    comparable."""
+    settings = [
+        flattened({"data": run.config.data.model_dump(mode="json", exclude={"cache"})})
+        for run in runs
+    ]
+    keys = [key for key in _telling(settings) if key != "data.name"]
+    more = [[f"{_short(k)}={each[k]}" for k in keys if k in each] for each in settings]
+    return [" ".join([s["data.name"], *m]) for s, m in zip(settings, more, strict=True)]
+
+
+def mixed(results: Results) -> str | None:
+    """A line that warns of a sweep that mixes data sets; None where it does not."""
+    names = list(dict.fromkeys(data_sets(results.runs)))
+    if len(names) < 2:
+        return None
+    shown = ", ".join(names[:REASONS]) + (", ..." if len(names) > REASONS else "")
+    return (
+        f"these runs are of {len(names)} data sets ({shown}): numbers are comparable only "
+        f"among runs of one"
+    )
+
+
 def _short(key: str) -> str:
-    return key.removeprefix("model.").removeprefix("train.")
+    for section in ("model.", "train.", "data."):
+        key = key.removeprefix(section)
+    return key
 
 
 def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -389,19 +537,33 @@ def numbers(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
     return found
 
 
+def best(runs: Sequence[Run]) -> dict[str, Best]:
+    """Column of `finals` -> which end of it is better, where one is."""
+    found = dict(BEST)
+    for summary in (run.summary for run in runs if run.summary is not None):
+        for name, metric in summary.metrics.items():
+            if metric.best:
+                found[f"{metric.split}/{name}"] = metric.best
+    return found
+
+
 def table(results: Results) -> pd.DataFrame:
-    """One line per run: what tells it from the others, then its last numbers.
+    """One line per run: what tells it from the others, its last numbers, `run`.
 
     sigma is the decoder's noise in 8-bit levels, implied or learned; PSNR in dB; KL in
     nats per image; pred. is what a linear VAE reaches at its optimum. Metrics that not
-    every run has follow: `<split> <label> (<unit>)`.
+    every run has follow: `<split> <label> (<unit>)`. Numbers of the test split are there
+    where any run has them. `run` is the short hash, which names a run in every command.
     """
     finals, names = results.finals, numbers(results.runs)
-    shown = distinguishing(finals).join(finals.filter(items=list(names)))
+    absent = {name for name in MEASURED_LAST if finals[name].isna().all()}
+    there = [name for name in names if name not in absent]
+    shown = distinguishing(finals).join(finals.filter(items=there))
     own = finals["implied_sigma"].fillna(finals["val/sigma"])  # else learned
     shown["implied_sigma"] = own
     if bool((finals["status"] != "finished").any()):
         shown["status"] = finals["status"]
+    shown["run"] = finals["run_id"].str.rpartition("-")[2]
     shown.columns = [names[c][0] if c in names else c for c in shown.columns]
     return shown
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
@@ -138,14 +139,15 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
+def list_runs(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> str | None:
     """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
     then known before they have folders. Returns what was wrong with a list that was put
     aside.
 
     Args:
         folder: The sweep's.
-        steps: run_id -> those that the run is to have.
+        runs: run_id -> what is stated of the run beside the command and the time:
+            total_steps, and the label that tells it from the command's others.
 
     Raises UserError where a later version of vae-sweep wrote the list.
     """
@@ -157,13 +159,13 @@ def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
     except Unreadable as error:
         kept = put_aside(folder / "sweep.json").name
         listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
-    new = {run_id: total for run_id, total in steps.items() if run_id not in listed}
+    new = {run_id: stated for run_id, stated in runs.items() if run_id not in listed}
     if new:
         about = {
             "command": environment()["command"],
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        listed |= {run_id: {**about, "total_steps": new[run_id]} for run_id in new}
+        listed |= {run_id: {**about, **new[run_id]} for run_id in new}
         content = {"schema": SCHEMA, "runs": listed}
         write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
     return complaint
@@ -571,9 +573,20 @@ def _cell(value: float) -> str:
     return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else repr(float(value))
 
 
-@cache
+# the arguments of the command that a process carries out; None: its own
+ARGUMENTS: ContextVar[Sequence[str] | None] = ContextVar("arguments", default=None)
+
+
 def environment() -> dict[str, Any]:
     """The command, versions of what computes, this checkout's commit, and the machine."""
+    typed = ARGUMENTS.get()
+    arguments = sys.argv[1:] if typed is None else typed
+    command = shlex.join(["python", "-m", "vae_sweep.run", *arguments])
+    return {"command": command, **_machine()}
+
+
+@cache
+def _machine() -> dict[str, Any]:
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:
@@ -581,7 +594,6 @@ def environment() -> dict[str, Any]:
     except OSError:
         commit = ""
     return {
-        "command": shlex.join(["python", "-m", "vae_sweep.run", *sys.argv[1:]]),
         "versions": {name: version(name) for name in DISTRIBUTIONS},
         "commit": commit or None,
         "processor": processor(),

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Number = float | int | None  # None: not finite, or not known
+Best = Literal["", "highest", "lowest"]  # which end of a metric is better; "": neither
 
 
 class _Kept(BaseModel):
@@ -27,6 +28,7 @@ class Predicted(_Kept):
     floor_mse_pixel: Number = None
     active_units: Number = None
     kl: Number = None
+    kl_error: Number = None
     mse_pixel: Number = None
     psnr: Number = None
     psnr_clipped: Number = None
@@ -44,6 +46,24 @@ class Measured(_Kept):
     label: str = ""
     unit: str = ""
     digits: Annotated[int, Field(ge=0, le=15)] = 3
+    best: Best = ""
+
+
+class Constants(_Kept):
+    """A normalization x = (u - shift) / scale of pixels u in [0, 1], per channel."""
+
+    shift: list[float]
+    scale: list[float]
+
+
+class Normalization(_Kept):
+    """What a run's images fix of its network's ends: the normalization of what the encoder
+    sees, that of what the decoder is compared with, and, of a head that standardizes, the
+    z-score."""
+
+    norm: Constants
+    target: Constants
+    zscore: Constants | None = None
 
 
 class Summary(_Kept):
@@ -52,7 +72,7 @@ class Summary(_Kept):
     `steps` are those that it has trained, of `total_steps`; `final` is its last row;
     `implied_sigma` is in 8-bit levels, `psnr_cap` in dB, of the training split, where None
     that is stated is no cap. `seconds` are those of its cohort, of `cohort_size` runs.
-    `metrics` are those that not every run has, by name.
+    `metrics` are those that not every run has, by name. `shape` is an image's (C, H, W).
     `rows` and the digests say what belongs to a run that ended: metrics.csv, training.csv,
     reconstructions.png and samples.png.
     """
@@ -64,6 +84,8 @@ class Summary(_Kept):
     total_steps: int | None = None
     diverged_at: int | None = None
     reason: str | None = None
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
+    normalization: Normalization | None = None
     final: dict[str, Number] = {}
     beta: Number = None
     implied_sigma: Number = None

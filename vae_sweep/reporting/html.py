@@ -1,24 +1,31 @@
-"""The report of a sweep as one HTML page: what the template is given."""
+"""The report of sweeps as one HTML page: what the template is given."""
 
 import base64
+import hashlib
 import io
+import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
-from vae_sweep.records import results
-from vae_sweep.records.reader import RECONSTRUCTIONS, SAMPLES, read_picture
+from vae_sweep.records import heartbeat, results
+from vae_sweep.records.reader import PICTURES, RECONSTRUCTIONS, SAMPLES, read_picture
 from vae_sweep.records.results import Results, Run
 from vae_sweep.records.summary import Summary
-from vae_sweep.reporting import figures, style
+from vae_sweep.reporting import figures, style, svg
 from vae_sweep.reporting.style import Look
 from vae_sweep.reporting.tables import (
+    KEY,
     NEAR_CAP,
     Row,
     decimal,
@@ -29,67 +36,126 @@ from vae_sweep.reporting.tables import (
     runs_table,
 )
 
-MANY = 24  # runs, from which on a point shows one seed's picture, the others on demand
+MANY = 24  # runs, from which on a point shows one seed's pictures, the others on demand
 COMMANDS = 5  # and other facts of this many kinds; the rest is counted
 STATUSES = ("diverged", "failed", "interrupted", "running")  # of runs that did not finish
-PICTURES = {
-    RECONSTRUCTIONS: "originals above, reconstructions below",
-    SAMPLES: "samples from the prior",
-}
 QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
+ROOM = 8e6  # characters of the page for pictures; runs beyond show none
+# columns of numbers that are shown if asked
+ASKED = ("PSNR diff.", "KL diff.", "units diff.")
 
 
-def page(folder: Path, tell: Callable[[str], None] = lambda line: None) -> str:
-    """The HTML page of runs/<sweep>; UserError where it holds no runs.
+class Pictures(NamedTuple):
+    """What a run's folder shows: data URL, width, height of each; the images that were
+    reconstructed are told by a digest."""
 
-    `tell` hears, in a line, of runs that are left out.
+    originals: tuple[str, int, int] | None = None
+    digest: str = ""
+    reconstructions: tuple[str, int, int] | None = None
+    samples: tuple[str, int, int] | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(len(shown[0]) for shown in self[2:] if shown)
+
+
+class Card(NamedTuple):
+    """A run's part of the page."""
+
+    row: Row
+    pictures: Pictures | None  # None of those for which the page has no room
+
+
+class Group(NamedTuple):
+    """The runs that reconstructed the same images: point -> its seeds."""
+
+    title: str
+    originals: tuple[str, int, int] | None
+    points: dict[str, list[Card]]
+
+
+def page(
+    folders: Sequence[Path],
+    tell: Callable[[str], None] = lambda line: None,
+    every: float | None = None,
+    loaded: Results | None = None,
+) -> str:
+    """The HTML page of sweeps; UserError where one holds no runs.
+
+    Args:
+        folders: runs/<sweep>, one or several.
+        tell: Hears, in a line, of runs that are left out.
+        every: Seconds after which the page loads itself again; None: never.
+        loaded: What the folders hold, where it is read already.
     """
-    loaded = results.read(folder)
+    loaded = loaded or results.read_all(folders)
     for line in results.left_out(loaded):
         tell(line)
     looked = style.of_points(loaded.finals)
+    place = {run.run_id: i for i, run in enumerate(loaded.runs)}
     board = runs_table(loaded, looked)
-    environment = Environment(
+    differing, shared = settings(loaded.runs)
+    open_runs = unfinished(loaded, looked)
+    running = [run for run in open_runs if run["status"] == "running"]
+    points = points_of(looked)
+    mixed = results.mixed(loaded)
+    names = [folder.resolve().name for folder in folders]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=" + ".join(dict.fromkeys(names)),
+            folders=[str(folder) for folder in folders],
+            written=datetime.now().astimezone().isoformat(" ", "seconds"),
+            every=every,
+            now=time.time(),
+            counts={**_counts(loaded.finals), "waiting": len(loaded.waiting)},
+            overall=_overall(loaded) if running else None,
+            facts=facts(loaded.runs),
+            unfinished={
+                "Diverged, failed or interrupted": [
+                    u for u in open_runs if u not in running
+                ],
+                "Running": running,
+            },
+            warnings=[*([f"{mixed[0].upper()}{mixed[1:]}."] if mixed else [])],
+            left_out=results.left_out(loaded),
+            board=board,
+            means=means_table(loaded, looked),
+            filters=filters(board),
+            header=header,
+            near_cap=NEAR_CAP,
+            key=KEY,
+            asked=ASKED,
+            figures=[
+                svg.picture(figure, axes, looked, place)
+                for figure, axes in figures.of_page(loaded, looked)
+            ],
+            themes=style.THEMES,
+            markers=style.MARKERS,
+            number_of={marker: i for i, marker in enumerate(style.MARKERS)},
+            legend=[
+                (label, look, [place[r] for r, of in looked.items() if of.label == label])
+                for label, look in points.items()
+            ],
+            crowded=len(points) > style.COLORS,
+            groups=_groups(board.rows, loaded),
+            many=len(board.rows) > MANY,
+            differing=differing,
+            shared=shared,
+            labels=json.dumps([row.label for row in board.rows]).replace("<", "\\u003c"),
+        )
+    )
+
+
+@lru_cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("vae_sweep.reporting", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    differing, shared = settings(loaded.runs)
-    pictures = {
-        run.run_id: [
-            (words, found)
-            for name, words in PICTURES.items()
-            if (found := picture(folder / run.run_id, run.summary, name))
-        ]
-        for run in loaded.runs
-    }
-    open_runs = unfinished(loaded, looked)
-    running = [run for run in open_runs if run["status"] == "running"]
-    return environment.get_template("report.html.j2").render(
-        sweep=folder.resolve().name,
-        written=datetime.now().astimezone().isoformat(" ", "minutes"),
-        counts={**_counts(loaded.finals), "waiting": len(loaded.waiting)},
-        facts=facts(loaded.runs),
-        unfinished={
-            "Diverged, failed or interrupted": [u for u in open_runs if u not in running],
-            "Running": running,
-        },
-        left_out=results.left_out(loaded),
-        board=board,
-        means=means_table(loaded, looked),
-        filters=filters(board),
-        header=header,
-        near_cap=NEAR_CAP,
-        figures=figures.draw(loaded, looked),
-        shapes=style.MARKERS,
-        legend=points_of(looked),
-        crowded=len(points_of(looked)) > style.COLORS,
-        groups=_groups(board.rows, pictures),
-        many=len(board.rows) > MANY,
-        differing=differing,
-        shared=shared,
     )
 
 
@@ -101,6 +167,7 @@ def unfinished(loaded: Results, looked: dict[str, Look]) -> list[dict[str, Any]]
     for i, run in enumerate(loaded.finals.to_dict("records")):
         if run["status"] == "finished":
             continue
+        beat = heartbeat.read(loaded.runs[i].folder) if run["status"] == "running" else None
         row = {
             "step": decimal(run["step"], 0),
             "train loss": decimal(run.get("train/loss", math.nan), 3),
@@ -114,23 +181,58 @@ def unfinished(loaded: Results, looked: dict[str, Look]) -> list[dict[str, Any]]
                 "label": names[run["run_id"]],
                 "look": looked[run["run_id"]],
                 "status": run["status"],
-                "what": results.progress(run),
+                "what": _pace(beat) if beat else results.progress(run),
+                "share": _share(run, beat),
                 "row": row,
             }
         )
     return sorted(found, key=lambda run: STATUSES.index(run["status"]))
 
 
+def _pace(beat: heartbeat.Heartbeat) -> str:
+    """How far a run is, how fast, and for how long yet."""
+    text = f"step {beat.step} of {beat.total_steps}"
+    if not beat.rate:
+        return text
+    left = (beat.total_steps - beat.step) / beat.rate
+    return f"{text}, {beat.rate:.3g} steps/s, {_duration(left)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _share(run: dict[Any, Any], beat: heartbeat.Heartbeat | None) -> float | None:
+    """Of a run's steps, those that are done; None where it is not known."""
+    step = beat.step if beat else run.get("step", math.nan)
+    share = step / run["total_steps"] if run["total_steps"] else math.nan
+    return min(1.0, share) if math.isfinite(share) else None
+
+
+def _overall(loaded: Results) -> float:
+    """Of all steps of the sweep, those that are done; a run that has not begun is taken
+    to be like the others."""
+    done = [
+        1.0
+        if run["status"] in ("finished", "diverged")
+        else _share(run, heartbeat.read(loaded.runs[i].folder)) or 0.0
+        for i, run in enumerate(loaded.finals.to_dict("records"))
+    ]
+    return sum(done) / (len(done) + len(loaded.waiting))
+
+
 def facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Hardware, versions, commit and command as the runs recorded them."""
     summaries = [run.summary for run in runs if run.summary is not None]
     return {
+        "command": _distinct(s.command or "unknown" for s in summaries),
         "hardware": _distinct(map(_hardware, summaries)),
         "versions": _distinct(
             ", ".join(f"{k} {v}" for k, v in s.versions.items()) for s in summaries
         ),
         "commit": _distinct(s.commit or "unknown" for s in summaries),
-        "command": _distinct(s.command or "unknown" for s in summaries),
     }
 
 
@@ -152,13 +254,41 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, Counter[str]], dict[str, st
     return differing, shared
 
 
-def picture(
-    folder: Path, summary: Summary | None, name: str = RECONSTRUCTIONS
-) -> tuple[str, int, int] | None:
-    """A picture as a JPEG's data URL, width, height; None where there is none."""
-    image = read_picture(folder, summary, name)
+def pictures(folder: Path, summary: Summary | None) -> Pictures:
+    """The originals and reconstructions of reconstructions.png, which are its halves, and
+    samples.png; those that are there and are the run's."""
+    stated = [getattr(summary, name, None) for name in PICTURES.values()]
+    key = [*(_stamp(folder / name) for name in PICTURES), *stated]
+    if folder not in _KEPT or _KEPT[folder][0] != key:
+        _KEPT[folder] = key, _read_pictures(folder, summary)
+    return _KEPT[folder][1]
+
+
+_KEPT: dict[Path, tuple[list[Any], Pictures]] = {}  # for a page that is made again
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def _read_pictures(folder: Path, summary: Summary | None) -> Pictures:
+    image, samples = (read_picture(folder, summary, n) for n in (RECONSTRUCTIONS, SAMPLES))
+    drawn = _jpeg(np.asarray(samples)) if samples else None
     if image is None:
-        return None
+        return Pictures(samples=drawn)
+    both = np.asarray(image)
+    originals, made = np.split(both, [len(both) // 2])
+    digest = hashlib.sha256(originals.tobytes()).hexdigest()
+    return Pictures(_jpeg(originals), digest, _jpeg(made), drawn)
+
+
+def _jpeg(pixels: np.ndarray) -> tuple[str, int, int]:
+    """uint8 [H, W] or [H, W, C] as a data URL, with its width and height."""
+    image = Image.fromarray(pixels)
     content = io.BytesIO()
     image.convert("L" if image.mode == "L" else "RGB").save(
         content, "jpeg", quality=QUALITY, subsampling=0, optimize=True
@@ -184,9 +314,29 @@ def _runs(count: int) -> str:
     return f"{count} run{'' if count == 1 else 's'}"
 
 
-def _groups(rows: list[Row], pictures: dict[str, Any]) -> dict[str, list[Any]]:
-    """Point -> (row, pictures) of each of its seeds."""
-    groups: dict[str, list[Any]] = {}
-    for row in rows:
-        groups.setdefault(row.look.label, []).append((row, pictures[row.run_id]))
-    return groups
+def _groups(rows: list[Row], loaded: Results) -> list[Group]:
+    """The cards by the images that were reconstructed; as many have pictures as the page
+    has room for, one seed of each point before the others."""
+    by_point: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_point.setdefault(row.look.label, []).append(i)
+    seeds = max(map(len, by_point.values()))
+    order = [of[k] for k in range(seeds) for of in by_point.values() if k < len(of)]
+    shown: dict[int, Pictures] = {}
+    room = ROOM
+    for i in order:
+        if room > 0:
+            shown[i] = pictures(loaded.runs[i].folder, loaded.runs[i].summary)
+            room -= shown[i].size
+    sets = results.data_sets(loaded.runs)
+    originals = {p.digest: p.originals for p in shown.values() if p.digest}
+    usual = {sets[i]: shown[i].digest for i in reversed(order) if i in shown}
+    groups: dict[tuple[str, str], Group] = {}
+    for point, members in by_point.items():
+        for i in members:
+            found = shown.get(i)
+            digest = (found.digest if found else "") or usual.get(sets[i], "")
+            new = Group(sets[i], originals.get(digest), {})
+            group = groups.setdefault((sets[i], digest), new)
+            group.points.setdefault(point, []).append(Card(rows[i], found))
+    return list(groups.values())

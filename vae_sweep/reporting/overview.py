@@ -3,11 +3,14 @@
 import hashlib
 import io
 import math
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,58 +19,78 @@ from matplotlib.transforms import offset_copy
 from PIL import Image
 
 from vae_sweep.files import write_atomically
-from vae_sweep.records.reader import read_picture
-from vae_sweep.records.results import Results
-from vae_sweep.records.summary import Summary
+from vae_sweep.records.reader import SAMPLES, read_picture
+from vae_sweep.records.results import Results, Run, data_sets, mixed, progress
 from vae_sweep.reporting import panels, style
 from vae_sweep.reporting.style import Look
 
 # inches
 WIDTH = 14.0
-LEFT, RIGHT = 0.9, 0.6  # of a panel's frame
-PANEL, PANEL_GAP = 2.7, 0.85
-TOP = 0.75
-LEGEND_LINE = 0.19
-STRIP, STRIP_TITLE = 1.2, 0.3  # the highest strip; the line above it
+LEFT, RIGHT = 1.0, 0.85  # of a panel's frame
+PANEL, PANEL_GAP = 2.9, 1.0
+TOP = 1.25
+STRIP_GAP, STRIP_HEAD = 0.14, 0.35  # between strips; above them
+HIGH, ROOM = (0.72, 1.2), 8.0  # the highest strip, of many and of few; of all together
+NAMES = 4.1  # where strips begin
+SIZE = 12  # points of text: readable where the picture is shown at half its size
 SHOWS = "vae-sweep results"  # key in a PNG
-SHOWN = 24  # points with a legend entry and a strip; a larger grid shows its first
+SHOWN = 12  # points with a color and a strip, the best; the report has the rest
+
+
+class Strip(NamedTuple):
+    """A point as the picture shows it: by its run of median PSNR."""
+
+    look: Look
+    run: Run
+    data: str  # its data set
+    seeds: int
+    text: str  # its numbers, means over seeds
+    originals: np.ndarray | None  # uint8 [H, nW] or [H, nW, C]
+    reconstructions: np.ndarray | None
+    samples: np.ndarray | None
 
 
 def overview(results: Results, folder: Path) -> Figure:
-    """Curves of val MSE, KL and ELBO, rate against distortion, and reconstructions.
+    """Curves of val PSNR, calibrated bits per dimension and KL, rate against distortion,
+    and reconstructions.
 
-    `folder` is runs/<sweep>, with each point's reconstructions.png. A color is a point,
-    a line style a head, a marker a normalization. Diverged runs end at their last finite
-    row and, with the first tenth of the training, may leave the view.
+    Curves are means over the seeds of a point, in a band from the lowest to the highest. A
+    color is a point, a line style a head, a marker a normalization. The best points, at
+    most SHOWN, have a color and a strip; the others are gray. Diverged runs and the first
+    tenth of the training may leave the view.
+
+    Args:
+        folder: runs/<sweep>, which names the picture.
     """
-    looks = style.of_runs(results.finals)
-    shown = dict(list(looks.items())[:SHOWN])
-    columns = _columns(shown)
-    lines = math.ceil(len(shown) / columns)
-    legend = lines * LEGEND_LINE + 0.25
-    cell = (WIDTH - LEFT - RIGHT) / columns
-    pictures = {
-        run.run_id: _picture(folder / run.run_id, run.summary)
-        for run in results.runs
-        if run.run_id in shown
+    finals = results.finals
+    best = _best_first(results)
+    chosen = finals[finals["run_id"].isin([r for ids in best[:SHOWN] for r in ids])]
+    looks = style.of_points(chosen)
+    others = {
+        run_id: look._replace(hue=style.COLORS, dashes="")
+        for run_id, look in style.of_points(finals).items()
+        if run_id not in looks
     }
-    strip = _strip_height(pictures.values(), cell - 0.2)
-    height = TOP + 2 * (PANEL + PANEL_GAP) + legend + lines * (strip + STRIP_TITLE) + 0.15
+    strips = [_strip(results, ids, looks[ids[0]]) for ids in best[:SHOWN]]
+    theme = style.LIGHT._replace(colors=(*style.LIGHT.colors, "#d4d4d4"))
+    sets = list(dict.fromkeys(_key(strip.originals) for strip in strips))
+    high = min(max(ROOM / len(strips), HIGH[0]), HIGH[1])
+    heights = [_height(strip, high) for strip in strips]
+    below = sum(heights) + len(strips) * STRIP_GAP
+    below += len(sets) * (STRIP_HEAD + max(heights, default=0) + STRIP_GAP)
+    height = TOP + 2 * (PANEL + PANEL_GAP) + below + 0.3
 
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)
-    figure.text(
-        LEFT / WIDTH, 1 - 0.27 / height, _heading(results, folder), size=12, va="center"
-    )
-    panels.draw(_frames(figure), results, looks)
-    top = TOP + 2 * (PANEL + PANEL_GAP) - 0.1
-    _draw_legend(figure, shown, columns, top)
-    for i, (run_id, look) in enumerate(shown.items()):
-        row, column = divmod(i, columns)
-        y = top + legend + row * (strip + STRIP_TITLE) + STRIP_TITLE
-        axes = _axes(figure, LEFT + column * cell, y, cell - 0.2, strip)
-        psnr = results.finals["val/psnr"].iloc[i]
-        _draw_strip(axes, pictures[run_id], look, psnr, first=column == 0)
+    with style.drawn(theme):
+        figure = Figure(figsize=(WIDTH, height))
+        FigureCanvasAgg(figure)
+        _head(figure, results, folder, len(best))
+        frames = _frames(figure)
+        panels.draw(frames, results, {**others, **looks}, theme, SIZE, over_seeds=True)
+        y = TOP + 2 * (PANEL + PANEL_GAP) - 0.1
+        for key in sets:
+            of_set = [strip for strip in strips if _key(strip.originals) == key]
+            title = f" ({of_set[0].data})" if len(sets) > 1 else ""
+            y = _draw_set(figure, of_set, y, high, title)
     return figure
 
 
@@ -95,20 +118,105 @@ def _stated(path: Path) -> str | None:
     return None
 
 
-def _heading(results: Results, folder: Path) -> str:
+def _best_first(results: Results) -> list[list[str]]:
+    """The run_ids of each point, the best point first: by mean calibrated bits per
+    dimension, else PSNR, of runs that did not diverge; data set by data set."""
+    finals = results.finals.assign(data=data_sets(results.runs))
+    looks = style.of_points(finals)
+    finals["point"] = [looks[run_id].label for run_id in finals["run_id"]]
+    sound = finals[finals["status"] != "diverged"].groupby("point")
+    bits = sound["val/bits_per_dim_calibrated"].mean()
+    psnr = sound["val/psnr"].mean()
+    order = {name: i for i, name in enumerate(dict.fromkeys(finals["data"]))}
+
+    def rank(group: tuple[str, pd.DataFrame]) -> tuple[float, float, float]:
+        name, runs = group
+        b, p = (float(means.get(name, math.nan)) for means in (bits, psnr))
+        worst = math.inf
+        return (
+            order[runs["data"].iloc[0]],
+            worst if math.isnan(b) else b,
+            worst if math.isnan(p) else -p,
+        )
+
+    groups = sorted(((str(n), g) for n, g in finals.groupby("point", sort=False)), key=rank)
+    return [group["run_id"].tolist() for _, group in groups]
+
+
+def _strip(results: Results, ids: Sequence[str], look: Look) -> Strip:
+    """Of a point's runs `ids`: the one of median PSNR that has a picture, if any has."""
+    finals = results.finals.set_index("run_id", drop=False).loc[list(ids)]
+    runs = {run.run_id: run for run in results.runs}
+    sound = finals[finals["status"] != "diverged"]
+    ranked = (sound if len(sound) else finals).sort_values("val/psnr")["run_id"].tolist()
+    middle = (len(ranked) - 1) / 2
+    nearest = sorted(range(len(ranked)), key=lambda i: abs(i - middle))
+    pictures = {
+        ranked[i]: read_picture(runs[ranked[i]].folder, runs[ranked[i]].summary)
+        for i in nearest[:1]
+    }
+    for i in nearest[1:]:
+        if any(pictures.values()):
+            break
+        pictures[ranked[i]] = read_picture(runs[ranked[i]].folder, runs[ranked[i]].summary)
+    run_id = next((r for r, picture in pictures.items() if picture), ranked[nearest[0]])
+    run, picture = runs[run_id], pictures[run_id]
+    samples = read_picture(run.folder, run.summary, SAMPLES)
+    originals = reconstructions = None
+    if picture is not None:
+        both = np.asarray(picture)
+        originals, reconstructions = np.split(both, [len(both) // 2])
+    return Strip(
+        look,
+        run,
+        data_sets(results.runs)[results.runs.index(run)],
+        len(ids),
+        _numbers(finals, sound),
+        originals,
+        reconstructions,
+        None if samples is None else np.asarray(samples),
+    )
+
+
+def _numbers(finals: pd.DataFrame, sound: pd.DataFrame) -> str:
+    """What a strip says of its point."""
+    if not len(sound):
+        return progress(finals.iloc[0].to_dict())
+    psnr = sound["val/psnr"].mean()
+    bits = sound["val/bits_per_dim_calibrated"].mean()
+    texts = [f"{psnr:.2f} dB"] if math.isfinite(psnr) else []
+    texts += [f"{bits:.3f} bits/dim"] if math.isfinite(bits) else []
+    open_runs = sound[sound["status"] != "finished"]
+    if len(open_runs):
+        texts.append(progress(open_runs.iloc[0].to_dict()).partition(":")[0])
+    lost = len(finals) - len(sound)
+    texts += [f"{lost} of {len(finals)} diverged"] if lost else []
+    return ", ".join(texts)
+
+
+def _key(originals: np.ndarray | None) -> bytes | None:
+    """What tells images from others; None of none, which stand with no set."""
+    return None if originals is None else hashlib.sha256(originals.tobytes()).digest()
+
+
+def _head(figure: Figure, results: Results, folder: Path, points: int) -> None:
+    height = figure.get_size_inches()[1]
     runs = len(results.finals)
     text = f"{folder.resolve().name}: {runs} run{'s' if runs > 1 else ''}"
-    if runs > SHOWN:
-        text += f", the first {SHOWN} of them named below"
-    return text
-
-
-def _columns(looks: dict[str, Look]) -> int:
-    """Legend entries and strips per line: a few, or as many as labels leave room for."""
-    longest = max(len(look.label) for look in looks.values())
-    room = int((WIDTH - LEFT - RIGHT) / (0.071 * (longest + 13)))  # at 8 points
-    wanted = 2 if len(looks) <= 4 else 3 if len(looks) <= 12 else 4
-    return max(1, min(room, wanted, len(looks)))
+    text += f", {points} point{'s' if points > 1 else ''}" if points < runs else ""
+    x = LEFT / WIDTH
+    figure.text(x, 1 - 0.3 / height, text, size=SIZE + 3, va="center")
+    notes = ["best point first, by calibrated bits per dimension"] if points > 1 else []
+    if mixed(results):
+        notes.append("numbers of different data sets are not comparable")
+    if points > SHOWN:
+        notes.append(f"the best {SHOWN} in color, all of them in the report")
+    if points < runs:
+        notes.append("means over seeds, bands from the lowest to the highest")
+        notes.append("pictures of the seed of median PSNR")
+    said = textwrap.fill("; ".join(notes), LINE)
+    color = style.LIGHT.quiet
+    figure.text(x, 1 - 0.52 / height, said, size=SIZE - 1, va="top", color=color)
 
 
 def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
@@ -128,58 +236,92 @@ def _frames(figure: Figure) -> list[Axes]:
     return [_axes(figure, x, y, width, PANEL) for x, y in corners]
 
 
-def _draw_legend(figure: Figure, looks: dict[str, Look], columns: int, top: float) -> None:
-    """One entry per run, line by line as the strips, `top` inches below the upper edge."""
-    handles = [
-        Line2D([], [], color=s.color, linestyle=s.line, marker=s.marker, label=s.label)
-        for s in looks.values()
-    ]
-    by_column = [h for column in range(columns) for h in handles[column::columns]]
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=by_column,
-        loc="upper left",
-        bbox_to_anchor=(LEFT / width, 1 - top / height),
-        borderaxespad=0,
-        ncols=columns,
-        fontsize=8,
-        frameon=False,
-        handlelength=3.5,
-    )
+def _room(strip: Strip) -> float:
+    """Inches that a row of pictures of a point may take: half of it beside samples."""
+    whole = WIDTH - NAMES - 0.3
+    return whole if strip.samples is None else (whole - 0.2) / 2
 
 
-def _picture(folder: Path, summary: Summary | None) -> np.ndarray | None:
-    """reconstructions.png as uint8 [2H, nW] or [2H, nW, C]; None where there is none."""
-    image = read_picture(folder, summary)
-    return None if image is None else np.asarray(image)
+def _height(strip: Strip, most: float) -> float:
+    """Inches of a point's row."""
+    if strip.reconstructions is None:
+        return 0.5
+    high, wide = strip.reconstructions.shape[:2]
+    return max(0.5, min(most, _room(strip) * high / wide))
 
 
-def _strip_height(pictures: Iterable[np.ndarray | None], width: float) -> float:
-    """Inches that the highest picture takes at `width` inches."""
-    ratios = [p.shape[0] / p.shape[1] for p in pictures if p is not None]
-    return min(STRIP, width * max(ratios, default=0.1))
+def _draw_set(
+    figure: Figure, strips: list[Strip], y: float, most: float, title: str
+) -> float:
+    """The strips of points that reconstructed the same images, which stand above them;
+    returns where the next may begin, inches from the figure's upper edge."""
+    first = strips[0]
+    h = figure.get_size_inches()[1]
+    height = _height(first, most)
+    y += STRIP_HEAD
+    if first.originals is not None:
+        if any(strip.samples is not None for strip in strips):
+            x = (NAMES + _room(first) + 0.2) / WIDTH
+            text = "samples, decoded from the prior"
+            figure.text(x, 1 - (y + height) / h, text, size=SIZE - 1, va="bottom")
+        text = f"originals{title}, and below them reconstructions"
+        figure.text(NAMES / WIDTH, 1 - (y - 0.06) / h, text, size=SIZE - 1, va="bottom")
+        _draw(figure, first.originals, NAMES, y, _room(first), height)
+        y += height + STRIP_GAP
+    for strip in strips:
+        height = _height(strip, most)
+        _draw_name(figure, strip, y, height)
+        if strip.reconstructions is None:
+            text = "no reconstructions to show"
+            middle = 1 - (y + height / 2) / h
+            figure.text(NAMES / WIDTH, middle, text, size=SIZE - 1, va="center")
+        else:
+            _draw(figure, strip.reconstructions, NAMES, y, _room(strip), height)
+        if strip.samples is not None:
+            x = NAMES + _room(strip) + 0.2
+            _draw(figure, strip.samples, x, y, _room(strip), height)
+        y += height + STRIP_GAP
+    return y
 
 
-def _draw_strip(
-    axes: Axes, picture: np.ndarray | None, look: Look, psnr: float, first: bool
+def _draw(
+    figure: Figure, picture: np.ndarray, x: float, y: float, width: float, height: float
 ) -> None:
-    """Originals above reconstructions, under the point's label and val PSNR."""
-    number = f"   {psnr:.2f} dB" if math.isfinite(psnr) else ""
+    axes = _axes(figure, x, y, width, height)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.set_anchor("NW")
-    if picture is None:
-        axes.text(0, 0.5, "no reconstructions to show", size=8, transform=axes.transAxes)
-    else:
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    if picture is not None and first:
-        height = len(picture)
-        axes.set_yticks([height / 4, height * 3 / 4], ["original", "recon."], size=8)
-        axes.tick_params(length=0)
-    figure = axes.get_figure(root=True)
-    above = offset_copy(axes.transAxes, figure, x=6, y=8, units="points")
-    marker = Line2D([0], [1], color=look.color, marker=look.marker, transform=above)
-    axes.add_artist(marker).set_clip_on(False)
-    beside = offset_copy(above, figure, x=8, units="points")
-    text = look.label + number
-    axes.text(0, 1, text, size=8, va="center_baseline", transform=beside)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+
+
+def _draw_name(figure: Figure, strip: Strip, y: float, height: float) -> None:
+    """A point's line and marker, its label, and its numbers below."""
+    axes = _axes(figure, 0.3, y, NAMES - 0.5, height)
+    axes.set_axis_off()
+    axes.set(xlim=(0, NAMES - 0.5), ylim=(-0.5, 0.5))
+    [handle] = style.handles([strip.look])
+    handle.set_data([0, 0.45], [0, 0])
+    handle.set(markevery=[], transform=axes.transData)
+    axes.add_line(handle)
+    axes.add_line(Line2D([0.22], [0], color=strip.look.color, marker=strip.look.marker))
+    label = _broken(strip.look.label)
+    seed = f" (seed {strip.run.config.seed})" if strip.seeds > 1 else ""
+    above = offset_copy(axes.transData, figure, y=1, units="points")
+    below = offset_copy(axes.transData, figure, y=-3, units="points")
+    size = SIZE - 1 - min(3, label.count("\n"))
+    axes.text(0.6, 0, label, size=size, va="bottom", transform=above)
+    color = style.LIGHT.quiet
+    more = {"size": SIZE - 2, "color": color, "transform": below}
+    axes.text(0.6, 0, strip.text + seed, va="top", **more)
+
+
+LETTERS, LINE = 38, 125  # of a label in a line; of the notes at the top
+
+
+def _broken(label: str) -> str:
+    """A long label in two lines, where it has a space."""
+    if len(label) <= LETTERS:
+        return label
+    spaces = [i for i, letter in enumerate(label) if letter == " "]
+    middle = min(spaces, key=lambda i: abs(i - len(label) / 2), default=LETTERS)
+    return f"{label[:middle]}\n{label[middle:].strip()}"

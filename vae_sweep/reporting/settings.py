@@ -31,7 +31,7 @@ def print_points(configs: list[RunConfig]) -> None:
     """Prints what the points share as YAML, what differs, and what theory says."""
     configs = list({c.run_dir: c for c in configs}.values())
     console = Console(least=120)
-    predicted = prediction_table.frame(configs)
+    predicted = prediction_table.frame(configs, console.say)
     plain = [_values(config) for config in configs]
     if len(configs) == 1:
         where = "there is a run of it" if configs[0].run_dir.is_dir() else "to be kept"

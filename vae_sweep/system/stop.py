@@ -68,6 +68,40 @@ def handled() -> Iterator[None]:
         end(stopped)
 
 
+@contextmanager
+def borrowed() -> Iterator[None]:
+    """A call's life within a user's process, whose handlers are put back at its end.
+
+    Meanwhile a signal ends training with checkpoints. Then SIGINT raises KeyboardInterrupt,
+    at once where it comes twice, and SIGTERM does what it would have done before. Signals
+    that the process ignores stay ignored, and outside the main thread, which alone can
+    handle them, nothing changes.
+    """
+    global _received
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    before = {k: v for k, v in handlers.items() if v not in (signal.SIG_IGN, None)}
+    stopped: Stopped | None = None
+    for signum in before:
+        signal.signal(signum, _handle_within)
+    try:
+        with undisguised():
+            yield
+    except Stopped as error:
+        stopped = error
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        _received = None
+    if stopped is not None:
+        if stopped.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        signal.raise_signal(stopped.signum)
+        sys.exit(stopped.exit_code)  # the handler of the process returned
+
+
 def requested() -> bool:
     """Whether a signal waits for training to end."""
     return _received is not None
@@ -122,6 +156,12 @@ def _handle(signum: int, _: object) -> None:
         _received = signal.Signals(signum)
         if not _deferred:
             raise Stopped(signum)
+
+
+def _handle_within(signum: int, frame: object) -> None:
+    if _received == signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    _handle(signum, frame)
 
 
 def _watch(heard: int) -> None:

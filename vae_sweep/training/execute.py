@@ -108,6 +108,8 @@ class _Execution:
             {
                 "status": "running",
                 "run_id": p.config.run_id,
+                "shape": p.dataset.shape,
+                "normalization": p.point.normalization(),
                 "beta": p.point.beta,
                 "implied_sigma": p.point.sigma,
                 "psnr_cap": predicted.psnr_cap,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError, shown
+from vae_sweep.records.summary import Best
 from vae_sweep.training.bound import Bounds, bounds
 from vae_sweep.vae import objective
 from vae_sweep.vae.cohort import DTYPES, Cohort, Forward
@@ -107,6 +108,7 @@ class Metric:
             of each function; the mean itself unless set.
         label, unit: As tables show it: `val <label> (<unit>)`.
         digits: Decimals in tables.
+        best: Which end is better, `highest` or `lowest`: tables mark that point.
         of_split: What ours have in place of `reduce` where means do not do: the number of a
             Split.
     """
@@ -117,6 +119,7 @@ class Metric:
     label: str = ""
     unit: str = ""
     digits: int = 3
+    best: Best = ""
     of_split: "Callable[[Split], Tensor] | None" = None
 
     @property
@@ -451,11 +454,11 @@ BOUNDS: dict[str, Metric] = {
         # of a Gaussian density at the variance that fits best
         Metric(
             "nll_iw_calibrated", sse_pixel, label="calibrated importance-weighted NLL",
-            unit=NATS, digits=2, of_split=lambda s: -s.bounds.calibrated
+            unit=NATS, digits=2, best="lowest", of_split=lambda s: -s.bounds.calibrated
         ),
         Metric(
             "bits_per_dim_iw_calibrated", sse_pixel, unit=BITS,
-            label="calibrated importance-weighted NLL",
+            label="calibrated importance-weighted NLL", best="lowest",
             of_split=lambda s: s.bits_per_dim(s.bounds.calibrated)
         ),
     )
@@ -466,16 +469,16 @@ BOUNDS: dict[str, Metric] = {
 _TANH_RANGE = (
     Metric(
         "psnr_tanh_range", sse_clipped_tanh_range, label="PSNR in tanh's range", unit="dB",
-        digits=2, of_split=lambda s: _psnr(s, sse_clipped_tanh_range)
+        digits=2, best="highest", of_split=lambda s: _psnr(s, sse_clipped_tanh_range)
     ),
     Metric(
-        "mse_pixel_tanh_range", sse_tanh_range, digits=5,
+        "mse_pixel_tanh_range", sse_tanh_range, digits=5, best="lowest",
         label="mean squared error in tanh's range", unit="pixels in [0, 1]",
         of_split=lambda s: s.mean(sse_tanh_range).sum(1) / s.pixels
     ),
     Metric(
         "bits_per_dim_calibrated_tanh_range", (sse_tanh_range, kl),
-        label="calibrated ELBO in tanh's range", unit=BITS,
+        label="calibrated ELBO in tanh's range", unit=BITS, best="lowest",
         of_split=lambda s: s.bits_per_dim(s.elbo_calibrated(sse_tanh_range))
     ),
 )  # fmt: skip
@@ -590,6 +593,7 @@ def stated(config: RunConfig) -> dict[str, Any]:
     about = {
         m.name: {"label": m.label, "unit": m.unit, "digits": m.digits}
         | ({"split": split} if split != "val" else {})
+        | ({"best": m.best} if m.best else {})
         for split, m in more
     }
     return {"metrics": about} if about else {}
@@ -645,6 +649,8 @@ def _misstated(metric: Metric) -> str | None:
             return f"its {key} must be a line of text, got {shown(text)}"
     if not (isinstance(metric.digits, int) and 0 <= metric.digits <= MOST_DIGITS):
         return f"its digits must be 0 to {MOST_DIGITS}, got {shown(metric.digits)}"
+    if metric.best not in (ends := get_args(Best)):
+        return f"its best must be {' or '.join(ends[1:])}, got {shown(metric.best)}"
     functions = *metric.functions, metric.reduce
     if len(functions) == 1 and metric.of_split is None:
         return "per_image must be a function or several, got none"

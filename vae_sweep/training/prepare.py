@@ -1,7 +1,6 @@
 """Points that are to train, validated against their data and device before any does."""
 
 import math
-import sys
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -50,14 +49,14 @@ class Prepared(NamedTuple):
         return self.device, c.model, c.data, c.metric, train, log, start
 
 
-def prepare(located: list[Located]) -> list[Prepared]:
-    """Validates points. Warns on stderr of what trains without sense. Writes nothing.
+def prepare(located: list[Located], tell: Callable[[str], None]) -> list[Prepared]:
+    """Validates points. Tells warnings of what trains without sense. Writes nothing.
 
     Raises:
         UserError: A point cannot be trained on its data and device; the first such.
     """
     prepared = [_prepared(each) for each in located]
-    _warn(prepared)
+    _warn(prepared, tell)
     return prepared
 
 
@@ -108,7 +107,7 @@ def _check_memory(
         )
 
 
-def _warn(prepared: list[Prepared]) -> None:
+def _warn(prepared: list[Prepared], tell: Callable[[str], None]) -> None:
     """Each warning once, with the number of points that it is of."""
     counts: dict[str, int] = {}
     for p in prepared:
@@ -116,7 +115,7 @@ def _warn(prepared: list[Prepared]) -> None:
             counts[warning] = counts.get(warning, 0) + 1
     for warning, count in counts.items():
         of = "" if count == len(prepared) else f" ({count} of {len(prepared)} points)"
-        print(f"warning: {warning}{of}", file=sys.stderr)
+        tell(f"warning: {warning}{of}")
 
 
 def resumed(todo: list[Prepared], say: Callable[[str], None]) -> list[Prepared]:

@@ -37,23 +37,26 @@ def drawing(noise: Tensor) -> AbstractContextManager[None]:
     decide. On CUDA nothing may draw (own_network.verify)."""
     if noise.is_cuda:
         return nullcontext()
-    return seeded(seed_of(noise.flatten()[:SEEDING].numpy().tobytes()))
+    return seeded(seed_of(noise.detach().flatten()[:SEEDING].numpy().tobytes()))
 
 
 class _Pass(nn.Module):
     """What is asked of a module, in the one call that functional_call makes: both of its
-    halves, or `decode` alone."""
+    halves, or one alone."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor | None, given: Tensor) -> Any:
-        """(a, mu, logvar) of images x and noise; a of z where there are no images."""
+    def forward(self, x: Tensor | None, given: Tensor | None) -> Any:
+        """(a, mu, logvar) of images x and noise; (mu, logvar) without noise; a of z where
+        there are no images."""
         network: Any = self.network
         if x is None:
             return network.decode(given)
         mu, logvar = network.encode(x)
+        if given is None:
+            return mu, logvar
         return network.decode(reparameterized(mu, logvar, given)), mu, logvar
 
 
@@ -205,6 +208,15 @@ class Stacked(nn.Module):
             together([y.contiguous() for y in logvar]),
         )
 
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D], in evaluation."""
+        each = zip(self._of_runs(), apart(x), strict=True)
+        rows = [self._asked(state, self._laid_out(images), None) for state, images in each]
+        mu, logvar = (
+            together([y.contiguous() for y in ys]) for ys in zip(*rows, strict=True)
+        )
+        return mu, logvar
+
     def decode(self, z: Tensor) -> Tensor:
         """z [R, B, D] -> a [R, B, C, H, W], in evaluation: buffers are left as they are."""
         each = zip(self._of_runs(), apart(z), strict=True)
@@ -221,10 +233,17 @@ class Stacked(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One run's pass, with its parameters and buffers; `state` then holds those
         buffers that the module has put in the places of the old ones."""
-        return self._asked(state, x.contiguous(memory_format=self.layout), noise)
+        return self._asked(state, self._laid_out(x), noise)
 
-    def _asked(self, state: dict[str, Tensor], x: Tensor | None, given: Tensor) -> Any:
-        with drawing(given):
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self.layout)
+
+    def _asked(
+        self, state: dict[str, Tensor], x: Tensor | None, given: Tensor | None
+    ) -> Any:
+        decisive = x if given is None else given
+        assert decisive is not None
+        with drawing(decisive):
             return functional_call(self._pass, state, (x, given), tie_weights=False)
 
     def _of_runs(self) -> list[dict[str, Tensor]]:

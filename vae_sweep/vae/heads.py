@@ -102,6 +102,10 @@ class Head:
         return torch.logit(share, EDGE)
 
 
+def identity(a: Tensor) -> Tensor:
+    return a
+
+
 def _sigmoid_derivative(a: Tensor) -> Tensor:
     s = torch.sigmoid(a)
     return s * (1 - s)
@@ -121,7 +125,7 @@ def _sigmoid(onto: Literal["target"] | None = None) -> Head:
 
 
 OURS: dict[str, Head] = {
-    "linear": Head(lambda a: a, -INF, INF, torch.ones_like),
+    "linear": Head(identity, -INF, INF, torch.ones_like),
     "tanh": _tanh(),
     "sigmoid": _sigmoid(),
     "hardtanh": Head(F.hardtanh, -1.0, 1.0, lambda a: (a.abs() < 1).to(a.dtype)),

@@ -39,6 +39,15 @@ class Point(NamedTuple):
     spread: float  # root mean square deviation of the targets from their mean
     start: Start | None  # None: at random
 
+    def normalization(self) -> dict[str, dict[str, list[float]]]:
+        """Its normalizations as a summary states them."""
+        affines = {"norm": self.norm, "target": self.target, "zscore": self.zscore}
+        return {
+            name: {"shift": a.shift.tolist(), "scale": a.scale.tolist()}
+            for name, a in affines.items()
+            if a is not None
+        }
+
     @property
     def sigma(self) -> float:
         """Implied decoder noise in 8-bit levels; nan where beta implies none."""
