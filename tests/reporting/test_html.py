@@ -337,21 +337,6 @@ def test_originals_stand_once_above_the_runs_that_reconstructed_them(tmp_path):
     assert {text for _, text in page.find("h3")[-2:]} == {"mnist", "cifar10"}
 
 
-def test_samples_stand_below_the_reconstructions_of_their_run(tmp_path):
-    run_id = write_run(tmp_path, summary())
-    tiles = np.full((12, 24), 200, np.uint8)
-    Image.fromarray(tiles).save(tmp_path / run_id / "samples.png")
-    write_run(tmp_path, summary(), seed=1)  # of an earlier version, which drew none
-    words = [a["alt"].partition(": ")[2] for a, _ in made(tmp_path).find("img")]
-    words = [text for text in words if "above" in text or "prior" in text]
-    reconstructions = "originals above, reconstructions below"
-    assert words == [reconstructions, "samples from the prior", reconstructions]
-    found = html.picture(tmp_path / run_id, None, "samples.png")
-    assert found is not None
-    with Image.open(io.BytesIO(base64.b64decode(found[0].split(",")[1]))) as image:
-        assert np.abs(np.asarray(image).astype(int) - 200).max() <= 1
-
-
 def test_large_sweeps_show_one_seed_of_each_point(tmp_path):
     for seed in range(html.MANY // 2 + 1):
         for head in ("tanh", "linear"):
