@@ -1,8 +1,9 @@
 """Fixtures of all tests, and what they take for granted."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import settings
 
 os.environ["WANDB_MODE"] = "disabled"
 
-from helpers import make_images
+from helpers import CHROMIUM, make_images
 
 settings.register_profile("vae-sweep", deadline=None, derandomize=True)
 settings.load_profile("vae-sweep")
@@ -27,6 +28,19 @@ def npz(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, driven by playwright; of tests that are marked `browser`."""
+    from playwright.sync_api import sync_playwright
+
+    if CHROMIUM is None:
+        pytest.skip("needs chromium or google-chrome on PATH")
+    with sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ from vae_sweep.run import run_grid
 from vae_sweep.training.locate import locate
 from vae_sweep.training.prepare import Prepared, prepare
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 TINY = (  # a network and a data set on which hundreds of steps take a second
     "model=small",
     "model.latent=4",

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality
+import benchmarks.judge
 from benchmarks.bare import Bare
 from benchmarks.configs import configs
+from benchmarks.judge import EVERY, Ended, Judge, See, calibrated_bits, trained_by_us
+from vae_sweep import grid
 from vae_sweep.vae.cohort import Cohort
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
@@ -42,18 +44,18 @@ def test_calibrated_bits_are_those_of_a_known_error_and_kl():
 
     kl = latent * (np.linspace(0, 2, images) ** 2).mean() / 2
     expected = math.log2(0.1 * math.sqrt(2 * math.pi * math.e)) + 8 + kl / 48 / math.log(2)
-    assert quality.calibrated_bits(u, noise, see) == pytest.approx(expected, rel=1e-5)
+    assert calibrated_bits(u, noise, see) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, in a list, that pass only when a test says so; half of them on the CPU."""
+    """Seconds, in a list, that pass only when a test says so."""
     seconds = [0.0]
-    monkeypatch.setattr(quality, "clock", lambda: np.array([1.0, 0.5]) * seconds[0])
+    monkeypatch.setattr(benchmarks.judge, "clock", lambda: seconds[0])
     return seconds
 
 
-def train(judge: quality.Judge, network: torch.nn.Module, see: quality.See, clock):
+def train(judge: Judge, network: torch.nn.Module, see: See, clock):
     """A thousand steps of a second each, unless the judge ends them."""
     judge.start()
     for step in range(1, 1000):
@@ -69,27 +71,45 @@ def test_a_judge_leaves_its_own_time_apart(clock):
         return u + next(errors), torch.zeros_like(noise), torch.zeros_like(noise)
 
     images = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
-    judge = quality.Judge(images, 2, target=5.0, steps=1000)
+    judge = Judge(images, 2, target=5.0, steps=1000)
     network = torch.nn.Identity()
-    with pytest.raises(quality.Ended):
+    with pytest.raises(Ended):
         train(judge, network, see, clock)
     # log2(0.1 sqrt(2 pi e)) + 8 = 6.73; with 0.01 it is 3.40
     assert judge.has_passed
     assert judge.bits == pytest.approx(3.403, abs=1e-3)
-    assert judge.step == 3 * quality.EVERY
-    assert judge.seconds.tolist() == [judge.step, judge.step / 2]
+    assert judge.step == 3 * EVERY
+    assert judge.seconds == judge.step
     assert network.training
 
 
 @pytest.mark.parametrize(("steps", "most"), [(30, math.inf), (1000, 20)])
 def test_a_judge_gives_up_after_steps_or_seconds(steps, most, clock):
     images = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
-    judge = quality.Judge(images, 2, 0.0, steps, most)
+    judge = Judge(images, 2, 0.0, steps, most)
 
     def see(u: torch.Tensor, noise: torch.Tensor):
         return u + 1, torch.zeros_like(noise), torch.zeros_like(noise)
 
-    with pytest.raises(quality.Ended):
+    with pytest.raises(Ended):
         train(judge, torch.nn.Identity(), see, clock)
     assert not judge.has_passed
-    assert judge.step == (30 if steps == 30 else quality.EVERY)
+    assert judge.step == (30 if steps == 30 else EVERY)
+
+
+@pytest.mark.slow
+def test_a_judge_sees_a_run_wherever_it_trains(tmp_path):
+    small = ("model.widths=[4,8]", "model.latent=4", "train.steps=60", "data.images=1200")
+    fixed = ("train.device=cpu", "log.wandb.mode=disabled", "train.eval_every=60")
+    found = []
+    for workers in (1, 2):
+        asked = configs(2, *small, *fixed, f"train.workers={workers}", f"runs={tmp_path}/r")
+        asked = [c.model_copy(update={"sweep": f"of{workers}"}) for c in asked]
+        images = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4).repeat(20, 1, 8, 8)
+        judge = Judge(images, 4, target=0.0, steps=60)
+        trained_by_us(
+            lambda asked=asked: grid.run(asked), judge, asked[1].run_id, tmp_path / "judge"
+        )
+        found.append((judge.step, judge.bits, len(judge.own)))
+    assert found[0][::2] == found[1][::2] == (60, 2)  # after 25 and 50, apart from the last
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)

@@ -1,6 +1,7 @@
 """docs/extending.md as a user has it: its code in an empty folder, against a wheel."""
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -49,7 +50,7 @@ POINTS = {
     "cosine:cosine": 3,  # the built-in one has no share
     "residual:Residual": 3,  # nor has that blocks
     "binary:binarized": 1,
-    "board:TensorBoard": 1,
+    "film:Film": 1,
     "mae:MAE": 1,
 }
 
@@ -162,7 +163,7 @@ EVERYTHING = (
     *("beta=cosine:cosine", "beta.share=0.25", "model=residual:Residual"),
     *("model.latent=4", "model.width=8", "model.blocks=1", "data=squares:Squares"),
     *("data.images=200", "data.val_images=20", "data.test_images=20"),
-    *("metric=[default,mae:MAE]", "log=[wandb,board:TensorBoard]"),
+    *("metric=[default,mae:MAE]", "log=[wandb,film:Film]"),
     *("log.wandb.mode=offline", "train.workers=2", "train.cohort=1"),
     *("train.steps=60", "train.eval_every=10", "train.batch_size=16", "train.device=cpu"),
 )
@@ -203,8 +204,12 @@ def test_options_of_every_kind_train_together(trained):
                 *(["softsign"] if "softsign" in run_id else []),
             }
         )
-        events = list((folder / "tensorboard" / run_id).glob("events*"))
-        assert len(events) == 1
+        film = folder / "film" / run_id
+        told = [json.loads(line) for line in (film / "rows.jsonl").open()]
+        assert [row["step"] for row in told] == [0, 10, 20, 25, 30, 40, 50, 60]
+        last = film / "samples-000060.png"
+        assert last.read_bytes() == (folder / run_id / "samples.png").read_bytes()
+        assert len(list(film.glob("*.png"))) == 2 * 7
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
 
 

@@ -128,6 +128,11 @@ def test_an_interrupted_run_goes_on(golden):
     stated = json.loads((point.run_dir / "summary.json").read_text())
     assert stated["schema"] == reader.SCHEMA
     assert stated["rows"] == 5
+    # its curve begins where it went on, and those before had none
+    training = results.load(golden / "interrupted").training
+    assert training[["run_id", "step"]].values.tolist() == [[point.run_id, 25]]
+    for name in ("training.csv", "samples.png"):
+        assert (point.run_dir / name).exists()
 
 
 @pytest.mark.parametrize("sweep", ["finished", "interrupted"])

@@ -374,7 +374,7 @@ def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
     listed = json.loads((folder / "sweep.json").read_text())
     assert listed["schema"] == reader.SCHEMA
     assert list(listed["runs"]) == [c.run_id for c in configs]
-    keys = {"command", "time", "total_steps"}
+    keys = {"command", "time", "total_steps", "label"}
     assert all(about.keys() == keys for about in listed["runs"].values())
     grid.run(configs)
     assert json.loads((folder / "sweep.json").read_text()) == listed

@@ -103,7 +103,7 @@ def test_the_options_of_the_page(tmp_path, monkeypatch):
     testing.check_data("squares:Squares", images=50)
     testing.check_data("binary:binarized", images=50)
     testing.check_metric("mae:MAE")
-    testing.check_logger("board:TensorBoard")
+    testing.check_logger("film:Film")
     for block in FILES:  # other tests have files of these names
         sys.modules.pop(block.name.removesuffix(".py"), None)
 

@@ -139,9 +139,14 @@ def _run_locked(
     console: Console, points: list[Located], looks: dict[Path, Look], ready: "Ready"
 ) -> dict[Path, Summary | None]:
     """Trains what has not ended; folder -> summary."""
+    names = results.labels(results.identities([p.config for p in points]))
     for folder in dict.fromkeys(p.folder.path.parent for p in points):
-        of_it = [p for p in points if p.folder.path.parent == folder]
-        complaint = list_runs(folder, {p.folder.path.name: p.steps for p in of_it})
+        stated = {
+            p.folder.path.name: {"total_steps": p.steps, "label": names[p.config.run_id]}
+            for p in points
+            if p.folder.path.parent == folder
+        }
+        complaint = list_runs(folder, stated)
         if complaint:
             console.say(complaint)
     ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
@@ -265,7 +270,7 @@ def _report(console: Console, configs: list[RunConfig], table: bool, draw: bool)
                 console.say(line)
             picture = overview.save_overview(whole, folder)
             written = tables.save_table(whole, folder)
-            console.say(f"picture: {picture}")
             console.say(f"table: {written}")
+            console.say(f"picture: {picture}")
     for note in loggers.notes(configs):
         console.say(note)

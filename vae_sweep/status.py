@@ -201,20 +201,16 @@ def _of_time(run: State) -> str:
 
 
 def _names(folder: Path, runs: Sequence[State]) -> dict[str, str]:
-    """run_id -> what tells the run from the others that are listed, where it has begun."""
+    """run_id -> what tells the run from the others that are listed; where some have no
+    configuration yet, what told it from the others of its command."""
     from vae_sweep.records import reader, results  # pandas, which a line needs not
 
-    begun = {}
-    for run in runs:
-        try:
-            begun[run.run_id] = reader.read_config(folder / run.run_id)
-        except reader.Unreadable:
-            continue
-    names = {run.run_id: run.run_id.rpartition("-")[0] for run in runs}
-    if begun:
-        identities = results.identities([*begun.values()])
-        names |= results.labels(identities.assign(run_id=[*begun]))
-    return names
+    try:
+        configs = [reader.read_config(folder / run.run_id) for run in runs]
+    except reader.Unreadable:
+        return {run.run_id: run.label or run.run_id.rpartition("-")[0] for run in runs}
+    ids = [run.run_id for run in runs]
+    return results.labels(results.identities(configs).assign(run_id=ids))
 
 
 if __name__ == "__main__":

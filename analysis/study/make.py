@@ -2,7 +2,8 @@
 
 Trains every experiment, writes its tables to experiments/results/, renders the notebooks
 and a report of each sweep, and puts the answers and the collapse picture on the front
-page, their numbers into docs/answers.md, and losses in the wild into docs/in_the_wild.md.
+page, their numbers into docs/answers.md, losses in the wild into docs/in_the_wild.md, and
+these and the counts of images into docs/calculator.html.
 What is finished already is kept, so that the same command goes on. Each experiment names
 its data set; `--place SET OPTIONS NAME` says where the images of one lie on this machine,
 and what captions call them.
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import nbformat
 import papermill
 
-from study import figures, pages, published, wild
+from study import calculator, figures, pages, published, wild
 from study.published import Study
 from vae_sweep.command import experiments
 from vae_sweep.errors import UserError
@@ -173,6 +174,7 @@ def main() -> None:
     ANSWERS.write_text(pages.page(study))
     LIST.write_text(cost_list(LIST.read_text(), study))
     WILD.write_text(wild.page(study.of(wild.NAME)))
+    calculator.PAGE.write_text(calculator.made())
 
 
 if __name__ == "__main__":

@@ -41,10 +41,14 @@ class About(BaseModel):
     left_out: str = ""
 
     @property
-    def link(self) -> str:
+    def url(self) -> str:
         first, last = self.lines.split(", ")[0].split("-")
         place = f"{self.repository}/blob/{self.commit}/{self.file}#L{first}-L{last}"
-        return f"[{self.name}](https://github.com/{place})"
+        return f"https://github.com/{place}"
+
+    @property
+    def link(self) -> str:
+        return f"[{self.name}]({self.url})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +226,7 @@ def _cells(loss: Loss) -> list[str]:
         str(config.model.latent),
         sigma,
         *numbers,
-        _expects(final["sentence"]),
+        expects(final["sentence"]),
     ]
 
 
@@ -235,7 +239,7 @@ def _three(final: dict[str, Any], *columns: str) -> list[str]:
     ]
 
 
-def _expects(sentence: str) -> str:
+def expects(sentence: str) -> str:
     """The part of a prediction's sentence that warns, or nothing."""
     _, found, warning = sentence.partition("expect ")
     return found + warning

@@ -124,3 +124,42 @@ def test_few_images_of_one_color_do_not_vary():
     found = spectrum.of_few(np.full((3, 1, 4, 4), 9, np.uint8), np.ones(1), 4)
     assert found.values.tolist() == [0] * 4
     assert found.total.tolist() == [0]
+
+
+@pytest.mark.parametrize("scale", [EQUAL, UNEQUAL])
+def test_the_leading_components_are_those_of_the_whole_covariance(scale):
+    images = make_images(400, size=16).numpy()  # 768 pixels
+    ratio = scale / np.sqrt(np.mean(scale**2))
+    expected = spectrum.decompose(spectrum.covariance(images), ratio, 16)
+    found = spectrum.leading(images, ratio, 16)
+    off = np.abs(found.values - expected.values)
+    assert (off <= found.error + 1e-6 * expected.values).all()  # products are float32
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
+    np.testing.assert_allclose(found.shares, expected.shares, atol=1e-4)
+    np.testing.assert_allclose(found.total, expected.total, rtol=1e-6)
+    cosines = (found.vectors * expected.vectors).sum(1)
+    np.testing.assert_allclose(np.abs(cosines), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("distinct", [1, 3])
+def test_directions_that_do_not_vary_have_the_eigenvalue_zero(distinct):
+    images = make_images(distinct, size=16).numpy().repeat(30, 0)
+    found = spectrum.leading(images, np.ones(3), 8)
+    assert (found.values[distinct - 1 :] <= 1e-6 * found.total.sum()).all()
+    assert np.isfinite(found.values).all()
+    np.testing.assert_allclose(found.values.sum(), found.total.sum(), rtol=1e-5, atol=1e-9)
+
+
+def test_large_images_have_as_many_as_there_are_latents_in_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(spectrum, "WHOLE", 191)
+    monkeypatch.setattr(spectrum, "MEMORY", 0)
+    monkeypatch.setattr(spectrum, "STEP", 8)
+    spectra = Spectra(IMAGES, "digest", tmp_path)
+    found = spectra.of(EQUAL, 5)
+    assert found is spectra.of(EQUAL, 8)
+    assert len(found.values) == 8
+    assert len(spectra.of(EQUAL, 9).values) == 16
+    again = Spectra(IMAGES, "digest", tmp_path).of(EQUAL, 8)
+    np.testing.assert_array_equal(again.error, found.error)
+    whole = spectrum.decompose(spectrum.covariance(IMAGES), EQUAL, 8)
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-5)

@@ -57,6 +57,47 @@ def test_rows_that_the_summary_does_not_state_are_not_shown(tmp_path):
     assert "other rows" in results.read(tmp_path).skipped[run_id]
 
 
+TRAINING = "step,loss,mse,kl\n0,4,0.5,1\n5,2,0.25,3\n"
+
+
+def test_training_curves_are_a_frame(tmp_path):
+    first, old = write_run(tmp_path, summary()), write_run(tmp_path, summary(), seed=1)
+    (tmp_path / first / "training.csv").write_text(TRAINING + "10,1,0.1")  # torn
+    found = results.load(tmp_path)
+    assert list(found.training) == [*results.IDENTITY, "step", "loss", "mse", "kl"]
+    assert set(found.training["run_id"]) == {first}
+    assert found.training[["step", "loss", "mse", "kl"]].values.tolist() == [
+        [0, 4, 0.5, 1],
+        [5, 2, 0.25, 3],
+    ]
+    assert found.training["step"].dtype == "int64"
+    alone = results.load(tmp_path, [old]).training
+    assert list(alone) == list(found.training)
+    assert len(alone) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (TRAINING.replace("loss", "lost"), "its columns must be step, loss, mse, kl"),
+        (TRAINING.replace("5,2", "5,two"), "is damaged"),
+        (TRAINING.replace("5,2", "-5,2"), "its steps do not rise"),
+        (TRAINING, "has other rows than summary.json states"),
+    ],
+)
+def test_a_damaged_training_curve_leaves_its_run_whole(tmp_path, content, reason):
+    run_id = write_run(tmp_path, summary(training_sha256="0" * 64))
+    (tmp_path / run_id / "training.csv").write_text(content)
+    with pytest.warns(UserWarning, match="left out the training curves of 1 run: ") as said:
+        found = results.load(tmp_path)
+    assert reason in str(said[0].message)
+    assert found.uncurved.keys() == {run_id}
+    assert found.skipped == {}
+    assert found.finals["val/psnr"].tolist() == [18.42]
+    assert len(found.curves) == 2
+    assert len(found.training) == 0
+
+
 def test_runs_that_are_left_out_are_warned_of(tmp_path):
     whole, torn = write_run(tmp_path, summary()), write_run(tmp_path, summary(), seed=1)
     (tmp_path / torn / "summary.json").write_text("[]")

@@ -412,6 +412,67 @@ def test_a_picture_that_the_run_did_not_draw_is_noticed(folder, change):
     assert reader.read_picture(folder.path, summary) is None
 
 
+@pytest.mark.parametrize("damage", ["missing", "altered", "a folder"])
+def test_a_damaged_training_curve_costs_no_result(folder, damage):
+    folder.curve.append([(0, 1.0, 2.0, 3.0), (10, 1.5, 2.5, 3.5)])
+    later = trained(folder, 20)
+    if damage != "altered":
+        folder.curve.path.unlink()
+    if damage == "a folder":
+        folder.curve.path.mkdir()
+    if damage == "altered":
+        folder.curve.path.write_text(folder.curve.path.read_text().replace("1.5", "1.6"))
+    resumed = later.resume(SHAPE, 100)
+    assert resumed.state.step == 20
+    assert resumed.evaluated
+    assert "training.csv" in resumed.complaint
+    assert later.rows().steps == [0, 10, 20]
+    assert len(later.training()) == 0
+
+
+def test_a_run_that_starts_over_keeps_its_old_curve_aside(folder):
+    folder.curve.append([(0, 1.0, 2.0, 3.0)])
+    later = trained(folder, 20)
+    (folder.path / "state.safetensors").unlink()
+    assert "training.csv.old-1" in later.resume(SHAPE, 100).complaint
+    assert not folder.curve.path.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "a digit", "a row more"])
+def test_a_training_curve_that_the_run_did_not_write_is_left_out(folder, damage):
+    folder.curve.append([(0, 1.0, 2.0, 3.0), (10, 1.5, 2.5, 3.5)])
+    later = ended(folder)
+    summary, complaint = later.ended()
+    assert complaint is None
+    assert later.training(summary).steps == [0, 10]
+    text = folder.curve.path.read_text()
+    folder.curve.path.write_text(
+        text.replace("1.5", "1.6") if damage == "a digit" else text + "20,1,2,3\n"
+    )
+    if damage == "missing":
+        folder.curve.path.unlink()
+    summary, complaint = later.ended()
+    assert summary.status == "finished"
+    assert "training.csv is not the one that the run wrote" in complaint
+    assert len(later.training(summary)) == 0
+
+
+def test_samples_are_a_picture_like_the_others(folder):
+    pixels = np.zeros((2, 3, 4, 5, 2), np.uint8)  # two rows of three, two channels
+    path = folder.save_picture(*pixels, name="samples.png")
+    assert path == folder.path / "samples.png"
+    with Image.open(path) as image:
+        assert (image.size, image.mode) == ((15, 8), "L")
+    later = ended(folder)
+    summary, complaint = later.ended()
+    assert complaint is None
+    assert summary.samples_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert reader.read_picture(folder.path, summary, "samples.png") is not None
+    folder.save_picture(*(pixels + 1), name="samples.png")
+    assert reader.read_picture(folder.path, summary, "samples.png") is None
+    assert "samples.png is not the one that the run drew" in later.ended()[1]
+
+
 def to_schema(path, schema):
     """States another schema in a file of a run."""
     if path.suffix == ".yaml":

@@ -68,7 +68,8 @@ def test_every_state_is_told_from_the_others(sweep):
     beat_of(folders["resting"], pid=dead_pid(), time=time.time() - 90, step=80)
     place = folders["finished"].path.parent
     ids = {kind: folder.path.name for kind, folder in folders.items()}
-    list_runs(place, {**dict.fromkeys(ids.values(), 100), "not-begun": 300})
+    stated = {name: {"total_steps": 100} for name in ids.values()}
+    list_runs(place, {**stated, "not-begun": {"total_steps": 300, "label": "tanh"}})
     with FileLock(place / ".lock"):
         found = {run.run_id: run for run in states.read(place).runs}
         assert [*found] == [*ids.values(), "not-begun"]
@@ -82,6 +83,7 @@ def test_every_state_is_told_from_the_others(sweep):
     # it trained before, and its turn has not come: it goes on from its checkpoint
     assert of["resting"][1:5] == ("waiting", 50, 100, None)
     assert found["not-begun"][1:4] == ("waiting", 0, 300)
+    assert found["not-begun"].label == "tanh"
     killed = {run.run_id: run for run in states.read(place).runs}  # nobody holds the lock
     assert killed[ids["training"]][1:4] == ("interrupted", 50, 100)
     assert killed[ids["resting"]].status == "interrupted"
@@ -94,8 +96,8 @@ def test_steps_rate_and_time_of_a_sweep(sweep):
     beat_of(one, step=60, rate=4.0)  # 10 s left
     beat_of(two, step=20, rate=1.0)  # 80 s left
     place = done.path.parent
-    total = {folder.path.name: 100 for folder in (done, one, two)}
-    list_runs(place, total | {"a": 100})
+    names = [*(folder.path.name for folder in (done, one, two)), "a"]
+    list_runs(place, {name: {"total_steps": 100} for name in names})
     with FileLock(place / ".lock"):
         found = states.read(place)
     assert found.steps == (100 + 60 + 20, 400)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,29 +10,13 @@ from pathlib import Path
 
 import pytest
 from helpers import Cli, summary, write_run
+from playwright.sync_api import Error
 
 from vae_sweep import report
 from vae_sweep.records import results
 from vae_sweep.reporting import style
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox"]
-        )
-        yield found
-        found.close()
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -240,7 +223,7 @@ def until(holds, seconds: float = 90) -> None:
         try:
             if holds():
                 return
-        except playwright.Error:
+        except Error:
             pass  # between two pages
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.1)

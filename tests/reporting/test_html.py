@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import PREDICTED, summary, write_run
+from helpers import CHROMIUM, PREDICTED, summary, write_run
 from matplotlib.scale import LinearScale, LogScale, SymmetricalLogScale
 from PIL import Image
 
@@ -26,7 +25,6 @@ from vae_sweep.reporting import figures, html, style, svg, tables
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "link", "br", "img", "input"}
 
 

@@ -264,12 +264,15 @@ def test_an_own_metric_is_printed(swept):
         written = io.StringIO()
         tables.print_table(loaded, Console(file=written, width=width))
         lines = [line.rstrip() for line in written.getvalue().splitlines() if line.strip()]
-        [header] = [n for n, line in enumerate(lines) if line.endswith("(8-bit levels)")]
+        runs = next(n for n, line in enumerate(lines) if "sigma: noise" in line)
+        lines = lines[:runs]  # without the means
+        [header] = [n for n, line in enumerate(lines) if line.endswith("  run")]
         assert lines[header - 2].endswith("val mean")
         assert lines[header - 1].endswith("absolute error")
+        assert lines[header].endswith("(8-bit levels)  run")
         values = [f"{value:.3f}" for value in loaded.finals["val/mae"]]
-        last = [line.split()[-1] for line in lines[header + 1 :]]  # a label may wrap
-        assert [word for word in last if word in values] == values
+        last = [line.split()[-2:-1] for line in lines[header + 1 :]]  # a label may wrap
+        assert [word for [word] in filter(None, last) if word in values] == values
 
 
 @pytest.mark.slow

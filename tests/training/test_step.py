@@ -3,9 +3,11 @@ import math
 from contextlib import nullcontext
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from helpers import TINY, make_config, make_images
+from torch.distributions import Normal, kl_divergence
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -14,10 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vae_sweep.config import RunConfig, validate
 from vae_sweep.errors import UserError
 from vae_sweep.options import words
+from vae_sweep.training import loop
 from vae_sweep.training.device import resolve_device
-from vae_sweep.training.step import Trainer
+from vae_sweep.training.step import KEPT, Trainer
+from vae_sweep.vae import networks
+from vae_sweep.vae.layers import Conv
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
+from vae_sweep.vae.streams import Streams
 
 IMAGES = make_images(64)
 COUNTS = histograms(IMAGES)
@@ -28,6 +34,18 @@ FOUR = (
     ("norm=minus1_1", "head=linear", "seed=1"),
     ("norm=raw255", "head=tanh_standardized", "beta.value=4"),
     ("norm=unit", "head=sigmoid", "reduction=mean", "beta=warmup"),
+)
+
+
+EVERYTHING = (
+    ("norm=unit", "head=sigmoid", "likelihood=bernoulli"),
+    ("norm=unit", "head=tanh_rescaled", "likelihood=continuous_bernoulli", "seed=3"),
+    ("norm=zscore", "head=tanh_standardized", "likelihood=gaussian_learned"),
+    ("norm=minus1_1", "head=hardtanh", "likelihood=gaussian_optimal", "beta=warmup"),
+    ("norm=raw255", "head=linear", "likelihood=discretized_logistic", "seed=5"),
+    ("norm=unit", "head=linear", "likelihood=l1", "train.lr=0.01"),
+    ("norm=unit", "head=tanh", "likelihood=laplace"),
+    ("norm=zscore", "head=tanh", "likelihood=discretized_gaussian"),
 )
 
 
@@ -63,14 +81,26 @@ def test_k_runs_together_are_k_runs_alone_in_float64(norm_layer):
             torch.testing.assert_close(mine[name], its[name], rtol=1e-9, atol=1e-10)
 
 
-def test_grouped_layers_train_as_per_run_layers(monkeypatch):
-    """CUDA's way through the convolutions, on CPU."""
-    from vae_sweep.vae.layers import Conv
-
-    configs = [config_of(*o, "train.precision=fp64") for o in FOUR]
+@pytest.mark.parametrize(
+    "model",
+    [
+        *((f"model.norm_layer={name}",) for name in ("none", "batch", "group")),
+        ("~model.norm_layer", "model=mlp", "model.latent=4"),
+        ("~model.norm_layer", "~model.widths", "model=linear", "model.latent=4"),
+    ],
+)
+def test_layers_with_a_run_axis_train_as_per_run_layers(model, monkeypatch):
+    """CUDA's way through all layers, on CPU."""
+    removed = {line[1:] for line in model if line.startswith("~")}
+    kept = [line for line in TINY if line.partition("=")[0] not in {*removed, "model"}]
+    rest = [line for line in model if not line.startswith("~")]
+    small = [] if removed else ["model=small"]
+    common = (*small, *kept, *rest, "train.steps=40", "train.precision=fp64")
+    configs = [make_config(*common, *o) for o in FOUR]
     per_run = trainer_of(*configs)
     expected = torch.stack([updated(per_run) for _ in range(5)])
-    monkeypatch.setattr(Conv, "forward", Conv.grouped)
+    monkeypatch.setattr(networks, "separate", lambda x: x)
+    monkeypatch.setattr(Conv, "chosen", lambda self, device: "grouped")
     grouped = trainer_of(*configs)
     losses = torch.stack([updated(grouped) for _ in range(5)])
     torch.testing.assert_close(losses, expected, rtol=1e-10, atol=0)
@@ -156,6 +186,59 @@ def test_seed_alone_decides_weights_batches_and_noise():
     alone = trainer_of(c).feed.block(0, 2)
     assert torch.equal(alone.images[:, 0], block.images[:, 1])
     assert torch.equal(alone.noise[:, 0], block.noise[:, 1])
+
+
+# --- the training curve ---
+
+
+def test_the_curve_is_of_the_batch_before_the_update():
+    """Against the pass of the same weights by hand: numpy in target space, and
+    torch.distributions."""
+    options = ("log.every=3", "train.precision=fp64", "train.lr_warmup=0")
+    configs = [config_of(*o, *options) for o in (*FOUR, *EVERYTHING)]
+    trainer = trainer_of(*configs)
+    expected = []
+    for step in range(8):
+        noise = Streams(trainer.seeds, "noise")
+        for _ in range(step + 1):
+            drawn = noise.normal(8, 4).double()
+        index = trainer.feed.batch(step)[trainer.feed.seed_of]
+        f = trainer.cohort(trainer.cohort.pixels_of(IMAGES[index]), drawn)
+        t, t_hat = f.t.detach().numpy(), f.t_hat.detach().numpy()
+        posterior = Normal(f.mu, (f.logvar / 2).exp())
+        kl = kl_divergence(posterior, Normal(0.0, 1.0)).sum(-1).mean(1)
+        expected.append([((t - t_hat) ** 2).mean((1, 2, 3, 4)), kl.detach().numpy()])
+        loss = updated(trainer)
+        expected[-1].insert(0, loss.numpy())
+    found = trainer.curve(0)
+    assert [step for step, _ in found] == [0, 3, 6]
+    for step, values in found:
+        np.testing.assert_allclose(values, expected[step], rtol=1e-10)
+    assert trainer.curve(4) == found[2:]
+    assert trainer.curve(7) == []
+
+
+def test_the_curve_changes_no_bit_by_its_neighbors():
+    configs = [
+        config_of(*o, "train.lr=0.0001", "log.every=2") for o in (*FOUR, *EVERYTHING)
+    ]
+    together = trainer_of(*configs)
+    for _ in range(5):
+        together.update()
+    for r, config in enumerate(configs):
+        alone = trainer_of(config)
+        for _ in range(5):
+            alone.update()
+        for (_, ours), (_, its) in zip(together.curve(0), alone.curve(0), strict=True):
+            assert [values[r] for values in ours] == [value for [value] in its]
+
+
+def test_the_device_keeps_the_last_rows_of_the_curve():
+    trainer = trainer_of(config_of("log.every=1"), ahead=4)
+    for _ in range(KEPT + 5):
+        trainer.update()
+    assert [step for step, _ in trainer.curve(0)] == list(range(5, KEPT + 5))
+    assert loop.LOOK_EVERY <= KEPT
 
 
 def test_an_epoch_visits_every_image_once():
@@ -356,18 +439,6 @@ def capturable(trainer: Trainer) -> Trainer:
     return trainer
 
 
-EVERYTHING = (
-    ("norm=unit", "head=sigmoid", "likelihood=bernoulli"),
-    ("norm=unit", "head=tanh_rescaled", "likelihood=continuous_bernoulli", "seed=3"),
-    ("norm=zscore", "head=tanh_standardized", "likelihood=gaussian_learned"),
-    ("norm=minus1_1", "head=hardtanh", "likelihood=gaussian_optimal", "beta=warmup"),
-    ("norm=raw255", "head=linear", "likelihood=discretized_logistic", "seed=5"),
-    ("norm=unit", "head=linear", "likelihood=l1", "train.lr=0.01"),
-    ("norm=unit", "head=tanh", "likelihood=laplace"),
-    ("norm=zscore", "head=tanh", "likelihood=discretized_gaussian"),
-)
-
-
 def check_replay(configs: list[RunConfig]) -> None:
     """What a CUDA graph does, on CPU: the step's operations are traced once, and their
     repetition, with no Python between, is as good as the step."""
@@ -389,6 +460,8 @@ def check_replay(configs: list[RunConfig]) -> None:
         replayed.update()
         assert torch.equal(stepped.losses, replayed.losses)
         assert torch.equal(stepped.rows.values, replayed.rows.values)
+    assert [step for step, _ in stepped.curve(0)] == [0, 3, 6, 9]
+    assert stepped.curve(0) == replayed.curve(0)
     for mine, its in zip(replayed.cohort.buffers(), stepped.cohort.buffers(), strict=True):
         assert torch.equal(mine, its)
     assert len(traced) == 1
@@ -398,7 +471,7 @@ def check_replay(configs: list[RunConfig]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm_layer", ["none", "batch", "group"])
 def test_a_step_never_asks_the_device_and_replays_from_what_it_launched(norm_layer):
-    common = (f"model.norm_layer={norm_layer}", "train.clip=1")
+    common = (f"model.norm_layer={norm_layer}", "train.clip=1", "log.every=3")
     check_replay([config_of(*o, *common) for o in EVERYTHING])
 
 
@@ -435,6 +508,7 @@ def test_an_own_networks_step_replays_from_what_it_launched(tmp_path, monkeypatc
     monkeypatch.setattr("vae_sweep.vae.adapter.drawing", nullcontext)  # as on CUDA
     common = ("train.batch_size=8", "train.steps=40", "train.clip=1", "train.device=cpu")
     own = ("model=mine_step:Net", "model.latent=4", "log.wandb.mode=disabled", *common)
+    own += ("log.every=3",)
     check_replay([make_config(*own, f"seed={seed}") for seed in range(3)])
 
 

@@ -1,20 +1,28 @@
 """The principal components of a training split: what theory needs to know of the images."""
 
 import hashlib
+import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, lobpcg
 
 from vae_sweep.data.cache import cached, say
 
 VERSION = 2  # of the cache: raise it when the same images give other numbers
-LARGEST = 64 * 64 * 3  # pixels N; a covariance [N, N] above is beyond a laptop's memory
-LEAST = 512  # components kept, where there are so many
+LARGEST = 256 * 256 * 3  # pixels N, of which there is a spectrum
+WHOLE = 64 * 64  # pixels N, up to which the covariance [N, N] is decomposed
+LEAST = 512  # components kept of these, where there are so many
+STEP = 64  # of larger images as many as there are latents, in steps of so many
+MORE = 32  # directions beside them that are searched, so that the last ones converge, too
+ITERATIONS = 20  # at most; some 8 reach TOLERANCE
+TOLERANCE = 1e-7  # of all variance: an eigenvalue's residual
 CHUNK = 1024  # images; see _products
 FEW = 2  # images fewer than 1/FEW of the pixels: their inner products are the less to do
+MEMORY = 1e9  # bytes of such images
 SLOW = 2e12  # multiplications that take seconds, so a line says what goes on
 
 
@@ -25,13 +33,15 @@ class Spectrum(NamedTuple):
     normalizations of one shape share a spectrum: those of t are `values` / unit^2.
     `values` [K] descend; `vectors` [K, N], float32, are the unit eigenvectors; `shares`
     [K, C] say how much of each lies in each channel (rows sum to 1); `total` [C] is the
-    variance of the pixels u, summed.
+    variance of the pixels u, summed. An exact eigenvalue lies within `error` [K] of each of
+    `values`; None where the covariance was decomposed as a whole.
     """
 
     values: NDArray[np.float64]
     vectors: NDArray[np.float32]
     shares: NDArray[np.float64]
     total: NDArray[np.float64]
+    error: NDArray[np.float64] | None = None
 
 
 class Spectra:
@@ -57,7 +67,8 @@ class Spectra:
             return None
         ratio = scale / np.sqrt(np.mean(scale**2))
         ratio = np.round(ratio, 12)  # scales that differ by a factor agree up to rounding
-        count = min(self.pixels, max(LEAST, latent))
+        count = max(LEAST, latent) if self.pixels <= WHOLE else -(-latent // STEP) * STEP
+        count = min(self.pixels, count)
         key = (count, *ratio.tolist())
         if key not in self.known:
             self.known[key] = self._read(ratio, count)
@@ -67,10 +78,17 @@ class Spectra:
         named = hashlib.sha256(ratio.tobytes()).hexdigest()[:8]
         name = f"spectrum-v{VERSION}-{self.digest}-{named}-k{count}.npz"
 
+        def arrays(found: Spectrum) -> dict[str, NDArray]:
+            return {name: a for name, a in found._asdict().items() if a is not None}
+
         def make() -> dict[str, NDArray]:
-            if FEW * len(self.images) < self.pixels:
-                return of_few(self.images, ratio, count)._asdict()
-            return decompose(self.covariance(), ratio, count)._asdict()
+            n = len(self.images)
+            small = self.pixels <= WHOLE or 8 * n * self.pixels <= MEMORY
+            if FEW * n < self.pixels and small:
+                return arrays(of_few(self.images, ratio, count))
+            if self.pixels > WHOLE:
+                return arrays(leading(self.images, ratio, count))
+            return arrays(decompose(self.covariance(), ratio, count))
 
         def fits(arrays: dict[str, NDArray]) -> bool:
             spectrum = Spectrum(**arrays)
@@ -165,3 +183,53 @@ def of_few(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) ->
     ordered = np.zeros((count, rows.shape[1]), np.float32)
     ordered[:kept] = components / np.sqrt(n * values[:kept, None])
     return Spectrum(values, ordered, shares, total)
+
+
+def leading(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) -> Spectrum:
+    """The `count` largest components of the covariance of `images` [n, C, H, W], without
+    that covariance: LOBPCG (Knyazev 2001) only multiplies by it, some 8 times."""
+    n, channels = images.shape[:2]
+    flat = images.reshape(n, -1)
+    pixels = flat.shape[1]
+    mean = flat.mean(0, dtype=np.float64).astype(np.float32)
+    divisor = (255 * np.repeat(ratio, pixels // channels)).astype(np.float32)
+
+    def chunks():
+        for start in range(0, n, CHUNK):
+            yield (flat[start : start + CHUNK] - mean) / divisor
+
+    def times(x: NDArray) -> NDArray[np.float64]:
+        block = np.ascontiguousarray(x.reshape(pixels, -1), np.float32)
+        product = np.zeros(block.shape)
+        for u in chunks():
+            product += u.T @ (u @ block)
+        return product / n
+
+    variance = sum((u.astype(np.float64) ** 2).sum(0) for u in chunks()) / n
+    of_channels = np.reshape(variance, (channels, -1)).sum(1)
+    most = min(count + MORE, pixels)
+    say(
+        f"the first {count} principal components of {n} images of {pixels} values (kept "
+        f"for next time)"
+    )
+    start = np.random.default_rng(0).normal(size=(pixels, most))
+    operator: Any = LinearOperator((pixels, pixels), times, matmat=times, dtype=float)  # pyright: ignore
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the last directions need not converge
+        values, vectors = lobpcg(
+            operator,
+            start,
+            tol=TOLERANCE * of_channels.sum(),
+            maxiter=ITERATIONS,
+            largest=True,
+        )
+    values, vectors = np.maximum(values[:count], 0), vectors[:, :count]
+    error = np.linalg.norm(times(vectors) - values * vectors, axis=0)
+    shares = (vectors**2).reshape(channels, -1, count).sum(1).T
+    return Spectrum(
+        values,
+        np.ascontiguousarray(vectors.T, np.float32),
+        shares / shares.sum(1, keepdims=True),
+        of_channels * ratio**2,
+        error,
+    )

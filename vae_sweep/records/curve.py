@@ -119,4 +119,4 @@ class CurveFile:
         return self.path.exists() or self.path.is_symlink()
 
     def _set_aside(self) -> str:
-        return f"written anew, kept as {put_aside(self.path).name}"
+        return f"kept as {put_aside(self.path).name}"

@@ -139,14 +139,15 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
+def list_runs(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> str | None:
     """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
     then known before they have folders. Returns what was wrong with a list that was put
     aside.
 
     Args:
         folder: The sweep's.
-        steps: run_id -> those that the run is to have.
+        runs: run_id -> what is stated of the run beside the command and the time:
+            total_steps, and the label that tells it from the command's others.
 
     Raises UserError where a later version of vae-sweep wrote the list.
     """
@@ -158,13 +159,13 @@ def list_runs(folder: Path, steps: Mapping[str, int]) -> str | None:
     except Unreadable as error:
         kept = put_aside(folder / "sweep.json").name
         listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
-    new = {run_id: total for run_id, total in steps.items() if run_id not in listed}
+    new = {run_id: stated for run_id, stated in runs.items() if run_id not in listed}
     if new:
         about = {
             "command": environment()["command"],
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        listed |= {run_id: {**about, "total_steps": new[run_id]} for run_id in new}
+        listed |= {run_id: {**about, **new[run_id]} for run_id in new}
         content = {"schema": SCHEMA, "runs": listed}
         write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
     return complaint

@@ -38,6 +38,7 @@ class State(NamedTuple):
     rate: float | None = None
     silent: float | None = None
     reason: str | None = None
+    label: str | None = None  # what tells it from the others of its command
 
     @property
     def left(self) -> float | None:
@@ -112,11 +113,13 @@ def read(folder: Path) -> Sweep:
     runs, skipped = [], {}
     for run_id in [*listed, *sorted(there - listed.keys())]:
         if run_id not in there:
-            total = listed[run_id].get("total_steps")
-            runs.append(State(run_id, "waiting", total=total))
+            total, label = (listed[run_id].get(key) for key in ("total_steps", "label"))
+            runs.append(State(run_id, "waiting", total=total, label=label))
             continue
         try:
-            runs.append(_state(folder / run_id, locked))
+            state = _state(folder / run_id, locked)
+            label = listed[run_id].get("label") if run_id in listed else None
+            runs.append(state._replace(label=label))
         except Unreadable as error:
             skipped[run_id] = str(error)
     commands = [about["command"] for about in listed.values() if "command" in about]

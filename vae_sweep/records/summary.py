@@ -28,6 +28,7 @@ class Predicted(_Kept):
     floor_mse_pixel: Number = None
     active_units: Number = None
     kl: Number = None
+    kl_error: Number = None
     mse_pixel: Number = None
     psnr: Number = None
     psnr_clipped: Number = None

@@ -23,6 +23,7 @@ from vae_sweep.training.prepare import prepare
 
 # printed column -> (column of the frame, format)
 NUMBERS = {
+    "targets": ("targets", "{}"),
     "outside\nrange": ("outside", "{:.1%}"),
     "floor, MSE\n(target)": ("floor_mse", "{:.4f}"),
     "floor, MSE\n(pixels)": ("floor_mse_pixel", "{:.5f}"),
@@ -43,6 +44,7 @@ LESS = (
     *("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel"),
     *("psnr_cap_val", "psnr_cap_test", "psnr_clipped"),
 )
+LEAST = ("targets", "outside")  # of one that then still is
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # as of a sweep that is another's
 NAMED = 6  # points named beside a sentence that several share
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.]*\w)")
@@ -91,40 +93,62 @@ def run(configs: list[RunConfig]) -> None:
 
 
 def print_predictions(predicted: pd.DataFrame, console: Console) -> None:
-    """Prints the table of `frame`, and what it means in words."""
-    console.print(_table(predicted, console))
-    _print_sentences(predicted, console)
+    """Prints the table of `frame`, and what it means in words; points that differ in their
+    seeds alone, of which theory knows nothing, are one line."""
+    same = [name for name in predicted if name not in ("run_id", "seed")]
+    shown = predicted.drop_duplicates(same).reset_index(drop=True)
+    seeds = predicted["seed"].nunique()
+    if len(shown) * seeds == len(predicted):
+        shown = shown.assign(seed=shown["seed"].iloc[0])  # which tells no two apart
+    ends = [
+        f"{low:.3g}..{high:.3g}"
+        for low, high in zip(shown["target_low"], shown["target_high"], strict=True)
+    ]
+    table = _table(shown.assign(targets=ends), console)
+    table.caption = "active units to bits/dim: of a linear VAE at its optimum"
+    if len(shown) < len(predicted):
+        table.caption += f"; {seeds} seeds, all alike"
+    console.print(table)
+    _print_sentences(shown, console)
 
 
 def _table(predicted: pd.DataFrame, console: Console) -> Table:
-    identity = results.distinguishing(predicted)
-    table = _rich_table(predicted, identity, list(NUMBERS))
-    unlimited = console.options.update_width(1000)
-    if console.measure(table, options=unlimited).maximum <= console.width:
-        return table
+    """The columns that there is room for."""
     labels = results.labels(predicted)  # of two sweeps, a point may stand in both
-    names = pd.DataFrame({"run": [labels[run_id] for run_id in predicted["run_id"]]})
-    kept = [name for name, (column, _) in NUMBERS.items() if column not in LESS]
-    return _rich_table(predicted, names, kept)
+    names = pd.DataFrame({"point": [labels[run_id] for run_id in predicted["run_id"]]})
+    less = {name: of for name, of in NUMBERS.items() if of[0] not in LESS}
+    least = [name for name, (column, _) in less.items() if column not in LEAST]
+    unlimited = console.options.update_width(1000)
+    for identity, numbers in (
+        (results.distinguishing(predicted), list(NUMBERS)),
+        (names, list(less)),
+        (names, least),
+    ):
+        table = _rich_table(predicted, identity, numbers)
+        if console.measure(table, options=unlimited).maximum <= console.width:
+            break
+    return table
 
 
-def _rich_table(predicted: pd.DataFrame, identity: pd.DataFrame, numbers: list[str]):
+def _rich_table(
+    predicted: pd.DataFrame, identity: pd.DataFrame, numbers: list[str]
+) -> Table:
     table = Table(box=None, pad_edge=False, caption_justify="left")
-    table.caption = "active units to bits/dim: of a linear VAE at its optimum"
     for name in identity.columns:
-        table.add_column(Text(str(name)), no_wrap=name != "run", overflow="fold")
-    for name in ("targets", *numbers):
+        table.add_column(Text(str(name)), no_wrap=name != "point", overflow="fold")
+    for name in numbers:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for i, line in enumerate(predicted.to_dict("records")):
-        ends = f"{line['target_low']:.3g}..{line['target_high']:.3g}"
         cells = (_cell(line, name) for name in numbers)
-        table.add_row(*map(str, identity.iloc[i]), ends, *cells)
+        table.add_row(*map(str, identity.iloc[i]), *cells)
     return table
 
 
 def _cell(line: dict[Any, Any], name: str) -> str:
     column, form = NUMBERS[name]
     value = line[column]
+    if isinstance(value, str):
+        return value
     if column in ("outside", "floor_mse", "floor_mse_pixel") and value == 0:
         return "–"
     return form.format(value) if math.isfinite(value) else "–"

@@ -203,18 +203,18 @@ class Display:
             for point in self.points.values()
         )
         ended = sum(point.ended is not None for point in self.points.values())
+        counted = f"{ended} of {len(self.points)} ended"
         said = [f"{100 * made // total} %", f"{in_steps(self._rate())} steps/s"]
         left = self._left()
         said += [f"{duration(left)} left"] if left else []
+        if self.console.width < NARROW:
+            return Text(" · ".join([counted, said[0], *said[2:]]), "bold")
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(no_wrap=True)
         line.add_column(ratio=1)
         line.add_column(no_wrap=True, justify="right")
-        line.add_row(
-            Text(f"{ended} of {len(self.points)} ended", "bold"),
-            ProgressBar(total=total, completed=made),
-            " · ".join(said),
-        )
+        bar = ProgressBar(total=total, completed=made)
+        line.add_row(Text(counted, "bold"), bar, " · ".join(said))
         return line
 
     def _chosen(self) -> list[_State]:

@@ -9,7 +9,8 @@ from vae_sweep.data.spectrum import Spectra, Spectrum
 from vae_sweep.theory.linear import Optimum
 from vae_sweep.vae.normalize import Affine
 
-IMAGES = 250  # evenly spaced, that clipping is measured on
+IMAGES = 250  # evenly spaced, that clipping is measured on; fewer that are large
+NUMBERS = 2e7  # that these have at most
 FAR = 1e9  # in target space: where a range that has one end is taken to have the other
 
 
@@ -62,7 +63,8 @@ def clipped_mse_pixel(
     """
     spectrum = spectra.of(target.scale.numpy(), latent)
     assert spectrum is not None
-    chosen = spectra.images[:: max(1, len(spectra.images) // IMAGES)][:IMAGES]
+    count = max(1, min(IMAGES, int(NUMBERS / spectra.pixels)))
+    chosen = spectra.images[:: max(1, len(spectra.images) // count)][:count]
     t = target.forward(torch.from_numpy(chosen) / 255.0).flatten(1)
     center = target.forward(torch.from_numpy(spectra.mean)).flatten().to(t)
     mean, variance = _output(t - center, spectrum, target, optimum)

@@ -15,7 +15,8 @@ class Optimum(NamedTuple):
     `variance` is the decoder's, in target space. `kl`, `elbo` and `elbo_calibrated`
     (pixel space) are in nats per image, `mse` per element in target space, `mse_pixel`
     in [0, 1] space, with z sampled. Without noise KL is inf and the ELBO nan. Directions
-    whose eigenvalue exceeds `threshold`, v, are active.
+    whose eigenvalue exceeds `threshold`, v, are active. `kl_error`, nats, is what `kl` may
+    be off by, to first order, where the eigenvalues are not exact.
     """
 
     variance: float
@@ -26,6 +27,7 @@ class Optimum(NamedTuple):
     mse_pixel: float
     elbo: float
     elbo_calibrated: float
+    kl_error: float
 
 
 def log_density(variance: float, sse: float, pixels: int) -> float:
@@ -51,6 +53,8 @@ class LinearGaussian:
         unit = np.sqrt(np.mean(scale**2))
         self.size, self.pixels, self.scale = size, size * len(scale), scale
         self.values = spectrum.values[:latent] / unit**2  # lam, at most D of them
+        error = np.zeros(1) if spectrum.error is None else spectrum.error[:latent]
+        self.error = np.broadcast_to(error / unit**2, self.values.shape)
         self.total = (spectrum.total / scale**2).sum()  # of all lam
         # squared error in pixels: all of it, and of a unit of each direction's
         self.total_pixel = spectrum.total.sum()
@@ -78,6 +82,7 @@ class LinearGaussian:
             mse_pixel=sse_pixel / self.pixels,
             elbo=log_density(variance, sse, self.pixels) - jacobian - kl,
             elbo_calibrated=calibrated - kl,
+            kl_error=0.5 * float((self.error[: len(lam)] / lam).sum()),
         )
 
     def learned(self, tempering: float) -> Optimum:

@@ -26,7 +26,8 @@ class Prediction(NamedTuple):
     `psnr_cap_val`, `psnr_cap_test`: on the others. `sigma`: noise in 8-bit levels,
     implied, or the linear optimum's where it is learned. `beta_pixel`: the beta of
     SSE + beta * KL in pixels that implies the same noise. The rest is the linear
-    optimum: `kl` in nats per image, `psnr` in dB, both bits_per_dim as in metrics;
+    optimum: `kl` in nats per image, off by at most `kl_error` where the images are large,
+    `psnr` in dB, both bits_per_dim as in metrics;
     `psnr_clipped`, and `bits_per_dim_clipped`, calibrated, are its own with outputs clipped
     to the head's range, if that is limited.
     """
@@ -43,6 +44,7 @@ class Prediction(NamedTuple):
     beta_pixel: float
     active_units: float
     kl: float
+    kl_error: float
     mse_pixel: float
     psnr: float
     psnr_clipped: float
@@ -86,6 +88,7 @@ def predict(config: RunConfig, point: Point, dataset: Dataset) -> Prediction:
         beta_pixel=point.beta_pixel,
         active_units=optimum.active_units,
         kl=optimum.kl,
+        kl_error=optimum.kl_error,
         mse_pixel=optimum.mse_pixel,
         psnr=_psnr(optimum.mse_pixel),
         psnr_clipped=_psnr(clipped),

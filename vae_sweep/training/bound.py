@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vae_sweep.vae import objective
 from vae_sweep.vae.cohort import Cohort
-from vae_sweep.vae.layers import sample
+from vae_sweep.vae.layers import of_runs, reparameterized
 from vae_sweep.vae.streams import Streams
 
 PIXELS = 2**18  # of the samples that a run decodes at once; decides which noise they get
@@ -80,7 +80,7 @@ def _log_weights(
 ) -> Iterator[Tensor]:
     """ln p(u | z) p(z) / q(z | u) at z = mu + exp(logvar / 2) * noise under both densities,
     float64 [2, B] of each run; u is [R or 1, B, C, H, W], the next three are [R, B, D]."""
-    z = sample(mu, logvar, noise)
+    z = of_runs(reparameterized, mu, logvar, noise)
     u_hat, a = cohort.decode(z)
     u = u.expand_as(u_hat)
     for r, error in enumerate(mse):

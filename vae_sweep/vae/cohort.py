@@ -74,6 +74,7 @@ class Cohort(nn.Module):
         self._per_run("scale", [p.norm.scale for p in points])
         self._per_run("target_shift", [t.shift for t in targets])
         self._per_run("target_scale", [t.scale for t in targets])
+        self.compares_inputs = all(config.target_norm == config.norm for config in configs)
         self._per_run("low", [low[:, None, None] for low, _ in ranges])
         self._per_run("high", [high[:, None, None] for _, high in ranges])
         w_r, w_k = torch.tensor([p.weights for p in points], dtype=torch.float64).T
@@ -104,7 +105,11 @@ class Cohort(nn.Module):
         return self.model.latent
 
     def pixels_of(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] (shared) or [R, B, C, H, W] -> u in [0, 1], [R or 1, ...]."""
+        """uint8 [B, C, H, W] (shared) or [R, B, C, H, W] -> u in [0, 1], [R or 1, ...]; on
+        CPU channels-last, as the layers' activations."""
+        if not images.is_cuda:
+            rows = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+            images = rows.unflatten(0, images.shape[:-3])
         u = images.to(self.shift.dtype) / 255
         return u if u.ndim == 5 else u[None]
 
@@ -114,7 +119,7 @@ class Cohort(nn.Module):
         with self._autocast(u):
             a, mu, logvar = self.model(x, noise)
         a, mu, logvar = (v.to(self.dtype) for v in (a, mu, logvar))
-        t = self.target.forward(u)
+        t = x if self.compares_inputs else self.target.forward(u)
         t_hat = self.likelihoods.means(self.heads(a), a)
         return Forward(u, t, t_hat, a, mu, logvar)
 

@@ -1,13 +1,14 @@
-"""Layers whose parameters and activations carry a leading run axis R.
+"""Layers whose parameters carry a leading run axis R.
 
-A convolution has several ways to the same numbers. On CPU each run has its own kernel
-call in channels-last layout: grouped kernels are slower there, and a run's bits then
-cannot depend on which runs stand beside it. On CUDA the fastest is found by timing.
+On CUDA so do activations, and what a convolution is computed by is found by timing: there
+are several ways to the same numbers. On CPU activations are a list of R tensors, one for
+each run, and a layer is a kernel call for each, channels-last: grouped kernels are slower
+there, and a run's bits then cannot depend on which runs stand beside it.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,8 +18,8 @@ from vae_sweep.vae import transposed as narrow
 
 Way = Literal["loop", "grouped", "products"]
 WAYS: tuple[Way, ...] = get_args(Way)
+Runs = list[Tensor] | Tensor  # activations: on CPU R tensors, on CUDA one [R, ...]
 ALIGNED = 16  # numbers, of four bytes, in a cache line
-VECTORS = 64  # numbers: a multiple of what any vector loop takes at once
 DTYPES = {  # of weights and what is accumulated
     "fp32": torch.float32,
     "tf32": torch.float32,
@@ -41,28 +42,67 @@ def apart(x: Tensor) -> Sequence[Tensor]:
     return [x.squeeze(0)] if len(x) == 1 else x.unbind(0)
 
 
-def together(ys: list[Tensor]) -> Tensor:
+def together(ys: Sequence[Tensor]) -> Tensor:
     """R tensors [...] -> [R, ...]; a gradient goes back in the strides that it comes in."""
-    return ys[0].unsqueeze(0) if len(ys) == 1 else torch.stack(ys)
+    return ys[0].unsqueeze(0) if len(ys) == 1 else torch.stack(list(ys))
 
 
-def _factors(x: Tensor) -> list[Tensor]:
-    """`apart` for a matrix product, which rounds by where in memory its factors begin: on
-    CPU each on a cache line, as that of one run alone."""
+def separate(x: Tensor) -> Runs:
+    """What layers are given of x [R, ...].
+
+    On CPU each tensor begins on a cache line, as that of one run alone does: matrix
+    products round by where in memory their factors begin.
+    """
+    if x.is_cuda:
+        return x
     rows = apart(x)
-    if x.is_cuda or x.stride(0) % ALIGNED == 0:
-        return list(rows)
-    return [row.clone() for row in rows]
+    return list(rows) if x.stride(0) % ALIGNED == 0 else [row.clone() for row in rows]
 
 
-def _products(ys: list[Tensor]) -> Tensor:
-    """`together` of matrix products, whose gradients are factors of others."""
+def joined(ys: Runs) -> Tensor:
+    """[R, ...] of what layers give; gradients begin as `separate` has it."""
+    if isinstance(ys, Tensor):
+        return ys
     size = ys[0].numel()
     extra = -size % ALIGNED
-    if len(ys) == 1 or ys[0].is_cuda or not extra:
+    if len(ys) == 1 or not extra:
         return together(ys)
     rows = torch.stack([F.pad(y.flatten(), (0, extra)) for y in ys])
     return rows[:, :size].unflatten(1, ys[0].shape)
+
+
+def each(function: Callable[[Tensor], Tensor], x: Runs) -> Runs:
+    """`function` of every run's activations, of which it must not mind a leading axis."""
+    return function(x) if isinstance(x, Tensor) else [function(y) for y in x]
+
+
+class _Laid(torch.autograd.Function):
+    """Lays activations [B, C, H, W] of one layout out in another, and gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, after: torch.memory_format, before: Any) -> Tensor:
+        ctx.before = before
+        return x.contiguous(memory_format=after)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].contiguous(memory_format=ctx.before), None, None
+
+
+def flattened(x: Runs) -> Runs:
+    """[..., C, H, W] -> [..., C*H*W]."""
+    if isinstance(x, Tensor):
+        return x.flatten(-3)
+    layouts = torch.contiguous_format, torch.channels_last
+    return [_Laid.apply(y, *layouts).flatten(1) for y in x]
+
+
+def unflattened(x: Runs, shape: tuple[int, int, int]) -> Runs:
+    """[..., C*H*W] -> [..., C, H, W]."""
+    if isinstance(x, Tensor):
+        return x.unflatten(-1, shape)
+    layouts = torch.channels_last, torch.contiguous_format
+    return [_Laid.apply(y.unflatten(1, shape), *layouts) for y in x]
 
 
 def _unstack(x: Tensor) -> list[Tensor]:
@@ -70,7 +110,7 @@ def _unstack(x: Tensor) -> list[Tensor]:
     return [y.permute(0, 3, 1, 2) for y in apart(x.permute(0, 1, 3, 4, 2))]
 
 
-def stack(ys: list[Tensor]) -> Tensor:
+def stack(ys: Sequence[Tensor]) -> Tensor:
     """R tensors [B, C, H, W] -> [R, B, C, H, W], channels-last in memory."""
     rows = [y.permute(0, 2, 3, 1) for y in ys]
     # of one channel a kernel may return another layout, which one run alone would keep
@@ -78,7 +118,7 @@ def stack(ys: list[Tensor]) -> Tensor:
     return together(rows).permute(0, 1, 4, 2, 3)
 
 
-def laid_out(ys: list[Tensor]) -> Tensor:
+def laid_out(ys: Sequence[Tensor]) -> Tensor:
     """R tensors [B, C, H, W] -> [R, B, C, H, W], in memory as one run alone would be:
     convolutions and sums round by that."""
     is_last = ys[0].is_contiguous(memory_format=torch.channels_last)
@@ -100,7 +140,7 @@ def of_runs(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
     """`function` of small tensors [R, ...], on CPU as of each run alone, bit for bit."""
     if given[0].is_cuda or len(given[0]) == 1:
         return function(*given)
-    return _products([function(*rows) for rows in zip(*map(apart, given), strict=True)])
+    return joined([function(*rows) for rows in zip(*map(apart, given), strict=True)])
 
 
 def reparameterized(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
@@ -108,9 +148,11 @@ def reparameterized(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
     return mu + torch.exp(0.5 * logvar) * noise
 
 
-def sample(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """`reparameterized` of R runs, each [R, B, D]."""
-    return of_runs(reparameterized, mu, logvar, noise)
+def sample(mu: Runs, logvar: Runs, noise: Tensor) -> Runs:
+    """`reparameterized` of all runs; noise is [R, B, D]."""
+    if isinstance(mu, Tensor) and isinstance(logvar, Tensor):
+        return reparameterized(mu, logvar, noise)
+    return list(map(reparameterized, mu, logvar, apart(noise)))
 
 
 class Conv(nn.Module):
@@ -145,19 +187,26 @@ class Conv(nn.Module):
         self.weight = _uniform((*shape, kernel, kernel), bound, generators)
         self.bias = _uniform((outputs,), bound, generators)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return getattr(self, self.chosen(x.device))(x)
+    def forward(self, x: Runs) -> Runs:
+        if isinstance(x, Tensor):
+            return getattr(self, self.chosen(x.device))(x)
+        if self.way in (None, "loop"):
+            return self.of_each(x)
+        return _unstack(getattr(self, self.way)(stack(x)))
 
     def chosen(self, device: torch.device) -> Way:
         """Which of WAYS it goes on `device`."""
         return self.way or ("grouped" if device.type == "cuda" else "loop")
 
-    def loop(self, x: Tensor) -> Tensor:
-        """A call for each run, channels-last."""
+    def of_each(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """R tensors [B, in, H, W] -> R tensors [B, out, H', W'], channels-last."""
         layout = torch.channels_last
         weights = [w.contiguous(memory_format=layout) for w in apart(self.weight)]
-        each = zip(_unstack(x), weights, apart(self.bias), strict=True)
-        return stack([self._convolve(*args) for args in each])
+        return list(map(self._convolve, x, weights, apart(self.bias)))
+
+    def loop(self, x: Tensor) -> Tensor:
+        """A call for each run, channels-last."""
+        return stack(self.of_each(_unstack(x)))
 
     def grouped(self, x: Tensor) -> Tensor:
         """All runs in one call with R groups."""
@@ -224,36 +273,31 @@ class Linear(nn.Module):
         self.weight = _uniform((outputs, inputs), bound, generators)
         self.bias = _uniform((outputs,), bound, generators)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
+    def forward(self, x: Runs) -> Runs:
+        if isinstance(x, Tensor):
             return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
-        each = zip(_factors(x), apart(self.weight), apart(self.bias), strict=True)
-        return _products([F.linear(*args) for args in each])
+        return list(map(F.linear, x, apart(self.weight), apart(self.bias)))
 
 
 class Elementwise(nn.Module):
-    """A function of [R, ...] without parameters, as of each run alone.
-
-    Vector kernels round the ends of what they are given otherwise than its middle: on CPU
-    all runs are given at once only where each fills whole vectors, on one thread.
-    """
+    """A function of activations without parameters."""
 
     def __init__(self, function: nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
-        whole = x[0].numel() % VECTORS == 0 and torch.get_num_threads() == 1
-        if x.is_cuda or len(x) == 1 or whole:
-            return self.function(x)
-        return laid_out([self.function(y) for y in apart(x)])
+    def forward(self, x: Runs) -> Runs:
+        return each(self.function, x)
 
 
 class Residual(nn.Sequential):
     """x plus what its layers make of x, of the same shape."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return input + super().forward(input)
+    def forward(self, input: Runs) -> Runs:
+        found = super().forward(input)
+        if isinstance(input, Tensor):
+            return input + found
+        return [x + y for x, y in zip(input, found, strict=True)]
 
 
 class BatchNorm(nn.Module):
@@ -269,13 +313,15 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(runs, channels))
         self.register_buffer("running_var", torch.ones(runs, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Runs) -> Runs:
         state = (self.running_mean, self.running_var, self.weight, self.bias)
-        if x.is_cuda:
-            flat = [s.flatten() for s in state]
-            return _split(F.batch_norm(_merge(x), *flat, training=self.training), len(x))
-        each = zip(_unstack(x), *map(apart, state), strict=True)
-        return stack([F.batch_norm(y, *args, training=self.training) for y, *args in each])
+
+        def normed(y: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor):
+            return F.batch_norm(y, mean, var, weight, bias, self.training)
+
+        if isinstance(x, Tensor):
+            return _split(normed(_merge(x), *(s.flatten() for s in state)), len(x))
+        return list(map(normed, x, *map(apart, state)))
 
 
 class GroupNorm(nn.Module):
@@ -287,10 +333,10 @@ class GroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(runs, channels))
         self.bias = nn.Parameter(torch.zeros(runs, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
+    def forward(self, x: Runs) -> Runs:
+        if isinstance(x, Tensor):
             weight, bias = self.weight.flatten(), self.bias.flatten()
             y = F.group_norm(_merge(x), len(x) * self.groups, weight, bias)
             return _split(y, len(x))
-        each = zip(_unstack(x), apart(self.weight), apart(self.bias), strict=True)
-        return stack([F.group_norm(y, self.groups, w, b) for y, w, b in each])
+        given = zip(x, apart(self.weight), apart(self.bias), strict=True)
+        return [F.group_norm(y, self.groups, w, b) for y, w, b in given]

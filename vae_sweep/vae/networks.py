@@ -26,8 +26,16 @@ from vae_sweep.vae.layers import (
     GroupNorm,
     Linear,
     Residual,
+    Runs,
+    flattened,
+    joined,
+    of_runs,
+    reparameterized,
     sample,
+    separate,
+    stack,
     start_layer,
+    unflattened,
 )
 
 ACTIVATIONS = {
@@ -57,6 +65,15 @@ def resolutions(config: ConvConfig, height: int, width: int) -> list[tuple[int, 
             )
         sizes.append(((h + reach) // 2 + 1, (w + reach) // 2 + 1))
     return sizes
+
+
+def _halves(h: Runs) -> tuple[Runs, Runs]:
+    """(mu, logvar) of what has both, one after the other."""
+    if isinstance(h, Tensor):
+        mu, logvar = h.chunk(2, -1)
+        return mu, logvar
+    mus, logvars = zip(*(y.chunk(2, -1) for y in h), strict=True)
+    return list(mus), list(logvars)
 
 
 class ConvVAE(nn.Module):
@@ -138,21 +155,27 @@ class ConvVAE(nn.Module):
         layers: list[nn.Module] = [n(runs, width) for n in norms[config.norm_layer]]
         return [*layers, Elementwise(ACTIVATIONS[config.activation]())]
 
+    def _encode(self, x: Tensor) -> tuple[Runs, Runs]:
+        """(mu, logvar) of x [R, B, C, H, W]."""
+        return _halves(self.to_posterior(flattened(self.encoder(separate(x)))))
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
-        # channels-last in memory, so that the order of features must be fixed here
-        h = self.encoder(x).flatten(2)
-        mu, logvar = self.to_posterior(h).chunk(2, dim=-1)
-        return mu, logvar
+        mu, logvar = self._encode(x)
+        return joined(mu), joined(logvar)
+
+    def _decode(self, z: Runs) -> Tensor:
+        a = self.decoder(unflattened(self.from_latent(z), self.bottom))
+        return a if isinstance(a, Tensor) else stack(a)
 
     def decode(self, z: Tensor) -> Tensor:
         """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
-        return self.decoder(self.from_latent(z).unflatten(2, self.bottom))
+        return self._decode(separate(z))
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
-        mu, logvar = self.encode(x)
-        return self.decode(sample(mu, logvar, noise)), mu, logvar
+        mu, logvar = self._encode(x)
+        return self._decode(sample(mu, logvar, noise)), joined(mu), joined(logvar)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
@@ -224,17 +247,17 @@ class LinearVAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
-        mu = self.to_mu(x.flatten(2))
+        mu = joined(self.to_mu(separate(x.flatten(2))))
         return mu, self.logvar[:, None].expand_as(mu)
 
     def decode(self, z: Tensor) -> Tensor:
         """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
-        return self.from_latent(z).unflatten(2, self.shape)
+        return joined(self.from_latent(separate(z))).unflatten(2, self.shape)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) of x [R, B, C, H, W] with z = mu + exp(logvar / 2) * noise."""
         mu, logvar = self.encode(x)
-        return self.decode(sample(mu, logvar, noise)), mu, logvar
+        return self.decode(of_runs(reparameterized, mu, logvar, noise)), mu, logvar
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [*self.to_mu.parameters(), self.logvar]
@@ -279,19 +302,26 @@ class MlpVAE(nn.Module):
         last = Linear(generators, widths[0], pixels)
         self.decoder = nn.Sequential(*hidden((config.latent, *widths[::-1])), last)
 
+    def _encode(self, x: Tensor) -> tuple[Runs, Runs]:
+        """(mu, logvar) of x [R, B, C, H, W]."""
+        return _halves(self.to_posterior(self.encoder(separate(x.flatten(2)))))
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
-        mu, logvar = self.to_posterior(self.encoder(x.flatten(2))).chunk(2, dim=-1)
-        return mu, logvar
+        mu, logvar = self._encode(x)
+        return joined(mu), joined(logvar)
+
+    def _decode(self, z: Runs) -> Tensor:
+        return joined(self.decoder(z)).unflatten(2, self.shape)
 
     def decode(self, z: Tensor) -> Tensor:
         """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
-        return self.decoder(z).unflatten(2, self.shape)
+        return self._decode(separate(z))
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
-        mu, logvar = self.encode(x)
-        return self.decode(sample(mu, logvar, noise)), mu, logvar
+        mu, logvar = self._encode(x)
+        return self._decode(sample(mu, logvar, noise)), joined(mu), joined(logvar)
 
     def start_output(self, gain: Tensor, center: Tensor) -> None:
         last: Any = self.decoder[-1]
