@@ -22,7 +22,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.version import VersionBase
 
 import vae_sweep
-from vae_sweep import UserError
+from vae_sweep import UserError, api
+from vae_sweep.reporting import prediction_table
 from vae_sweep.system import stop
 
 SMALL = {
@@ -166,8 +167,7 @@ def test_nothing_of_the_process_is_changed(cli):
 def test_a_prediction_is_the_commands_file(cli):
     predicted = vae_sweep.predict(**GRID, **SMALL, quiet=True)
     assert not Path("runs").exists()
-    cli.module = "predict"
-    cli(*TYPED)
+    prediction_table.run(api._composed({**GRID, **SMALL}).configs)
     kept = pd.read_csv("runs/main/predicted.csv", keep_default_na=False)
     assert predicted.columns.tolist() == kept.columns.tolist()
     assert predicted["run_id"].tolist() == kept["run_id"].tolist()
