@@ -45,6 +45,17 @@ def test_a_captured_cohort_trains_as_on_cpu(optimizer, norm_layer):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-7, atol=1e-9)
 
 
+def test_a_captured_step_notes_the_curve():
+    ours, theirs = (
+        trained(d, ("linear", "tanh_standardized"), "log.every=3") for d in ("cuda", "cpu")
+    )
+    assert [step for step, _ in ours.curve(0)] == [0, 3, 6]
+    for (_, values), (_, expected) in zip(ours.curve(0), theirs.curve(0), strict=True):
+        torch.testing.assert_close(
+            torch.tensor(values), torch.tensor(expected), rtol=1e-9, atol=1e-9
+        )
+
+
 def test_a_captured_step_trains_on_random_draws():
     def binarize(u, generator):
         return torch.bernoulli(u, generator=generator)
