@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,15 @@ def cli(tmp_path, monkeypatch) -> Cli:
     for name in ("VAE_SWEEP_CACHE", "COLUMNS"):
         monkeypatch.setenv(name, found.env[name])
     return found
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """SIGINT as a terminal's process has it, here and in what is started from here: what
+    a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def script(cli: Cli, code: str, **options) -> subprocess.Popen[str]:

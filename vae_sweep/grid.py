@@ -270,7 +270,7 @@ def _report(console: Console, configs: list[RunConfig], table: bool, draw: bool)
                 console.say(line)
             picture = overview.save_overview(whole, folder)
             written = tables.save_table(whole, folder)
-            console.say(f"table: {written}")
             console.say(f"picture: {picture}")
+            console.say(f"table: {written}")
     for note in loggers.notes(configs):
         console.say(note)

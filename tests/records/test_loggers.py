@@ -139,7 +139,7 @@ def home(lone_home, monkeypatch):
     yield lone_home
     loggers.drain(lone_home, timeout_s=20)
     sys.modules.pop("mine", None)
-    for cached in (options._own, options._file):
+    for cached in (options._own, options.source_file):
         cached.cache_clear()
 
 
@@ -440,7 +440,7 @@ def test_no_logger_at_all(config_of, capsys):
     assert loggers.open_all(config) is None
     grid.run([config])
     assert loggers.notes([config]) == []
-    assert capsys.readouterr().out.splitlines()[-1].startswith("picture: ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("table: ")
 
 
 def test_the_one_that_hangs_is_named(config_of, home, caplog):

@@ -28,7 +28,7 @@ class TensorboardLogger:
         self._writer = SummaryWriter(folder, purge_step=0, flush_secs=FLUSH_S)
         *begin, self._end = hparams(hyperparameters(config), dict.fromkeys(SHOWN, 0))
         for each in begin:
-            self._add(each)
+            self._writer._get_file_writer().add_summary(each)
 
     @staticmethod
     def is_on(config: RunConfig) -> bool:
@@ -54,13 +54,8 @@ class TensorboardLogger:
         self._writer.add_image(path.stem, pixels, step, dataformats="HWC")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._add(self._end)
+        self._writer._get_file_writer().add_summary(self._end)
         self._writer.close()
-
-    def _add(self, summary: Any) -> None:
-        file = self._writer.file_writer
-        assert file is not None, "there is one until the writer is closed"
-        file.add_summary(summary)
 
 
 def _folder(config: RunConfig) -> Path:
