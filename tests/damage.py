@@ -683,8 +683,8 @@ class Workshop:
         return failures
 
     def _what_it_did(self, case: Case, said: str) -> str:
-        first = self.configs[case.data][0].run_id
-        steps = [int(s) for s in re.findall(rf"step (\d+)  {re.escape(first)}", said)]
+        head = self.configs[case.data][0].head  # names the run in the display
+        steps = [int(s) for s in re.findall(rf"(?m)^.*\b{head}\b.*  step (\d+)/", said)]
         start = 0 if case.state in ("finished", "new") else STOPPED_AT
         if case.state == "new":
             return "trains"
