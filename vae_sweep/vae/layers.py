@@ -71,11 +71,6 @@ def joined(ys: Runs) -> Tensor:
     return rows[:, :size].unflatten(1, ys[0].shape)
 
 
-def each(function: Callable[[Tensor], Tensor], x: Runs) -> Runs:
-    """`function` of every run's activations, of which it must not mind a leading axis."""
-    return function(x) if isinstance(x, Tensor) else [function(y) for y in x]
-
-
 class _Laid(torch.autograd.Function):
     """Lays activations [B, C, H, W] of one layout out in another, and gradients back."""
 
@@ -287,7 +282,7 @@ class Elementwise(nn.Module):
         self.function = function
 
     def forward(self, x: Runs) -> Runs:
-        return each(self.function, x)
+        return self.function(x) if isinstance(x, Tensor) else list(map(self.function, x))
 
 
 class Residual(nn.Sequential):

@@ -76,7 +76,40 @@ def _halves(h: Runs) -> tuple[Runs, Runs]:
     return list(mus), list(logvars)
 
 
-class ConvVAE(nn.Module):
+class _Mirrored(nn.Module):
+    """What networks share whose decoder mirrors `encoder` and `to_posterior`, the layer
+    that has mu and logvar."""
+
+    encoder: nn.Sequential
+    to_posterior: Linear
+
+    def _encode(self, x: Tensor) -> tuple[Runs, Runs]:
+        """(mu, logvar) of x [R, B, C, H, W]."""
+        raise NotImplementedError
+
+    def _decode(self, z: Runs) -> Tensor:
+        """The last pre-activation a [R, B, C, H, W]."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
+        mu, logvar = self._encode(x)
+        return joined(mu), joined(logvar)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
+        return self._decode(separate(z))
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
+        mu, logvar = self._encode(x)
+        return self._decode(sample(mu, logvar, noise)), joined(mu), joined(logvar)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return [*self.encoder.parameters(), *self.to_posterior.parameters()]
+
+
+class ConvVAE(_Mirrored):
     """Strided convolutions, a linear layer to (mu, logvar), and the mirror image.
 
     `generators` holds one per run (runs with the same seed share one object);
@@ -156,29 +189,11 @@ class ConvVAE(nn.Module):
         return [*layers, Elementwise(ACTIVATIONS[config.activation]())]
 
     def _encode(self, x: Tensor) -> tuple[Runs, Runs]:
-        """(mu, logvar) of x [R, B, C, H, W]."""
         return _halves(self.to_posterior(flattened(self.encoder(separate(x)))))
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
-        mu, logvar = self._encode(x)
-        return joined(mu), joined(logvar)
 
     def _decode(self, z: Runs) -> Tensor:
         a = self.decoder(unflattened(self.from_latent(z), self.bottom))
         return a if isinstance(a, Tensor) else stack(a)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
-        return self._decode(separate(z))
-
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
-        mu, logvar = self._encode(x)
-        return self._decode(sample(mu, logvar, noise)), joined(mu), joined(logvar)
-
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        return [*self.encoder.parameters(), *self.to_posterior.parameters()]
 
     def start_output(self, gain: Tensor, center: Tensor) -> None:
         """Starts the last layer, W h + b, as gain * W h + center, per channel [R, C]."""
@@ -278,7 +293,7 @@ class LinearVAE(nn.Module):
         return pixels * d + d + d + d * pixels + pixels, pixels + 2 * d
 
 
-class MlpVAE(nn.Module):
+class MlpVAE(_Mirrored):
     """Linear layers to (mu, logvar), an activation after each hidden one, and the mirror
     image: the one-layer VAE of Burda et al. 2016 where widths are 200 and 200."""
 
@@ -303,32 +318,14 @@ class MlpVAE(nn.Module):
         self.decoder = nn.Sequential(*hidden((config.latent, *widths[::-1])), last)
 
     def _encode(self, x: Tensor) -> tuple[Runs, Runs]:
-        """(mu, logvar) of x [R, B, C, H, W]."""
         return _halves(self.to_posterior(self.encoder(separate(x.flatten(2)))))
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [R, B, C, H, W] -> (mu, logvar), each [R, B, D]."""
-        mu, logvar = self._encode(x)
-        return joined(mu), joined(logvar)
 
     def _decode(self, z: Runs) -> Tensor:
         return joined(self.decoder(z)).unflatten(2, self.shape)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """z [R, B, D] -> the last pre-activation a [R, B, C, H, W]."""
-        return self._decode(separate(z))
-
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(a, mu, logvar) with z = mu + exp(logvar / 2) * noise; noise is [R, B, D]."""
-        mu, logvar = self._encode(x)
-        return self._decode(sample(mu, logvar, noise)), joined(mu), joined(logvar)
-
     def start_output(self, gain: Tensor, center: Tensor) -> None:
         last: Any = self.decoder[-1]
         start_layer(last.weight, last.bias, 1, gain, center)
-
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        return [*self.encoder.parameters(), *self.to_posterior.parameters()]
 
     @classmethod
     def check(
