@@ -50,6 +50,26 @@ def replace(path: Path, write: Callable[[IO[bytes]], object], sync: bool = True)
         raise
 
 
+def append(path: Path, size: int, content: bytes) -> None:
+    """Adds `content` to `path`, which has `size` bytes, on the disk.
+
+    Raises:
+        OSError: It cannot be written. `path` is then what it was before, and its `filename`
+            is `path`.
+    """
+    with path.open("r+b") as file:
+        try:
+            file.seek(size)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            error.filename = str(path)
+            raise
+
+
 def put_aside(path: Path) -> Path:
     """Renames `path` to NAME.old-K, the first that is free, which is returned."""
     k = 1

@@ -5,12 +5,11 @@ A run's results never depend on it: what does not fit is put aside, and it begin
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from vae_sweep.files import put_aside, write_atomically
+from vae_sweep.files import append, put_aside, write_atomically
 from vae_sweep.records.reader import CURVE, TRAINING
 
 HEADER = (",".join(CURVE) + "\n").encode()
@@ -90,25 +89,12 @@ class CurveFile:
         before, content = self.whole, self._content()
         self._kept = (before or HEADER) + lines
         if before and content == before:
-            self._write_at_end(len(before), lines)
+            append(self.path, len(before), lines)
             return None
         altered = self._is_there() and content != before
         said = f"{self.path} was altered: {self._set_aside()}" if altered else None
         write_atomically(self.path, self._kept)
         return said
-
-    def _write_at_end(self, size: int, lines: bytes) -> None:
-        with self.path.open("r+b") as file:
-            try:
-                file.seek(size)
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError as error:
-                with suppress(OSError):
-                    os.ftruncate(file.fileno(), size)
-                error.filename = str(self.path)
-                raise
 
     def _content(self) -> bytes:
         with suppress(OSError):

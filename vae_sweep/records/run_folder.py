@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
-from vae_sweep.files import put_aside, remove_leftovers, write_atomically
+from vae_sweep.files import append, put_aside, remove_leftovers, write_atomically
 from vae_sweep.records import heartbeat, reader
 from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.reader import (
@@ -492,18 +492,7 @@ class RunFolder:
             write_atomically(path, header + line)
             self._kept = Rows([header, line])
             return
-        size = len(kept.content)
-        with path.open("r+b") as file:
-            try:
-                file.seek(size)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError as error:
-                with suppress(OSError):
-                    os.ftruncate(file.fileno(), size)
-                error.filename = str(path)
-                raise
+        append(path, len(kept.content), line)
         self._kept = kept.followed_by(line)
 
     def save_state(self, state: "State") -> None:
