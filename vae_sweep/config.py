@@ -156,6 +156,16 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of all that is in nested sections: {"model": {"latent": 16}} has
+    ("model.latent", 16)."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 class Own(Frozen):
     """Base of the sections of a user's own options: the keys that none of ours has are the
     keyword parameters of the object, checked by their annotations in `validate`."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vae_sweep.config import Own, RunConfig
+from vae_sweep.config import Own, RunConfig, leaves
 from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.records import reader
@@ -417,17 +417,12 @@ def _short(key: str) -> str:
     return key
 
 
-def flattened(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flattened(section: dict[str, Any]) -> dict[str, str]:
     """{"model": {"latent": 16}} as {"model.latent": "16"}."""
-    flat: dict[str, str] = {}
-    for key, value in section.items():
-        if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{key}.")
-        elif isinstance(value, str):
-            flat[prefix + key] = value
-        else:
-            flat[prefix + key] = json.dumps(value, separators=(",", ":"))
-    return flat
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for key, value in leaves(section)
+    }
 
 
 def _tidy(identities: list[dict[str, Any]], tables: Sequence[reader.Rows]) -> pd.DataFrame:

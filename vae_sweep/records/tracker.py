@@ -3,9 +3,8 @@
 import importlib.util
 import json
 from collections.abc import Mapping
-from typing import Any
 
-from vae_sweep.config import RunConfig
+from vae_sweep.config import RunConfig, leaves
 from vae_sweep.errors import UserError
 
 CAPTIONS = {  # of pictures, by their stems
@@ -26,19 +25,11 @@ def check_installed(package: str, what: str, extra: str) -> None:
 def hyperparameters(config: RunConfig) -> dict[str, str | float | int]:
     """What decides a run's numbers, by dotted keys; true, false and lists as text, without
     what is null."""
-    return _flat({**config.settings, "versions": config.versions})
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in section.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | list):
-            found[prefix + key] = json.dumps(value)
-        elif value is not None:
-            found[prefix + key] = value
-    return found
+    return {
+        key: json.dumps(value) if isinstance(value, bool | list) else value
+        for key, value in leaves({**config.settings, "versions": config.versions})
+        if value is not None
+    }
 
 
 def numbers(row: Mapping[str, float]) -> dict[str, float]:
