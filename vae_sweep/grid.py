@@ -157,7 +157,7 @@ def _run_locked(
         if not todo:
             break
         with loggers.settled(todo[0].config.sweep_dir):
-            ended |= _train(console, _prepare(todo, ready, console), points)
+            ended |= _train(console, _prepare(todo, ready, console), len(points), names)
         for p in points:  # of those that ended before, too, the files may be gone
             if ended[p.folder.path] is not None:
                 ended[p.folder.path] = _ended(console, p, p.folder.ended(), again=False)
@@ -165,9 +165,9 @@ def _run_locked(
 
 
 def _train(
-    console: Console, todo: "list[Prepared]", points: list[Located]
+    console: Console, todo: "list[Prepared]", count: int, names: dict[str, str]
 ) -> dict[Path, Summary | None]:
-    """Trains `todo` of all `points` of a grid; folder -> summary."""
+    """Trains `todo`, of `count` points that `names` tell apart; folder -> summary."""
     from vae_sweep.training import extend
     from vae_sweep.training.execute import execute
     from vae_sweep.training.plan import plans
@@ -177,10 +177,9 @@ def _train(
         p.folder.begin_with(*extend.begun(p))
     todo = resumed(todo, console.say)
     _say_going_on(console, todo)
-    made = plans(todo, len(points))
+    made = plans(todo, count)
     for plan in made:
         console.print(str(plan), highlight=False)
-    names = results.labels(results.identities([p.config for p in points]))
     shown = {p.folder.path: Shown(names[p.config.run_id], p.step, p.steps) for p in todo}
     with Display(console, shown, made[0].workers) as display:
         summaries = execute(made, display)
