@@ -78,26 +78,25 @@ class Spectra:
         named = hashlib.sha256(ratio.tobytes()).hexdigest()[:8]
         name = f"spectrum-v{VERSION}-{self.digest}-{named}-k{count}.npz"
 
-        def arrays(found: Spectrum) -> dict[str, NDArray]:
-            return {name: a for name, a in found._asdict().items() if a is not None}
-
         def make() -> dict[str, NDArray]:
-            n = len(self.images)
-            small = self.pixels <= WHOLE or 8 * n * self.pixels <= MEMORY
-            if FEW * n < self.pixels and small:
-                return arrays(of_few(self.images, ratio, count))
-            if self.pixels > WHOLE:
-                return arrays(leading(self.images, ratio, count))
-            return arrays(decompose(self.covariance(), ratio, count))
+            found = self._found(ratio, count)._asdict()
+            return {name: array for name, array in found.items() if array is not None}
 
         def fits(arrays: dict[str, NDArray]) -> bool:
             spectrum = Spectrum(**arrays)
-            return spectrum.shares.shape == (
-                count,
-                len(ratio),
-            ) and spectrum.vectors.shape == (count, self.pixels)
+            shapes = spectrum.shares.shape, spectrum.vectors.shape
+            return shapes == ((count, len(ratio)), (count, self.pixels))
 
         return Spectrum(**cached(self.cache / name, make, fits))
+
+    def _found(self, ratio: NDArray[np.float64], count: int) -> Spectrum:
+        """By the way that is the least to do."""
+        n, is_small = len(self.images), self.pixels <= WHOLE
+        if FEW * n < self.pixels and (is_small or 8 * n * self.pixels <= MEMORY):
+            return of_few(self.images, ratio, count)
+        if is_small:
+            return decompose(self.covariance(), ratio, count)
+        return leading(self.images, ratio, count)
 
     @cached_property
     def mean(self) -> NDArray[np.float64]:
@@ -153,10 +152,15 @@ def decompose(
     # scipy's can compute `count` of them alone, but no signal is heard meanwhile
     values, vectors = np.linalg.eigh(scaled)
     values, vectors = values[-count:], vectors[:, -count:]
-    energy = (vectors**2).reshape(channels, -1, count).sum(1).T  # [K, C]
+    energy = _energy(vectors, channels)
     total = np.diag(covariance).reshape(channels, -1).sum(1)
     ordered = np.ascontiguousarray(vectors[:, ::-1].T, np.float32)
     return Spectrum(np.maximum(values[::-1], 0), ordered, energy[::-1], total)
+
+
+def _energy(vectors: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
+    """Of unit vectors [N, K], what lies in each channel: [K, C]."""
+    return (vectors**2).reshape(channels, -1, vectors.shape[1]).sum(1).T
 
 
 def of_few(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) -> Spectrum:
@@ -225,7 +229,7 @@ def leading(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) -
         )
     values, vectors = np.maximum(values[:count], 0), vectors[:, :count]
     error = np.linalg.norm(times(vectors) - values * vectors, axis=0)
-    shares = (vectors**2).reshape(channels, -1, count).sum(1).T
+    shares = _energy(vectors, channels)
     return Spectrum(
         values,
         np.ascontiguousarray(vectors.T, np.float32),
