@@ -1,8 +1,6 @@
 """A trained run as ordinary PyTorch: `vae-sweep export RUN FOLDER`."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 from vae_sweep.command import plain
@@ -29,8 +27,7 @@ def main() -> None:
 
 
 def _run(typed: argparse.Namespace) -> None:
-    if not {"", os.getcwd()} & {*sys.path}:  # where a user's own network is
-        sys.path.insert(0, os.getcwd())
+    plain.see_working_folder()  # where a user's own network is
     from vae_sweep.reporting import standalone  # torch
 
     out = standalone.export(typed.run, typed.out, typed.runs.expanduser())

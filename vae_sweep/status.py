@@ -158,14 +158,14 @@ def _print(sweep: Sweep, console: Console, most: int) -> None:
     for run in chosen:
         if run.status == "failed" and run.reason:
             said = f"{short_hash(run.run_id)} failed: {run.reason}"
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            console.say(said)
     if sweep.skipped:
         name, why = next(iter(sweep.skipped.items()))
         said = f"left out {len(sweep.skipped)} that cannot be read: {name} ({why})"
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+        console.say(said)
     if word == "interrupted" and sweep.command:
         said = f"goes on with: {sweep.command}"
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+        console.say(said)
 
 
 def _table(folder: Path, runs: Sequence[State], console: Console) -> Table:

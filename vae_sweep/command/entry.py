@@ -195,8 +195,7 @@ def main(grid: Grid, about: str) -> None:
     task = _Task(grid, sys.argv)
     try:
         machine.start()
-        if not {"", os.getcwd()} & {*sys.path}:  # of a console script; python -m has it
-            sys.path.insert(0, os.getcwd())
+        plain.see_working_folder()
         typed = arguments.read(sys.argv[1:])
         if "--version" in typed.flags:
             print(f"vae-sweep {vae_sweep.__version__}")

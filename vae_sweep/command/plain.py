@@ -77,6 +77,12 @@ def helped(name: str, about: str, examples: Sequence[str]) -> bool:
     return True
 
 
+def see_working_folder() -> None:
+    """Lets modules of the working folder be imported, as `python -m` does by itself."""
+    if not {"", os.getcwd()} & {*sys.path}:
+        sys.path.insert(0, os.getcwd())
+
+
 @contextmanager
 def said() -> Iterator[None]:
     """Ends the process with a line on stderr and code 2 where the user, or the system, is

@@ -35,12 +35,12 @@ def print_points(configs: list[RunConfig]) -> None:
     plain = [_values(config) for config in configs]
     if len(configs) == 1:
         where = "there is a run of it" if configs[0].run_dir.is_dir() else "to be kept"
-        _print(console, f"# {where} in {configs[0].run_dir}\n{_yaml(plain[0])}")
+        console.say(f"# {where} in {configs[0].run_dir}\n{_yaml(plain[0])}")
     else:
         shared, differ = _shared(plain)
-        _print(console, f"# what all {len(configs)} points have\n{_yaml(shared)}")
+        console.say(f"# what all {len(configs)} points have\n{_yaml(shared)}")
         lines = [f"{key}: {', '.join(values)}" for key, values in differ.items()]
-        _print(console, "# where they differ\n" + "\n".join(lines))
+        console.say("# where they differ\n" + "\n".join(lines))
     console.print()
     prediction_table.print_predictions(predicted, console)
 
@@ -56,21 +56,21 @@ def print_run(folder: Path) -> None:
     [run] = found.runs
     [line] = found.finals.to_dict("records")
     console.print(Text(str(folder), "bold"), soft_wrap=True)
-    _print(console, results.progress(line))
-    _print(console, _about(line, run))
-    _print(console, f"\n{_yaml(_values(run.config))}\n")
+    console.say(results.progress(line))
+    console.say(_about(line, run))
+    console.say(f"\n{_yaml(_values(run.config))}\n")
     console.print(_numbers(run))
     if run.summary is not None and run.summary.predicted is not None:
         stated = run.summary.predicted
         console.print(_theory(stated.model_dump()))
         if stated.sentence:
-            _print(console, f"{stated.sentence}.")
+            console.say(f"{stated.sentence}.")
     sizes = [
         f"  {path.name:24s} {path.stat().st_size / 1e3:10,.1f} kB"
         for path in sorted(folder.iterdir())
         if path.is_file() and not path.name.startswith(".")
     ]
-    _print(console, "\n".join(["", "files", *sizes]))
+    console.say("\n".join(["", "files", *sizes]))
 
 
 def _about(line: dict[Any, Any], run: results.Run) -> str:
@@ -163,7 +163,3 @@ def _without(values: dict[str, Any], dotted: set[str], prefix: str = "") -> dict
         elif prefix + key not in dotted:
             kept[key] = value
     return kept
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
