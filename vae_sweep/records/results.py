@@ -18,7 +18,7 @@ from vae_sweep.config import Own, RunConfig, leaves
 from vae_sweep.errors import UserError
 from vae_sweep.files import is_locked
 from vae_sweep.records import reader
-from vae_sweep.records.find import is_run
+from vae_sweep.records.find import is_run, short_hash
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.summary import Best, Predicted, Summary
 
@@ -558,7 +558,7 @@ def table(results: Results) -> pd.DataFrame:
     shown["implied_sigma"] = own
     if bool((finals["status"] != "finished").any()):
         shown["status"] = finals["status"]
-    shown["run"] = finals["run_id"].str.rpartition("-")[2]
+    shown["run"] = finals["run_id"].map(short_hash)
     shown.columns = [names[c][0] if c in names else c for c in shown.columns]
     return shown
 
