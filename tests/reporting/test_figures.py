@@ -90,7 +90,7 @@ def test_the_first_row_leaves_the_view_only_where_a_curve_remains(tmp_path, late
     write_run(tmp_path, None, rows=rows)
     loaded = results.load(tmp_path)
     frames = [Figure().add_subplot() for _ in range(4)]
-    panels.draw(frames, loaded, style.of_runs(loaded.finals))
+    panels.draw(frames, loaded, style.of_points(loaded.finals))
     assert (frames[0].get_ylim()[0] <= 3.01) == shown
 
 

@@ -290,6 +290,19 @@ def read_picture(
         return None
 
 
+def read_reconstructions(
+    folder: Path, summary: Summary | None
+) -> tuple[Image.Image, Image.Image] | None:
+    """The halves of reconstructions.png, originals and what was made of them; None as
+    `read_picture`."""
+    image = read_picture(folder, summary)
+    if image is None:
+        return None
+    width, height = image.size
+    middle = height // 2
+    return image.crop((0, 0, width, middle)), image.crop((0, middle, width, height))
+
+
 def is_picture_of(summary: Summary, content: bytes, name: str) -> bool:
     """Whether a PNG is the one that a summary states of this name; those of running runs,
     and of schema 1, state none."""

@@ -19,7 +19,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from vae_sweep.records import heartbeat, results
-from vae_sweep.records.reader import PICTURES, RECONSTRUCTIONS, SAMPLES, read_picture
+from vae_sweep.records.reader import (
+    PICTURES,
+    SAMPLES,
+    read_picture,
+    read_reconstructions,
+)
 from vae_sweep.records.results import Results, Run
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import figures, style, svg
@@ -276,12 +281,12 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _read_pictures(folder: Path, summary: Summary | None) -> Pictures:
-    image, samples = (read_picture(folder, summary, n) for n in (RECONSTRUCTIONS, SAMPLES))
+    samples = read_picture(folder, summary, SAMPLES)
     drawn = _jpeg(np.asarray(samples)) if samples else None
-    if image is None:
+    halves = read_reconstructions(folder, summary)
+    if halves is None:
         return Pictures(samples=drawn)
-    both = np.asarray(image)
-    originals, made = np.split(both, [len(both) // 2])
+    originals, made = map(np.asarray, halves)
     digest = hashlib.sha256(originals.tobytes()).hexdigest()
     return Pictures(_jpeg(originals), digest, _jpeg(made), drawn)
 

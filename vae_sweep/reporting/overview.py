@@ -4,7 +4,7 @@ import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from matplotlib.transforms import offset_copy
 from PIL import Image
 
 from vae_sweep.files import write_atomically
-from vae_sweep.records.reader import SAMPLES, read_picture
+from vae_sweep.records.reader import SAMPLES, read_picture, read_reconstructions
 from vae_sweep.records.results import Results, Run, data_sets, mixed, progress
 from vae_sweep.reporting import panels, style
 from vae_sweep.reporting.style import Look
@@ -63,7 +63,9 @@ def overview(results: Results, folder: Path) -> Figure:
         folder: runs/<sweep>, which names the picture.
     """
     finals = results.finals
-    best = _best_first(results)
+    named = data_sets(results.runs)
+    of_run = dict(zip(finals["run_id"], named, strict=True))
+    best = _best_first(finals.assign(data=named))
     chosen = finals[finals["run_id"].isin([r for ids in best[:SHOWN] for r in ids])]
     looks = style.of_points(chosen)
     others = {
@@ -71,7 +73,7 @@ def overview(results: Results, folder: Path) -> Figure:
         for run_id, look in style.of_points(finals).items()
         if run_id not in looks
     }
-    strips = [_strip(results, ids, looks[ids[0]]) for ids in best[:SHOWN]]
+    strips = [_strip(results, ids, looks[ids[0]], of_run) for ids in best[:SHOWN]]
     theme = style.LIGHT._replace(colors=(*style.LIGHT.colors, "#d4d4d4"))
     sets = list(dict.fromkeys(_key(strip.originals) for strip in strips))
     high = min(max(ROOM / len(strips), HIGH[0]), HIGH[1])
@@ -118,12 +120,12 @@ def _stated(path: Path) -> str | None:
     return None
 
 
-def _best_first(results: Results) -> list[list[str]]:
+def _best_first(finals: pd.DataFrame) -> list[list[str]]:
     """The run_ids of each point, the best point first: by mean calibrated bits per
-    dimension, else PSNR, of runs that did not diverge; data set by data set."""
-    finals = results.finals.assign(data=data_sets(results.runs))
+    dimension, else PSNR, of runs that did not diverge; data set by data set, of a column
+    `data`."""
     looks = style.of_points(finals)
-    finals["point"] = [looks[run_id].label for run_id in finals["run_id"]]
+    finals = finals.assign(point=[looks[run_id].label for run_id in finals["run_id"]])
     sound = finals[finals["status"] != "diverged"].groupby("point")
     bits = sound["val/bits_per_dim_calibrated"].mean()
     psnr = sound["val/psnr"].mean()
@@ -143,33 +145,29 @@ def _best_first(results: Results) -> list[list[str]]:
     return [group["run_id"].tolist() for _, group in groups]
 
 
-def _strip(results: Results, ids: Sequence[str], look: Look) -> Strip:
-    """Of a point's runs `ids`: the one of median PSNR that has a picture, if any has."""
+def _strip(
+    results: Results, ids: Sequence[str], look: Look, sets: Mapping[str, str]
+) -> Strip:
+    """Of a point's runs `ids`: the one of median PSNR that has a picture, if any has.
+    `sets` are the data sets of all runs."""
     finals = results.finals.set_index("run_id", drop=False).loc[list(ids)]
     runs = {run.run_id: run for run in results.runs}
     sound = finals[finals["status"] != "diverged"]
     ranked = (sound if len(sound) else finals).sort_values("val/psnr")["run_id"].tolist()
     middle = (len(ranked) - 1) / 2
     nearest = sorted(range(len(ranked)), key=lambda i: abs(i - middle))
-    pictures = {
-        ranked[i]: read_picture(runs[ranked[i]].folder, runs[ranked[i]].summary)
-        for i in nearest[:1]
-    }
-    for i in nearest[1:]:
-        if any(pictures.values()):
+    run, halves = runs[ranked[nearest[0]]], None
+    for other in (runs[ranked[i]] for i in nearest):
+        halves = read_reconstructions(other.folder, other.summary)
+        if halves is not None:
+            run = other
             break
-        pictures[ranked[i]] = read_picture(runs[ranked[i]].folder, runs[ranked[i]].summary)
-    run_id = next((r for r, picture in pictures.items() if picture), ranked[nearest[0]])
-    run, picture = runs[run_id], pictures[run_id]
     samples = read_picture(run.folder, run.summary, SAMPLES)
-    originals = reconstructions = None
-    if picture is not None:
-        both = np.asarray(picture)
-        originals, reconstructions = np.split(both, [len(both) // 2])
+    originals, reconstructions = map(np.asarray, halves) if halves else (None, None)
     return Strip(
         look,
         run,
-        data_sets(results.runs)[results.runs.index(run)],
+        sets[run.run_id],
         len(ids),
         _numbers(finals, sound),
         originals,

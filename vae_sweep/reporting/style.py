@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 
-from vae_sweep.records.results import labels, progress
+from vae_sweep.records.results import labels
 
 # Okabe and Ito's palette, whose hues color-blind readers tell apart; its yellow is too
 # pale for lines
@@ -86,19 +86,6 @@ class Look(NamedTuple):
         """matplotlib's style of its line."""
         dashes = tuple(map(float, self.dashes.split()))
         return (0, dashes) if dashes else "-"
-
-
-def of_runs(finals: pd.DataFrame) -> dict[str, Look]:
-    """run_id -> Look, each its own; a label says what became of a run that has not
-    finished."""
-    looks = _looks(finals, labels(finals))
-    ends = {run["run_id"]: progress(run) for run in finals.to_dict("records")}
-    return {
-        run_id: look._replace(label=f"{look.label} ({ends[run_id]})")
-        if ends[run_id] != "finished"
-        else look
-        for run_id, look in looks.items()
-    }
 
 
 def of_points(runs: pd.DataFrame) -> dict[str, Look]:
