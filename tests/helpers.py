@@ -204,6 +204,23 @@ def write_run(
 # --- commands ---
 
 
+def said_by(
+    module: Any, capsys: Any, monkeypatch: Any, *arguments: str, code: int = 0
+) -> tuple[str, str]:
+    """What a command's module prints in this process, for what needs none of its own."""
+    monkeypatch.setattr("sys.argv", ["vae-sweep", *arguments])
+    monkeypatch.setattr("vae_sweep.system.stop.install", lambda: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    try:
+        module.main()
+        ended = 0
+    except SystemExit as exit_:
+        ended = exit_.code or 0
+    out, err = capsys.readouterr()
+    assert ended == code, err
+    return out, err
+
+
 class Cli:
     """Runs `python -m vae_sweep.<module>` in a folder that holds images.npz."""
 

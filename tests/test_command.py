@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import TINY, Cli, summary, write_run
+from helpers import TINY, Cli, said_by, summary, write_run
 
 import vae_sweep
 from vae_sweep import __main__ as command
 from vae_sweep.command import completion
 
-HELPS = ["run", "predict", "show", "status", "report"]
+HELPS = ["run", "predict", "show", "status", "report", "export", "dashboard"]
 SMALL = ("data=npz", "data.path=images.npz", *TINY, "train.steps=4", "train.eval_every=2")
 
 
@@ -22,18 +22,7 @@ def cli(tmp_path) -> Cli:
 
 
 def said(capsys, monkeypatch, *arguments: str, code: int = 0) -> tuple[str, str]:
-    """What the command prints in this process, for what needs none of its own."""
-    monkeypatch.setattr("sys.argv", ["vae-sweep", *arguments])
-    monkeypatch.setattr("vae_sweep.system.stop.install", lambda: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    try:
-        command.main()
-        ended = 0
-    except SystemExit as exit_:
-        ended = exit_.code or 0
-    out, err = capsys.readouterr()
-    assert ended == code, err
-    return out, err
+    return said_by(command, capsys, monkeypatch, *arguments, code=code)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])

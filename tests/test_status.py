@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from helpers import Cli, summary, write_run
+from helpers import Cli, said_by, summary, write_run
 
 from vae_sweep import show, status
 from vae_sweep.reporting import settings
@@ -22,16 +22,7 @@ def sweep(tmp_path, monkeypatch):
 
 
 def said(module, capsys, monkeypatch, *arguments: str, code: int = 0) -> str:
-    monkeypatch.setattr("sys.argv", ["vae-sweep", *arguments])
-    monkeypatch.setattr("vae_sweep.system.stop.install", lambda: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    try:
-        module.main()
-        ended = 0
-    except SystemExit as exit_:
-        ended = exit_.code or 0
-    out, err = capsys.readouterr()
-    assert ended == code, err
+    out, err = said_by(module, capsys, monkeypatch, *arguments, code=code)
     return out or err
 
 
