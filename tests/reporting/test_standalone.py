@@ -166,7 +166,7 @@ def check_style(folders: list[Path]) -> None:
     files = [str(folder / "model.py") for folder in folders]
     for command in (["check", "--select", "E4,E7,E9,F,I,UP,B,RUF"], ["format", "--check"]):
         done = subprocess.run(
-            [shutil.which("ruff") or "ruff", *command, "--isolated", *files],
+            [sys.executable, "-m", "ruff", *command, "--isolated", *files],
             capture_output=True,
             text=True,
             check=False,
