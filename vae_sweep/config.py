@@ -492,7 +492,7 @@ class TrainConfig(Frozen):
     device: Annotated[str, AfterValidator(_device)]
     workers: (
         Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
-    )  # processes that train on CPU
+    )  # processes that train; on CUDA each has a GPU
     cohort: Literal["auto"] | Count  # most runs that train as one
     kernels: Literal["auto", "loop", "grouped", "products"]  # of convolutions
     # of the bound that the last evaluation has (bound.py); 0: none

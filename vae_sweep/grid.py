@@ -4,6 +4,7 @@ Torch is imported where something is to train: a sweep that has ended needs none
 """
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +22,7 @@ from vae_sweep.reporting.progress import Display, Shown
 from vae_sweep.training.locate import Located, locate
 
 if TYPE_CHECKING:
+    from vae_sweep.training.device import Elsewhere
     from vae_sweep.training.prepare import Prepared
 
     Ready = dict[Path, Prepared]  # by folder
@@ -91,6 +93,74 @@ def train(configs: list[RunConfig], console: Console, table: bool = True) -> lis
     return [Ended(kept[c.run_dir], ended[kept[c.run_dir]]) for c in configs]
 
 
+def hand_out(
+    configs: list[RunConfig],
+    elsewhere: "Elsewhere",
+    send: Callable[[list[list[RunConfig]]], None],
+) -> list[Path]:
+    """Validates and lists all points as `train` does, and has those that have not ended
+    trained by others.
+
+    Args:
+        configs: The points.
+        elsewhere: What each process has that trains a cohort.
+        send: Called with the cohorts, the longest first, once the points are listed; each
+            is for `run`, in a process of its own on any machine that sees the sweep's
+            folder. What is to be repeated is put aside already, so that a cohort that is
+            begun again goes on.
+
+    Returns:
+        The folders of the runs that were sent; none where all had ended.
+
+    Raises:
+        UserError: As `train`.
+    """
+    console, datasets = Console(least=120), Datasets()
+    located = locate(configs, datasets)
+    points = list({p.folder.path: p for p in located}.values())
+    _check_longer(points)
+    looks = {p.folder.path: p.folder.ended() for p in points}
+    todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
+    if not todo:
+        return []
+    from vae_sweep.training.plan import cohorts_elsewhere
+    from vae_sweep.training.prepare import prepare
+
+    ready = prepare(todo, console.say, elsewhere)
+    _check_extended(console, ready)
+    datasets.say(console.say)
+    with ExitStack() as stack:
+        for folder in dict.fromkeys(p.folder.path.parent for p in points):
+            stack.enter_context(lock(folder))
+        _list(console, points)
+        ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
+    _say_skipped(console, list(filter(None, ended.values())))
+    asked = {p.folder.path: _begun_again(p.asked) for p in todo}
+    cohorts = cohorts_elsewhere(ready, elsewhere)
+    send([[asked[p.folder.path] for p in cohort] for cohort in cohorts])
+    return list(asked)
+
+
+def report(configs: list[RunConfig]) -> list[Summary | Failed]:
+    """The table and picture of points that others were to train; returns as `run`, a
+    Broken of a point that has not ended."""
+    located = locate(configs, Datasets())
+    _report(Console(least=120), [p.config for p in located], table=True, draw=True)
+    goes_on = "has not ended; the same command goes on with it"
+    ended = ((p.folder.path, p.folder.ended()[0]) for p in located)
+    return [
+        _outcome(path, summary) if summary else Broken(f"{path.name} {goes_on}")
+        for path, summary in ended
+    ]
+
+
+def _begun_again(config: RunConfig) -> RunConfig:
+    """`config` for a process that may be begun again: what it has ended it does not repeat;
+    a run that failed goes on from its checkpoint, however often."""
+    again = config.rerun if config.rerun == "failed" else None
+    return config.model_copy(update={"rerun": again})
+
+
 def _is_to_train(p: Located, summary: Summary | None) -> bool:
     """Whether a run has not ended, or is to be repeated."""
     return summary is None or p.config.rerun in ("all", summary.status)
@@ -139,16 +209,7 @@ def _run_locked(
     console: Console, points: list[Located], looks: dict[Path, Look], ready: "Ready"
 ) -> dict[Path, Summary | None]:
     """Trains what has not ended; folder -> summary."""
-    names = results.labels(results.identities([p.config for p in points]))
-    for folder in dict.fromkeys(p.folder.path.parent for p in points):
-        stated = {
-            p.folder.path.name: {"total_steps": p.steps, "label": names[p.config.run_id]}
-            for p in points
-            if p.folder.path.parent == folder
-        }
-        complaint = list_runs(folder, stated)
-        if complaint:
-            console.say(complaint)
+    names = _list(console, points)
     ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
     _say_skipped(console, list(filter(None, ended.values())))
     _settle(points, ended)
@@ -162,6 +223,22 @@ def _run_locked(
             if ended[p.folder.path] is not None:
                 ended[p.folder.path] = _ended(console, p, p.folder.ended(), again=False)
     return ended
+
+
+def _list(console: Console, points: list[Located]) -> dict[str, str]:
+    """States all points in the sweep.json of their folders; what tells them apart, by
+    run_id."""
+    names = results.labels(results.identities([p.config for p in points]))
+    for folder in dict.fromkeys(p.folder.path.parent for p in points):
+        stated = {
+            p.folder.path.name: {"total_steps": p.steps, "label": names[p.config.run_id]}
+            for p in points
+            if p.folder.path.parent == folder
+        }
+        complaint = list_runs(folder, stated)
+        if complaint:
+            console.say(complaint)
+    return names
 
 
 def _train(

@@ -32,7 +32,7 @@ def main() -> None:
         if not plain.helped("run", ABOUT, EXAMPLES):
             from vae_sweep.command import entry  # Hydra, whose import a signal may end
 
-            entry.main(run_grid, ABOUT)
+            entry.main(run_grid, ABOUT, is_portable=True)
 
 
 if __name__ == "__main__":

@@ -109,10 +109,9 @@ def _word(sweep: Sweep) -> str:
     counts = sweep.counts
     if counts["running"]:
         return "training"
-    for word in ("interrupted", "waiting"):
-        if counts[word]:
-            return "interrupted"
-    return "ended"
+    if counts.keys() == {"waiting"}:
+        return "waiting"
+    return "interrupted" if counts["interrupted"] or counts["waiting"] else "ended"
 
 
 def _goes_on(sweep: Sweep) -> bool:
@@ -139,13 +138,19 @@ def _left(sweep: Sweep) -> str:
     return f"{duration(sweep.left)} left" if sweep.left is not None else ""
 
 
-def _print(sweep: Sweep, console: Console, most: int) -> None:
-    """A sweep: its counts, then its runs, or those that need a look."""
+def summed_up(sweep: Sweep) -> Text:
+    """A line: counts, and how much is done and left."""
     word = _word(sweep)
     rate = f"{in_steps(sweep.rate)} steps/s" if sweep.rate else ""
     parts = [_counted(sweep), _share(sweep) if _goes_on(sweep) else "", rate, _left(sweep)]
     line = Text.assemble((f"{sweep.folder}", "bold"), "  ", (word, _style(word)), ": ")
-    console.print(line + Text(" · ".join(filter(None, parts))), soft_wrap=True)
+    return line + Text(" · ".join(filter(None, parts)))
+
+
+def _print(sweep: Sweep, console: Console, most: int) -> None:
+    """A sweep: its counts, then its runs, or those that need a look."""
+    word = _word(sweep)
+    console.print(summed_up(sweep), soft_wrap=True)
     chosen = sweep.runs
     if len(chosen) > most:
         odd = [r for r in states.order(chosen) if r.status not in ("finished", "waiting")]

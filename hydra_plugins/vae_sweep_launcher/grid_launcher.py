@@ -60,18 +60,19 @@ class GridLauncher(Launcher):
             outcome = outcomes[i]
             if grid is not None and outcome is None:
                 continue
-            config = compositions.hydras(lines, job)
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = initial_job_idx + i
+            config, number = compositions.hydras(lines, job), initial_job_idx + i
             if grid is None:
-                returned.append(self._run(config, self.task_function))
+                returned.append(self.run(config, number, self.task_function))
                 continue
             # .hydra is no more than a record: there is none in a folder that is read-only
             with suppress(OSError):
-                returned.append(self._run(config, lambda _, outcome=outcome: outcome))
+                returned.append(self.run(config, number, lambda _, value=outcome: value))
         return returned
 
-    def _run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
+    def run(self, config: DictConfig, number: int, task: TaskFunction) -> JobReturn:
+        """Hydra's job of a point: calls `task`, and writes .hydra into the run's folder."""
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
         return run_job(
             hydra_context=self.hydra_context,
             task_function=task,

@@ -57,6 +57,7 @@ class GridSweeper(Sweeper):
         config: DictConfig,
     ) -> None:
         self.hydra_context, self.config = hydra_context, config
+        self.task: Any = task_function
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -67,14 +68,18 @@ class GridSweeper(Sweeper):
         parser = OverridesParser.create(self.hydra_context.config_loader)
         params = [f"{key}={value}" for key, value in self.params.items()]
         jobs = union(parser.parse_overrides([*params, *arguments]), parser)
-        if not isinstance(self.launcher, GridLauncher):  # which sees all before any trains
+        alone = not isinstance(self.launcher, GridLauncher)  # which sees all points before
+        if alone:
             self._validate(jobs)
         size = self.max_batch_size or len(jobs)
         returns: list[Sequence[Any]] = []
         for start in range(0, len(jobs), size):
             batch = jobs[start : start + size]
             returns.append(self.launcher.launch(batch, initial_job_idx=start))
-            _ = [result.return_value for result in returns[-1]]  # raises what a job raised
+            # raises what a job raised
+            outcomes = [result.return_value for result in returns[-1]]
+            if alone and hasattr(self.task, "note"):
+                self.task.note(outcomes)  # of jobs in processes of their own
         return returns
 
     def _validate(self, jobs: list[list[str]]) -> None:

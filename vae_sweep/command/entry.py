@@ -133,38 +133,52 @@ def _has_no_record(folder: Path) -> bool:
 
 class _Task:
     """What Hydra calls with composed points: the launcher `grid` with all at once,
-    others with one by one."""
+    others with one by one, perhaps in processes of their own.
 
-    def __init__(self, grid: Grid, argv: list[str]):
+    `is_portable` says whether points are configs and records alone, which any process of
+    `vae_sweep.grid` can train.
+    """
+
+    def __init__(self, grid: Grid, argv: list[str], is_portable: bool):
         functools.update_wrapper(self, grid)  # Hydra names the job by its module
-        self._grid, self._argv = grid, argv
+        self._grid, self._argv, self.is_portable = grid, argv, is_portable
         self.composed = False
         self.failed: list[Exception] = []
+
+    def configs(self, points: list[Plain]) -> list[RunConfig]:
+        """The validated configs of all points, of which errors are no more Hydra's."""
+        configs = configs_of(points)
+        self.composed = True
+        sys.argv = self._argv
+        return configs
+
+    def note(self, outcomes: list[Any]) -> None:
+        """Keeps what went wrong, for the end of the command."""
+        self.failed += [each for each in outcomes if isinstance(each, Exception)]
 
     def grid(self, points: list[Plain]) -> list[Any]:
         """An outcome per point, None of those that keep a record of Hydra's already; those
         that failed are kept, and no error to Hydra."""
-        configs = configs_of(points)
-        outcomes = self._outcomes(configs) or [None] * len(points)
+        configs = self.configs(points)
+        outcomes = self._grid(configs) or [None] * len(points)
+        self.note(outcomes)
         return [
             outcome if _has_no_record(config.run_dir) else None
             for config, outcome in zip(configs, outcomes, strict=True)
         ]
 
-    def _outcomes(self, configs: list[RunConfig]) -> list[Any] | None:
-        self.composed = True
-        sys.argv = self._argv
-        outcomes = self._grid(configs)
-        self.failed += [each for each in outcomes or [] if isinstance(each, Failed)]
-        return outcomes
-
     def __call__(self, config: DictConfig) -> Any:
+        """A point's outcome, an error as well: where this is another process, the sweeper
+        hands it to the command's own task."""
         try:
-            outcomes = self._outcomes([config_of(config)])
+            configs = [config_of(config)]
+            self.composed = True
+            sys.argv = self._argv
+            [outcome] = self._grid(configs) or [None]
         except (UserError, OSError) as error:
-            self.failed.append(error)
-            return None
-        return outcomes[0] if outcomes else None
+            outcome = error
+        self.note([outcome])
+        return outcome
 
 
 def _own_options() -> str:
@@ -178,8 +192,9 @@ def _own_options() -> str:
     return "\n".join(lines) or "no files here"
 
 
-def main(grid: Grid, about: str) -> None:
-    """A command on sys.argv: calls `grid` with all points at once.
+def main(grid: Grid, about: str, is_portable: bool = False) -> None:
+    """A command on sys.argv: calls `grid` with all points at once, unless it `is_portable`
+    and a launcher has others train them.
 
     `about` heads its help. `grid` returns an outcome per point, of which a Failed is said
     in a line, or None where there is none to keep. Exit codes: 0, 1 where a point failed,
@@ -192,7 +207,7 @@ def main(grid: Grid, about: str) -> None:
     names = ", ".join(sorted(experiments.available()))
     OmegaConf.register_new_resolver("named_grids", lambda: names, replace=True)
     OmegaConf.register_new_resolver("own_options", _own_options, replace=True)
-    task = _Task(grid, sys.argv)
+    task = _Task(grid, sys.argv, is_portable)
     try:
         machine.start()
         plain.see_working_folder()

@@ -1,4 +1,6 @@
-"""What SIGTERM and SIGINT do: training writes checkpoints and ends, all else ends at once.
+"""What SIGTERM, SIGINT and SIGUSR2 do: training writes checkpoints and ends, all else ends
+at once. SIGUSR2 is how Slurm says, where a job asks for it, that its time or its machine is
+about to be taken away.
 
 A command runs in `handled`. There a signal raises Stopped in the main thread, or, where the
 main thread has `deferred` it, waits until training asks `requested`. A thread hears of the
@@ -16,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 GRACE_S = 3.5  # seconds that checkpoints may take
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent ends
 SHOW_CURSOR = "\x1b[?25h"  # a live display hides it
 
@@ -42,7 +44,7 @@ class Stopped(BaseException):
 
 
 def install() -> None:
-    """Handles SIGTERM and SIGINT in this process. Call it in the main thread."""
+    """Handles SIGNALS in this process. Call it in the main thread."""
     heard, told = os.pipe()
     os.set_blocking(told, False)
     for signum in SIGNALS:
@@ -73,9 +75,9 @@ def borrowed() -> Iterator[None]:
     """A call's life within a user's process, whose handlers are put back at its end.
 
     Meanwhile a signal ends training with checkpoints. Then SIGINT raises KeyboardInterrupt,
-    at once where it comes twice, and SIGTERM does what it would have done before. Signals
-    that the process ignores stay ignored, and outside the main thread, which alone can
-    handle them, nothing changes.
+    at once where it comes twice, and the others do what they would have done before: a
+    task's SIGUSR2 queues it again. Signals that the process ignores stay ignored, and
+    outside the main thread, which alone can handle them, nothing changes.
     """
     global _received
     if threading.current_thread() is not threading.main_thread():
@@ -94,8 +96,9 @@ def borrowed() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        _received = None
+        last, _received = _received, None
     if stopped is not None:
+        stopped = Stopped(last or stopped.signum)
         if stopped.signum == signal.SIGINT:
             raise KeyboardInterrupt
         signal.raise_signal(stopped.signum)
@@ -152,10 +155,11 @@ def end(stopped: Stopped) -> None:
 
 def _handle(signum: int, _: object) -> None:
     global _received
-    if _received is None:  # `timeout` and terminals may send two
+    first = _received is None  # `timeout` and terminals may send two
+    if first or signum == signal.SIGUSR2:  # Slurm may send SIGTERM before
         _received = signal.Signals(signum)
-        if not _deferred:
-            raise Stopped(signum)
+    if first and not _deferred:
+        raise Stopped(signum)
 
 
 def _handle_within(signum: int, frame: object) -> None:

@@ -1,9 +1,11 @@
 """What training asks of the machine: its device, precision, threads and memory."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
@@ -13,17 +15,41 @@ from vae_sweep.errors import UserError
 EAGER = 3  # calls before a capture: libraries choose algorithms, optimizers make state
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; UserError where CUDA is asked for and absent."""
+class Elsewhere(NamedTuple):
+    """What a process on another machine is given: GPUs, and bytes of memory, None where
+    that is not known. `remedy` says how to get a GPU."""
+
+    gpus: int
+    memory: int | None
+    remedy: str
+
+
+def resolve_device(name: str, elsewhere: Elsewhere | None = None) -> torch.device:
+    """`auto` is CUDA where there is one, `cuda` all GPUs that this process sees, `cuda:1`
+    one of them; UserError where CUDA is asked for and absent."""
+    if elsewhere is None:
+        gpus, where, remedy = torch.cuda.device_count(), "this machine", ""
+    else:
+        gpus, where, remedy = elsewhere.gpus, "each task", f"{elsewhere.remedy}, or "
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        there = gpus > 0 if elsewhere else torch.cuda.is_available()
+        return torch.device("cuda" if there else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= gpus:
         raise UserError(
-            f"train.device={name} needs a CUDA device, this machine has "
-            f"{torch.cuda.device_count()}; use train.device=auto or cpu"
+            f"train.device={name} needs a CUDA device, {where} has {gpus}; "
+            f"{remedy}use train.device=auto or cpu"
         )
     return device
+
+
+def gpus_of(device: torch.device) -> list[str]:
+    """The GPUs that are meant, as CUDA_VISIBLE_DEVICES names them: one by an index, else
+    all that this process sees."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = named.split(",")[:count] if named else [str(i) for i in range(count)]
+    return seen if device.index is None else [seen[device.index]]
 
 
 def set_precision(config: TrainConfig) -> None:

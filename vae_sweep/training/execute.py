@@ -69,7 +69,7 @@ class _Execution:
     def _outcomes(self) -> Generator[tuple[Job, Outcome]]:
         plan = self.plan
         if plan.workers > 1:
-            with Workers(plan.workers, plan.threads, self.display) as workers:
+            with Workers(plan.workers, plan.threads, self.display, plan.device) as workers:
                 yield from workers.train(self._next)
             return
         with limited_threads(plan.threads):

@@ -13,7 +13,7 @@ from vae_sweep.records.checkpoint import State, StateShape
 from vae_sweep.records.run_folder import RunFolder
 from vae_sweep.system import machine
 from vae_sweep.training import feasible, metrics
-from vae_sweep.training.device import check_precision, resolve_device
+from vae_sweep.training.device import Elsewhere, check_precision, resolve_device
 from vae_sweep.training.locate import Located
 from vae_sweep.training.step import state_shape
 from vae_sweep.vae import heads, networks
@@ -49,27 +49,36 @@ class Prepared(NamedTuple):
         return self.device, c.model, c.data, c.metric, train, log, start
 
 
-def prepare(located: list[Located], tell: Callable[[str], None]) -> list[Prepared]:
+def prepare(
+    located: list[Located], tell: Callable[[str], None], elsewhere: Elsewhere | None = None
+) -> list[Prepared]:
     """Validates points. Tells warnings of what trains without sense. Writes nothing.
+
+    Args:
+        located: Those that are to train.
+        tell: Hears of the warnings.
+        elsewhere: What the process has that is to train them, unless it is this one.
 
     Raises:
         UserError: A point cannot be trained on its data and device; the first such.
     """
-    prepared = [_prepared(each) for each in located]
+    prepared = [_prepared(each, elsewhere) for each in located]
     _warn(prepared, tell)
     return prepared
 
 
-def _prepared(located: Located) -> Prepared:
+def _prepared(located: Located, elsewhere: Elsewhere | None) -> Prepared:
     _, config, dataset, folder, steps = located
-    device = resolve_device(config.train.device)
+    device = resolve_device(config.train.device, elsewhere)
     check_precision(config.train, device)
     _, height, width = dataset.shape
-    _check_memory(config, dataset.shape, device)  # before a network of a user's is made
+    # before a network of a user's is made
+    _check_memory(config, dataset.shape, device, elsewhere)
     networks.check(config, dataset.shape)
     heads.check(config.head, config.train.batch_size * height * width)
     latent, precision = config.model.latent, config.train.precision
-    metrics.check_own(config.metric, dataset.shape, latent, precision, device)
+    here = torch.device("cpu") if elsewhere else device
+    metrics.check_own(config.metric, dataset.shape, latent, precision, here)
     constants = point(config, dataset.counts, height * width)
     _check_weight(config, constants)
     return Prepared(config, dataset, constants, folder, device, steps)
@@ -89,15 +98,22 @@ def _check_weight(config: RunConfig, point: Point) -> None:
 
 
 def _check_memory(
-    config: RunConfig, shape: tuple[int, int, int], device: torch.device
+    config: RunConfig,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    elsewhere: Elsewhere | None,
 ) -> None:
-    """Raises UserError where one run on images (C, H, W) is larger than the memory."""
+    """Raises UserError where one run on images (C, H, W) is larger than the memory, if
+    that is known."""
     parameters, activations = networks.size(config.model, shape)
     width = 8 if config.train.precision == "fp64" else 4
     # weights, two gradients, two moments; of activations only what a forward pass keeps
     needed = width * (5 * parameters + activations * config.train.batch_size)
     cuda = device.type == "cuda"
-    there = torch.cuda.mem_get_info(device)[1] if cuda else machine.memory()
+    if elsewhere is not None:
+        there = math.inf if cuda or elsewhere.memory is None else elsewhere.memory
+    else:
+        there = torch.cuda.mem_get_info(device)[1] if cuda else machine.memory()
     if needed > SHARE * there:
         raise UserError(
             f"a run must fit the {there / 1e9:.3g} GB of {device}'s memory, got "

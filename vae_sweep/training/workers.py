@@ -5,6 +5,7 @@ once and nothing is left of them. A worker writes the run folders itself; what a
 a logger sees goes through the parent. Workers end with the parent, whatever ends it.
 """
 
+import gc
 import json
 import os
 import pickle
@@ -31,15 +32,16 @@ from vae_sweep.data.random_transform import Random
 from vae_sweep.errors import UserError
 from vae_sweep.records.summary import Summary
 from vae_sweep.system import stop
-from vae_sweep.training.device import keep_freed_memory
+from vae_sweep.training.device import gpus_of, keep_freed_memory
 from vae_sweep.training.loop import Paused, Progress, Run, train
 
+CPU = torch.device("cpu")
 TELL_S = 0.2  # seconds from one report of progress to the next
 STOP_S = 3.0  # seconds that workers have for their last checkpoints
 MAIN = (  # first of all, before torch is imported, it ties its life to the parent's
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from vae_sweep.system import stop; stop.end_with(int(sys.argv[2])); "
-    "from vae_sweep.training.workers import work; work(*map(int, sys.argv[3:]))"
+    "from vae_sweep.training.workers import work; work(*sys.argv[3:])"
 )
 
 
@@ -61,11 +63,20 @@ Outcome = list[Summary | None] | Exception
 class Workers:
     """`count` processes of `threads` threads each, and the images they share.
 
-    On leaving, workers that still train write checkpoints.
+    On CUDA each has a GPU of its own, the only one that it sees. On leaving, workers that
+    still train write checkpoints.
     """
 
-    def __init__(self, count: int, threads: int, progress: Progress):
+    def __init__(
+        self, count: int, threads: int, progress: Progress, device: torch.device = CPU
+    ):
         self.progress, self.count, self.threads = progress, count, threads
+        self.device = device
+        # those that no worker has
+        self.gpus: list[str | None] = [None] * count
+        if device.type == "cuda":
+            self.gpus[:] = gpus_of(device)[:count]
+        self.gpu_of: dict[Connection, str | None] = {}
         self.busy: dict[Connection, Job] = {}
         self.idle: list[Connection] = []
         self.ready: set[Connection] = set()  # those that have imported what they need
@@ -108,8 +119,9 @@ class Workers:
         return bool(self.idle) or len(self.processes) < self.count
 
     def _start(self) -> None:
-        link, process = _started(self.threads)
-        self.processes[link] = process
+        gpu = self.gpus.pop(0)
+        link, process = _started(self.threads, self.device.type, gpu)
+        self.processes[link], self.gpu_of[link] = process, gpu
         self.idle.append(link)
 
     def _hand_over(self, link: Connection, job: Job) -> None:
@@ -141,6 +153,7 @@ class Workers:
 
     def _bury(self, link: Connection) -> WorkerDied:
         process = self.processes.pop(link)
+        self.gpus.append(self.gpu_of.pop(link))
         code = process.wait()
         link.close()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
@@ -215,19 +228,23 @@ def _mapped(descriptor: int, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     return tensors
 
 
-def _started(threads: int) -> tuple[Connection, "subprocess.Popen[bytes]"]:
-    """A new worker and the connection to it.
+def _started(
+    threads: int, device: str, gpu: str | None
+) -> tuple[Connection, "subprocess.Popen[bytes]"]:
+    """A new worker and the connection to it; with a `gpu`, it sees no other.
 
     A fresh interpreter that imports this module alone: a fork of a process that has
     threads may hang, and multiprocessing's spawn would run the user's main module again.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        arguments = (os.getpid(), theirs.fileno(), threads)
+        arguments = (os.getpid(), theirs.fileno(), threads, device)
+        seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         # Ctrl-C reaches the whole group, but the parent handles it
         with stop.blocked():
             process = subprocess.Popen(
                 [sys.executable, "-c", MAIN, json.dumps(sys.path), *map(str, arguments)],
+                env={**os.environ, **seen},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -244,10 +261,10 @@ def _receive(link: Connection) -> Any:
     return pickle.loads(link.recv_bytes())
 
 
-def work(descriptor: int, threads: int) -> None:
+def work(descriptor: str, threads: str, device: str) -> None:
     """A worker's life."""
-    link = Connection(descriptor)
-    torch.set_num_threads(threads)
+    link = Connection(int(descriptor))
+    torch.set_num_threads(int(threads))
     keep_freed_memory()
     mapped: dict[int, list[Tensor]] = {}
     with suppress(EOFError, ConnectionError):
@@ -262,11 +279,19 @@ def work(descriptor: int, threads: int) -> None:
                 os.close(received)
             else:
                 mapped = {key: _mapped(received, shapes)}
-            _send(link, *_trained(link, runs, logged, mapped[key]))
+            trained = _trained(link, runs, logged, mapped[key], torch.device(device))
+            if device == "cuda":  # of a cohort that was too large, say
+                gc.collect()
+                torch.cuda.empty_cache()
+            _send(link, *trained)
 
 
 def _trained(
-    link: Connection, runs: list[Run], logged: list[bool], tensors: list[Tensor]
+    link: Connection,
+    runs: list[Run],
+    logged: list[bool],
+    tensors: list[Tensor],
+    device: torch.device,
 ) -> tuple[str, Any]:
     told = _Told(link)
     runs = [
@@ -277,13 +302,15 @@ def _trained(
         train_images, val, test, *before = tensors
         images = Images(train_images, val, test)
         random = random_of(runs[0].config.data, before[0]) if before else None
-        summaries = train(runs, images, torch.device("cpu"), told, random)
+        summaries = train(runs, images, device, told, random)
     except Paused:
         return "paused", None
     except ConnectionError:
         raise
     except Exception as error:
         error.add_note("in a worker process:\n" + traceback.format_exc())
+        error.__cause__ = error.__context__ = None  # they hold every tensor of the cohort
+        error = error.with_traceback(None)
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # some exceptions do not survive it
