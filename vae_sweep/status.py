@@ -168,7 +168,7 @@ def _print(sweep: Sweep, console: Console, most: int) -> None:
         name, why = next(iter(sweep.skipped.items()))
         said = f"left out {len(sweep.skipped)} that cannot be read: {name} ({why})"
         console.say(said)
-    if word == "interrupted" and sweep.command:
+    if word in ("interrupted", "waiting") and sweep.command:
         said = f"goes on with: {sweep.command}"
         console.say(said)
 

@@ -71,7 +71,7 @@ class SlurmLauncher(GridLauncher):
     for them. A command that trains nothing is carried out here, as by GridLauncher."""
 
     def __init__(self, **keys: Any):
-        self.keys = {
+        self.keys: dict[str, Any] = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in keys.items()
         }
