@@ -35,7 +35,7 @@ class Part:
             ARGUMENTS.set(arguments)
             from vae_sweep import grid
 
-            outcomes = grid.run([validate(values) for values in json.loads(points)])
+            outcomes = grid.run_part([validate(values) for values in json.loads(points)])
         failed = [str(each) for each in outcomes if isinstance(each, Failed)]
         if failed:
             print("error: " + "\n".join(dict.fromkeys(failed)), file=sys.stderr)
