@@ -15,7 +15,7 @@ from vae_sweep.data.dataset import Datasets
 from vae_sweep.errors import Failed, UserError
 from vae_sweep.records import claim, loggers, results, states
 from vae_sweep.records.claim import Claims, Stated
-from vae_sweep.records.find import run_folder
+from vae_sweep.records.find import is_run, run_folder
 from vae_sweep.records.run_folder import ReadOnly, enter, list_runs
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import overview, tables
@@ -456,7 +456,7 @@ def _report(
     configs = [p.config for p in points]
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
         here = [p for p in points if p.config.sweep_dir == folder]
-        ids = [p.config.run_id for p in here if p.config.run_dir.is_dir()]
+        ids = [p.config.run_id for p in here if is_run(p.config.run_dir)]
         if not ids or any(p.folder.path in elsewhere for p in here):
             continue
         if part and set(states.read(folder).counts) - set(states.ENDED):

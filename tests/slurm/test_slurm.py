@@ -143,7 +143,7 @@ def test_a_sweep_over_both_nodes(cluster, local):
     assert "table: runs/both/table.csv" in out
     job = re.search(r"as job (\d+) of", out)[1]
     assert sorted(cluster.accounts(job, "NodeList")) == ["n1", "n2"]
-    assert cluster.accounts(job, "State,AllocCPUS") == ["COMPLETED|2"] * 2
+    until(lambda: cluster.accounts(job, "State,AllocCPUS") == ["COMPLETED|2"] * 2)
     assert same(cluster, "both", local)
     assert all((run / ".hydra").is_dir() for run in cluster.run.runs("both"))
     assert cluster.log("both", job).count("picture: ") == 1  # by who ended last
@@ -166,7 +166,7 @@ def test_a_preempted_task_goes_on_by_itself(cluster, local, signals):
     assert "submitted" not in out
     until(lambda: cluster.is_over(job))
     assert goes_on(cluster, sweep, job)
-    assert cluster.accounts(job, "State") == ["REQUEUED", "COMPLETED"]
+    until(lambda: cluster.accounts(job, "State") == ["REQUEUED", "COMPLETED"])
     assert same(cluster, sweep, local)
 
 
@@ -189,7 +189,7 @@ def test_scancel_leaves_checkpoints_and_the_same_command_goes_on(cluster, local)
     until(lambda: cluster.trains("cancelled", runs=2))
     cluster.says("scancel", job)
     until(lambda: cluster.is_over(job))
-    assert {state.split()[0] for state in cluster.accounts(job, "State")} == {"CANCELLED"}
+    until(lambda: [s[:9] for s in cluster.accounts(job, "State")] == ["CANCELLED"] * 2)
     assert set(cluster.states("cancelled").values()) == {"interrupted"}
     again = cluster.submitted("seed=0,1", "sweep=cancelled", WAIT)
     assert goes_on(cluster, "cancelled", again)
@@ -218,8 +218,8 @@ def test_a_node_that_goes_down_leaves_its_task_to_the_other(cluster, local):
     until(lambda: cluster.is_over(job))
     cluster.node("resume", node)
     assert "goes on from step" in cluster.log("down", job)
-    assert cluster.accounts(job, "State,NodeList")[-1].startswith("COMPLETED|")
-    assert node not in cluster.accounts(job, "State,NodeList")[-1]
+    other = {"n1": "n2", "n2": "n1"}[node]
+    until(lambda: cluster.accounts(job, "State,NodeList")[-1] == f"COMPLETED|{other}")
     assert same(cluster, "down", local)
     job = cluster.submitted("seed=0", "sweep=up", f"hydra.launcher.nodelist={node}")
     until(lambda: cluster.is_over(job))
@@ -253,18 +253,14 @@ def test_a_thousand_points_are_one_array(cluster):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("sweep", "asked", "said"),
     [
-        ("hydra.launcher.partition=none", "Invalid partition name specified"),
-        (
-            "hydra.launcher.cpus_per_task=64",
-            "node configuration is not available",
-        ),
-        ("hydra.launcher.gpus_per_node=1", "Invalid generic resource"),
+        ("nowhere", "hydra.launcher.partition=none", "Invalid partition name specified"),
+        ("gpu", "hydra.launcher.gpus_per_node=1", "Invalid generic resource"),
     ],
 )
-def test_what_sbatch_refuses_is_passed_on_in_a_line(cluster, asked, said):
-    _, err = cluster.run(*SLURM, "sweep=refused", asked, code=2)
+def test_what_sbatch_refuses_is_passed_on_in_a_line(cluster, sweep, asked, said):
+    _, err = cluster.run(*SLURM, f"sweep={sweep}", asked, code=2)
     assert err.count("\n") == 1
     assert said in err
-    assert list((cluster.folder / "runs" / "refused" / ".slurm").iterdir()) == []
+    assert list((cluster.folder / "runs" / sweep / ".slurm").iterdir()) == []

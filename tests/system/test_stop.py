@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in processes of their own: what is said, how fast, with which code."""
+"""Signals in processes of their own: what is said, how fast, with which code."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from vae_sweep.system import stop
 
 pytestmark = pytest.mark.slow
 
-SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)]
 
 
 def started(code: str) -> subprocess.Popen[str]:

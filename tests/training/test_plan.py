@@ -2,9 +2,14 @@ import pytest
 import torch
 from helpers import TINY, make_config, make_images, prepared
 
+from vae_sweep.data.dataset import Datasets
+from vae_sweep.errors import UserError
 from vae_sweep.system import machine
-from vae_sweep.training import plan
+from vae_sweep.training import metrics, plan
+from vae_sweep.training.device import Elsewhere, gpus_of
+from vae_sweep.training.locate import locate
 from vae_sweep.training.plan import footprint
+from vae_sweep.training.prepare import prepare
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
 
@@ -99,6 +104,106 @@ def test_memory_limits_a_cohort(points, monkeypatch):
     monkeypatch.setattr(machine, "memory", lambda: int(3.5 * needs / plan.SHARE) + 1)
     [made] = plan.plans(todo, 8)
     assert max(len(c) for c in made.cohorts) == 3
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    """A machine that has them, as far as planning can tell."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    memory = (10**12, 10**12)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: memory)
+    monkeypatch.setattr(metrics, "check_own", lambda *_: None)  # computes there
+
+
+GPUS = ("train.device=cuda", "train.steps=1000000")
+
+
+@pytest.mark.parametrize(
+    ("typed", "workers", "sizes"),
+    [
+        ((), 4, [3, 3, 3, 3]),
+        (("train.workers=1",), 1, [12]),
+        (("train.workers=2",), 2, [6, 6]),
+        (("train.workers=9",), 4, [3, 3, 3, 3]),
+        (("train.device=cuda:2",), 1, [12]),
+        (("train.device=auto",), 4, [3, 3, 3, 3]),
+        (("train.cohort=5",), 3, [4, 4, 4]),
+        (("train.steps=5",), 1, [12]),  # is over before more processes have begun
+    ],
+)
+def test_each_gpu_gets_a_process(points, monkeypatch, four_gpus, typed, workers, sizes):
+    timed = []
+
+    def whole(group, device, workers):
+        timed.append(workers)
+        return len(group)
+
+    monkeypatch.setattr(plan, "_size_on_cuda", whole)
+    todo = points(*seeds(12), common=(*GPUS, *typed))
+    [made] = plan.plans(todo, 12)
+    assert made.workers == workers
+    assert sorted(len(c) for c in made.cohorts) == sizes
+    assert ids(made.cohorts) == ids([todo])
+    each = f"{workers} processes with a GPU each, " if workers > 1 else ""
+    assert f": {each}cohorts of {sizes[0]}" in str(made)
+
+
+def test_a_cohort_is_timed_up_to_what_a_gpu_gets(points, monkeypatch, four_gpus):
+    todo, asked = points(*seeds(12), common=(*GPUS, "train.steps=50")), []
+    for workers in (1, 4):
+        asked.append(plan._size_on_cuda(todo, torch.device("cuda"), workers))
+    assert asked == [12, 3]  # untimed: of so few steps the largest
+
+
+def test_the_gpus_that_are_meant(monkeypatch, four_gpus):
+    assert gpus_of(torch.device("cuda")) == ["4", "5", "6", "7"]
+    assert gpus_of(torch.device("cuda:1")) == ["5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert gpus_of(torch.device("cuda")) == ["0", "1", "2", "3"]
+
+
+def elsewhere(gpus=0, memory=None) -> Elsewhere:
+    return Elsewhere(gpus, memory, "set gpus=1")
+
+
+@pytest.mark.parametrize(
+    ("count", "common", "sizes"),
+    [
+        (20, (), [6, 7, 7]),  # at most 8 where they are small
+        (6, ("model.widths=[64,128]", "train.batch_size=64"), [1] * 6),
+        (7, ("train.cohort=3",), [2, 2, 3]),
+        (3, ("train.cohort=1",), [1, 1, 1]),
+    ],
+)
+def test_cohorts_for_processes_elsewhere(points, count, common, sizes):
+    todo = points(*seeds(count), common=common, size=32)
+    made = plan.cohorts_elsewhere(todo, elsewhere())
+    assert sorted(len(c) for c in made) == sizes
+    assert ids(made) == ids([todo])
+
+
+def test_cohorts_elsewhere_fit_the_memory_there_and_the_longest_goes_first(points):
+    todo = points(*seeds(8), ("seed=1", "train.steps=9000"))
+    needs = footprint(todo[0].config, todo[0].point, (3, 8, 8)).bytes(8)
+    memory = int(3.5 * needs / plan.SHARE) + 1
+    made = plan.cohorts_elsewhere(todo, elsewhere(memory=memory))
+    assert [len(c) for c in made] == [1, 3, 3, 2]
+    assert made[0][0].steps == 9000
+
+
+def test_points_are_prepared_for_the_device_elsewhere(tmp_path, npz):
+    base = (*TINY, "data=npz", f"data.path={npz()}", f"runs={tmp_path}")
+    asked = [make_config(*base, f"train.device={name}") for name in ("auto", "cuda", "cpu")]
+    located = [locate([config], Datasets())[0] for config in asked]
+    devices = [p.device.type for p in prepare(located, print, elsewhere(gpus=1))]
+    assert devices == ["cuda", "cuda", "cpu"]
+    assert prepare(located[:1], print, elsewhere())[0].device.type == "cpu"
+    with pytest.raises(UserError, match="each task has 0; set gpus=1, or use"):
+        prepare(located[1:2], print, elsewhere())
+    with pytest.raises(UserError, match="must fit the 1e-05 GB of cpu"):
+        prepare(located[2:], print, elsewhere(memory=10_000))
 
 
 def test_footprint_of_a_linear_vae_by_hand():

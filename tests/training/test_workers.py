@@ -279,6 +279,31 @@ def test_busy_workers_write_checkpoints_when_they_are_left(config_of):
     assert p.folder.resume(shape, p.steps).state.step > 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_each_worker_sees_a_gpu_of_its_own(config_of, monkeypatch):
+    """CPUs stand in for the GPUs; a worker that replaces a dead one has that one's."""
+    on_cpu = workers.MAIN.replace("*sys.argv[3:]", "*sys.argv[3:5], 'cpu'")
+    assert on_cpu != workers.MAIN
+    monkeypatch.setattr(workers, "MAIN", on_cpu)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    configs = [config_of(f"seed={seed}") for seed in range(4)]
+
+    def seen(process) -> str:
+        variables = Path(f"/proc/{process.pid}/environ").read_text().split("\0")
+        [value] = [v for v in variables if v.startswith("CUDA_VISIBLE_DEVICES=")]
+        return value.partition("=")[2]
+
+    with Workers(2, 1, Heard(), torch.device("cuda")) as two:
+        first, second = two.processes.values()
+        assert [seen(first), seen(second)] == ["3", "5"]
+        second.kill()
+        outcomes = carried_out(two, *(job_of(config) for config in configs))
+        assert sum(isinstance(each, WorkerDied) for each in outcomes) == 1
+        assert sum(isinstance(each, list) for each in outcomes) == 3
+        assert {seen(process) for process in two.processes.values()} == {"3", "5"}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent-death signal")
 def test_workers_end_with_a_killed_parent_and_leave_no_images(tmp_path):
     code = (
