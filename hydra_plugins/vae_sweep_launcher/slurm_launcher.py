@@ -119,7 +119,7 @@ class SlurmLauncher(GridLauncher):
         sweeps = list(dict.fromkeys(config.sweep_dir for config in configs))
         console.say(f"next: vae-sweep status {' '.join(map(str, sweeps))}")
         if self.keys["wait"]:
-            wait(waited, [*sent, *ours], console)
+            wait(waited, [config.run_dir for config in configs], console)
             task.note(grid.report(configs))
         return []
 
