@@ -426,10 +426,10 @@ def test_a_run_that_another_command_began_meanwhile_is_left_to_it(
     assert not list(other.run_dir.glob("claim-*"))
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "1 point is being trained by other processes (1 on elsewhere, process 7); 1 of 2 "
-        "points left for this process" in said
+        "1 point is being trained elsewhere (elsewhere, process 7); 1 of 2 points left for "
+        "this process" in said
     )
-    assert "the process that ends last prints the table" in said
+    assert "whoever ends last prints the table" in said
     assert not (config.sweep_dir / "table.csv").exists()
 
 

@@ -385,20 +385,16 @@ class _Training:
         self.console.say(f"{self._by_others()}; {rest}")
 
     def _say_left(self) -> None:
-        self.console.say(
-            f"{self._by_others()}; the process that ends last prints the table"
-        )
+        self.console.say(f"{self._by_others()}; whoever ends last prints the table")
 
     def _by_others(self) -> str:
-        """Who trains what this process does not."""
+        """Which machines train what this process does not."""
         named = Counter(map(str, self.elsewhere.values())).most_common()
-        shown = [f"{count} on {who}" for who, count in named[:NAMED]]
-        more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
+        shown = [f"{count} by {who}" for who, count in named[:NAMED]]
+        shown += [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
         are = "is" if len(self.elsewhere) == 1 else "are"
-        return (
-            f"{_points(len(self.elsewhere))} {are} being trained by other processes "
-            f"({', '.join([*shown, *more])})"
-        )
+        who = named[0][0] if len(named) == 1 else "; ".join(shown)
+        return f"{_points(len(self.elsewhere))} {are} being trained elsewhere ({who})"
 
 
 def _points(count: int) -> str:

@@ -239,6 +239,7 @@ _clocks: dict[int, tuple[float, float]] = {}  # device -> offset of its clock, w
 
 def _own() -> Stated:
     return Stated(
+        schema=SCHEMA,
         host=platform.node(),
         boot=_boot(),
         pid=os.getpid(),
@@ -281,11 +282,11 @@ def _is_there(pid: int) -> bool:
 
 
 def _start(pid: int) -> str | None:
-    """When a process of this machine started, in ticks after the machine did; None where
-    that is not known."""
+    """When a process of this machine started, in ticks after the machine did; empty of one
+    that has ended and is only listed, None where it is not known."""
     with suppress(OSError, IndexError):
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[19]
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if stat[0] in "ZX" else stat[19]
     return None
 
 
@@ -361,7 +362,7 @@ def _read(path: Path) -> _Found | None:
     try:
         return _Found(Stated.model_validate(json.loads(content)), touched)
     except (ValueError, ValidationError, RecursionError):
-        return _Found(Stated(), touched)
+        return _Found(Stated(schema=SCHEMA), touched)
 
 
 def _encoded(stated: Stated) -> bytes:
