@@ -112,12 +112,12 @@ class SlurmLauncher(GridLauncher):
         )
         if not waited:  # all have ended, of which the launcher `grid` makes a table
             return super().launch(job_overrides, initial_job_idx)
+        sweeps = list(dict.fromkeys(config.sweep_dir for config in configs))
+        console.say(f"next: vae-sweep status {' '.join(map(str, sweeps))}")
         for i, (lines, job) in enumerate(zip(job_overrides, jobs, strict=True)):
             if configs[i].run_dir in sent:
                 config = compositions.hydras(lines, job)
                 self.run(config, initial_job_idx + i, lambda _: None)
-        sweeps = list(dict.fromkeys(config.sweep_dir for config in configs))
-        console.say(f"next: vae-sweep status {' '.join(map(str, sweeps))}")
         if self.keys["wait"]:
             wait(waited, [config.run_dir for config in configs], console)
             task.note(grid.report(configs))
