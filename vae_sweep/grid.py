@@ -121,7 +121,7 @@ def hand_out(
     configs: list[RunConfig],
     elsewhere: "Elsewhere",
     send: Callable[[list[list[RunConfig]]], None],
-) -> list[Path]:
+) -> list[Path] | None:
     """Validates and lists all points as `train` does, and has those that have not ended
     trained by others.
 
@@ -134,7 +134,7 @@ def hand_out(
             begun again goes on.
 
     Returns:
-        The folders of the runs that were sent; none where all had ended.
+        The folders of the runs that were sent; None where all had ended.
 
     Raises:
         UserError: As `train`.
@@ -146,7 +146,7 @@ def hand_out(
     looks = {p.folder.path: p.folder.ended() for p in points}
     todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
     if not todo:
-        return []
+        return None
     from vae_sweep.training.plan import cohorts_elsewhere
     from vae_sweep.training.prepare import prepare
 

@@ -110,12 +110,12 @@ class SlurmLauncher(GridLauncher):
             elsewhere,
             lambda cohorts: waited.add(submit(cohorts, self.keys, console)),
         )
-        if not waited:  # all have ended, of which the launcher `grid` makes a table
+        if sent is None and not ours:  # all have ended: a table is made here
             return super().launch(job_overrides, initial_job_idx)
         sweeps = list(dict.fromkeys(config.sweep_dir for config in configs))
         console.say(f"next: vae-sweep status {' '.join(map(str, sweeps))}")
         for i, (lines, job) in enumerate(zip(job_overrides, jobs, strict=True)):
-            if configs[i].run_dir in sent:
+            if configs[i].run_dir in (sent or ()):
                 config = compositions.hydras(lines, job)
                 self.run(config, initial_job_idx + i, lambda _: None)
         if self.keys["wait"]:
