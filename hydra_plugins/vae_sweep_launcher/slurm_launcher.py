@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
 from hydra_plugins.vae_sweep_launcher.slurm_task import Part
-from vae_sweep.errors import UserError
+from vae_sweep.errors import UserError, shown
 from vae_sweep.files import write_atomically
 
 if TYPE_CHECKING:
@@ -232,8 +232,15 @@ def _parameters(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gpus(keys: dict[str, Any]) -> int:
-    """Of a task, from `2` or `a100:2`."""
-    return int(str(keys["gpus_per_node"] or 0).rpartition(":")[2])
+    """Of a task, from `2` or `a100:2`. Raises UserError where it is neither."""
+    typed = str(keys["gpus_per_node"] or 0)
+    count = typed.rpartition(":")[2]
+    if not count.isdecimal():
+        raise UserError(
+            f"hydra.launcher.gpus_per_node must be a number, or a type and a number, got "
+            f"{shown(typed)}; set hydra.launcher.gpus_per_node={typed}:1"
+        )
+    return int(count)
 
 
 def _each(keys: dict[str, Any]) -> str:

@@ -157,6 +157,8 @@ def test_tasks_with_a_gpu_are_planned_for_it(command, folder):
         "error: train.device=cuda needs a CUDA device, each task has 0; set "
         "hydra.launcher.gpus_per_node=1, or use train.device=auto or cpu\n"
     )
+    _, err = command(SLURM, "hydra.launcher.gpus_per_node=a100", code=2)
+    assert "gpus_per_node must be a number, or a type and a number, got 'a100'" in err
     gpu = ("train.device=auto", "hydra.launcher.gpus_per_node=1")
     command(SLURM, "seed=range(70)", *gpu)
     assert [len(points(task)) for task in tasks(folder)] == [35, 35]  # at most 64
