@@ -1,16 +1,16 @@
-# `make sweep` trains the headline grid, `make test` runs every check (in three processes of
-# one thread, so that on two cores one works where another waits), `make quick` those that
-# together end in a minute, `make browser` those that open pages in Chromium, `make slurm`
-# those on a real Slurm (whose packages it installs where it can: root, apt-get), `make survival`
-# the long ones (an hour: kills, odd configs, damaged files; results in tests/README.md),
-# `make study` the whole study (CIFAR="data=image_folder data.path=FOLDER" and MNIST="data=npz
-# data.path=FILE" name other places than torchvision's downloads, CIFAR_NAME and MNIST_NAME
-# what captions call them).
+# `make sweep` trains the headline grid; `make test` runs every check of seconds (in three
+# processes of one thread, so that on two cores one works where another waits), `make long`
+# those of minutes (kills, notebooks), `make browser` those that open pages in Chromium, `make
+# slurm` those on a real Slurm (whose packages it installs where it can: root, apt-get), `make
+# quick` those that together end in a minute; `make survival` repeats kills, odd configs and
+# damage for an hour (results in tests/README.md). `make study` is the whole study
+# (CIFAR="data=image_folder data.path=FOLDER" and MNIST="data=npz data.path=FILE" name other
+# places than torchvision's downloads, CIFAR_NAME and MNIST_NAME what captions call them).
 # All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: sweep test quick browser slurm lint survival study clean
+.PHONY: sweep test quick long browser slurm lint survival study clean
 
 sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
@@ -23,11 +23,14 @@ study: .venv/installed
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
-	  -m "not browser and not slurm"
+	  -m "not browser and not long and not slurm"
 
 quick: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
-	  -m "not slow and not browser and not slurm"
+	  -m "not slow and not browser and not long and not slurm"
+
+long: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m long
 
 browser: .venv/installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m browser

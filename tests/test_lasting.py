@@ -64,7 +64,7 @@ def release(tmp_path_factory) -> Path:
     return copied(tmp_path_factory.mktemp("release"), THEN | CHANGES)
 
 
-@pytest.fixture(params=(SCHEMAS[0], SCHEMAS[-1]))
+@pytest.fixture(params=(SCHEMAS[0], pytest.param(SCHEMAS[-1], marks=pytest.mark.long)))
 def sweeps(request, tmp_path) -> Path:
     """Golden sweeps as runs/, beside their images."""
     shutil.copytree(GOLDEN / request.param, tmp_path / "runs")

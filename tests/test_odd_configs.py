@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_nothing_foreign_leaves_configuration_and_validation(folder):
-    drawn(100, outcome)
+    drawn(50, outcome)
 
 
 def test_nothing_foreign_leaves_the_command(folder):

@@ -78,10 +78,10 @@ def test_each_point_is_a_run_with_rows_pictures_and_settings(cli):
 
 
 def test_a_killed_run_goes_on_as_the_same_run(cli):
-    long = (*POINT, "train.steps=4000", "train.eval_every=20", "log.every=10")
+    long = (*POINT, "train.steps=1200", "train.eval_every=20", "log.every=10")
     process = cli.start(*long)
     end = time.monotonic() + 100
-    while not list(cli.folder.glob("trackio/media/*/*/500")):
+    while not list(cli.folder.glob("trackio/media/*/*/300")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -24,7 +24,7 @@ of_tables = pytest.mark.skipif(not there, reason="the study's tables are not pub
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:
-    """experiments=smoke, as one would run it: 80 runs of 60 steps."""
+    """experiments=smoke, as one would run it: 80 runs of 60 steps. Its tests are `long`."""
     folder = tmp_path_factory.mktemp("smoke")
     command = [sys.executable, "-m", "vae_sweep.run", "experiments=smoke"]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -40,6 +40,7 @@ def test_there_are_six():
 
 
 # zmq and the kernel's own loop have warnings that are none of ours
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_the_smallest_sweep(notebook, smoke, tmp_path):
@@ -50,6 +51,7 @@ def test_a_notebook_runs_on_the_smallest_sweep(notebook, smoke, tmp_path):
     assert {"image/png", "text/markdown"} <= kinds
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_a_cell_that_raises_is_an_error(smoke, tmp_path):
     broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
@@ -59,6 +61,7 @@ def test_a_cell_that_raises_is_an_error(smoke, tmp_path):
         make.render(tmp_path / "00_broken.ipynb", tmp_path / "made.ipynb")
 
 
+@pytest.mark.long
 def test_the_smallest_sweep_comes_out_as_committed(smoke):
     again, committed = published.load(smoke), published.load(RESULTS / "smoke")
     both = [each.results.finals.set_index("run_id") for each in (again, committed)]

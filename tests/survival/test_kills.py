@@ -1,4 +1,4 @@
-"""Seven of the kills of `make survival`, one of each kind."""
+"""Seven of the kills of `make survival`, one of each kind, which `make long` runs."""
 
 import sys
 
@@ -18,6 +18,7 @@ def laboratory(tmp_path_factory) -> Laboratory:
     return Laboratory(tmp_path_factory.mktemp("survival"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", small(), ids=lambda case: f"case{case.number}")
 def test_a_killed_sweep_leaves_nothing_behind_and_ends_equal(laboratory, case: Case):
     outcome = laboratory.carry_out(case)

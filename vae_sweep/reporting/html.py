@@ -28,6 +28,7 @@ from vae_sweep.records.reader import (
 from vae_sweep.records.results import Results, Run
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import figures, style, svg
+from vae_sweep.reporting.progress import duration
 from vae_sweep.reporting.style import Look
 from vae_sweep.reporting.tables import (
     KEY,
@@ -200,13 +201,7 @@ def _pace(beat: heartbeat.Heartbeat) -> str:
     if not beat.rate:
         return text
     left = (beat.total_steps - beat.step) / beat.rate
-    return f"{text}, {beat.rate:.3g} steps/s, {_duration(left)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{text}, {beat.rate:.3g} steps/s, {duration(left)} left"
 
 
 def _share(run: dict[Any, Any], beat: heartbeat.Heartbeat | None) -> float | None:
