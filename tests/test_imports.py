@@ -76,7 +76,10 @@ def test_heavy_imports_wait_until_they_are_used(name):
 
 
 def test_hydra_plugin_is_light():
-    code = "import sys, hydra_plugins.vae_sweep_launcher.grid_launcher; print(*sys.modules)"
+    plugin = "hydra_plugins.vae_sweep_launcher"
+    code = (
+        f"import sys, {plugin}.grid_launcher, {plugin}.slurm_launcher; print(*sys.modules)"
+    )
     command = [sys.executable, "-c", code]
     modules = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert not {"torch", "pandas", "wandb"} & set(modules.stdout.split())
+    assert not {"torch", "pandas", "wandb", "submitit"} & set(modules.stdout.split())

@@ -94,7 +94,8 @@ class SlurmLauncher(GridLauncher):
 
         console = Console(least=120)
         queued = _queued_runs({config.sweep_dir for config in configs})
-        ours = {c.run_dir: queued[c.run_dir] for c in configs if c.run_dir in queued}
+        found = {config.run_dir: config.run_dir.absolute() for config in configs}
+        ours = {path: queued[run] for path, run in found.items() if run in queued}
         waited = set(ours.values())  # the jobs that train what was asked for
         if ours:
             points, names = _counted(len(ours), "point"), ", ".join(sorted(waited))
@@ -159,7 +160,7 @@ def submit(
     count, of = _counted(sum(map(len, cohorts)), "point"), _counted(len(jobs), "task")
     console.say(f"submitted {count} as job {name} of {of}, {_each(keys)}")
     console.say(f"logs: {folder}/{name}_*log.out; scancel {name} ends it with checkpoints")
-    tasks = [[str(config.run_dir) for config in part] for part in cohorts]
+    tasks = [[str(config.run_dir.absolute()) for config in part] for part in cohorts]
     content = json.dumps({job.job_id: runs for job, runs in zip(jobs, tasks, strict=True)})
     write_atomically(folder / f"{name}.json", content.encode())
     return name

@@ -129,7 +129,7 @@ def same(cluster: Cluster, sweep: str, local: dict[str, str]) -> bool:
 
 def goes_on(cluster: Cluster, sweep: str, job: str) -> bool:
     """Whether the job's log says that it went on from between two checkpoints."""
-    steps = re.findall(r"1 point goes on from step (\d+) of 5000", cluster.log(sweep, job))
+    steps = re.findall(r"go(?:es)? on from steps? (\d+)", cluster.log(sweep, job))
     return steps != [] and all(int(step) % 1000 != 0 for step in steps)
 
 
@@ -152,17 +152,25 @@ def test_a_sweep_over_both_nodes(cluster, local):
     assert "submitted" not in out
 
 
-@pytest.mark.parametrize("signals", [["USR2"], ["TERM", "USR2"]])
-def test_a_preempted_task_goes_on_by_itself(cluster, local, signals):
+TWO = ("seed=0,1", "train.cohort=auto", "train.workers=2", "hydra.launcher.cpus_per_task=2")
+
+
+@pytest.mark.parametrize(
+    ("runs", "asked", "signals"),
+    [(1, ("seed=0",), ["USR2"]), (2, TWO, ["TERM", "USR2"])],
+    ids=["one process", "two processes"],
+)
+def test_a_preempted_task_goes_on_by_itself(cluster, local, runs, asked, signals):
     """With no time-out to spare: one that is preempted needs none."""
     sweep = "-".join(["preempted", *signals])
-    job = cluster.submitted("seed=0", f"sweep={sweep}", "hydra.launcher.max_num_timeout=0")
-    until(lambda: cluster.trains(sweep))
+    asked = (*asked, f"sweep={sweep}", "hydra.launcher.max_num_timeout=0")
+    job = cluster.submitted(*asked)
+    until(lambda: cluster.trains(sweep, runs))
     for each in signals:
         cluster.says("scancel", f"--signal={each}", job)
     until(lambda: "Requeued job" in cluster.log(sweep, job))
-    out, _ = cluster.run(*SLURM, "seed=0", f"sweep={sweep}")
-    assert f"queued already: 1 point, in job {job}" in out
+    out, _ = cluster.run(*SLURM, *asked)
+    assert f"queued already: {runs} point" in out
     assert "submitted" not in out
     until(lambda: cluster.is_over(job))
     assert goes_on(cluster, sweep, job)
