@@ -135,7 +135,7 @@ def submit(
         UserError: sbatch refuses, for a reason that is passed on.
     """
     import submitit
-    from submitit.core.utils import FailedJobError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder = cohorts[0][0].sweep_dir / FOLDER
     folder.mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def submit(
     try:
         with _outside_of_jobs(), redirect_stderr(io.StringIO()):
             jobs = executor.map_array(Part(), points, arguments)
-    except FailedJobError as error:
+    except (FailedJobError, FailedSubmissionError) as error:
         for path in set(folder.iterdir()) - before:
             path.unlink()
         said = [line for line in str(error).splitlines() if line.strip()]
