@@ -263,7 +263,8 @@ class Trainer:
     def _condition_gradients(self, alive: Tensor) -> None:
         """Masks dead runs and clips each run's gradient to the norm `clip`."""
         gradients = self.rows.gradients
-        gradients.masked_fill_(~alive[:, None], 0)
+        if self._is_repeated or not alive.all():
+            gradients.masked_fill_(~alive[:, None], 0)
         if self.config.clip is not None:
             if self.device.type == "cuda":
                 norm = gradients.norm(dim=1)  # [R]
