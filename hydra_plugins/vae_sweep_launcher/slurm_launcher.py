@@ -22,7 +22,6 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
-from hydra_plugins.vae_sweep_launcher.slurm_task import Part
 from vae_sweep.errors import UserError, shown
 from vae_sweep.files import write_atomically
 
@@ -136,6 +135,9 @@ def submit(
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    # here, as Hydra's scans load plugins anew, and pickle names a class as it is now
+    from hydra_plugins.vae_sweep_launcher.slurm_task import Part
 
     folder = cohorts[0][0].sweep_dir / FOLDER
     folder.mkdir(exist_ok=True)

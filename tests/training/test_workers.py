@@ -161,8 +161,8 @@ class Killer(Heard):
         self.at, self.count, started = at, 0, workers._started
         self.processes = []
 
-        def start(threads):
-            link, process = started(threads)
+        def start(*how):
+            link, process = started(*how)
             self.processes.append(process)
             return link, process
 
