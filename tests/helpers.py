@@ -201,6 +201,18 @@ def write_run(
     return run_id
 
 
+def claim_elsewhere(folder: Path, number: int = 1, age: float = 0.0, **stated: Any) -> Path:
+    """Claims a run for a process of another machine, which was heard of `age` seconds ago;
+    returns the claim."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"claim-{number}.json"
+    content = {"schema": 3, "host": "elsewhere", "boot": "b", "pid": 7, "start": "1"}
+    path.write_text(json.dumps({**content, "token": "t", "time": 0.0, **stated}))
+    heard = path.stat().st_mtime - age
+    os.utime(path, (heard, heard))
+    return path
+
+
 # --- commands ---
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from filelock import FileLock
-from helpers import TINY, make_config, make_images, prepared
+from helpers import TINY, claim_elsewhere, make_config, make_images, prepared
 from safetensors.torch import load_file
 
 from vae_sweep import grid
@@ -371,13 +370,17 @@ def test_a_sweep_lists_its_runs_before_they_begin(config_of, monkeypatch):
     [loaded] = seen
     assert set(loaded.finals["run_id"]) == {c.run_id for c in configs[:2]}
     assert loaded.waiting == [configs[2].run_id]
-    listed = json.loads((folder / "sweep.json").read_text())
-    assert listed["schema"] == reader.SCHEMA
-    assert list(listed["runs"]) == [c.run_id for c in configs]
+    first, second = [json.loads(path.read_text()) for path in reader.lists(folder)]
+    assert first["schema"] == second["schema"] == reader.SCHEMA
+    assert list(first["runs"]) == [configs[0].run_id]
+    assert list(second["runs"]) == [c.run_id for c in configs[1:]]
+    listed = reader.read_sweep(folder)
+    assert list(listed) == [c.run_id for c in configs]
     keys = {"command", "time", "total_steps", "label"}
-    assert all(about.keys() == keys for about in listed["runs"].values())
+    assert all(about.keys() == keys for about in listed.values())
     grid.run(configs)
-    assert json.loads((folder / "sweep.json").read_text()) == listed
+    assert reader.read_sweep(folder) == listed
+    assert len(reader.lists(folder)) == 2
     assert results.load(folder).waiting == []
 
 
@@ -405,21 +408,29 @@ def test_the_list_of_a_later_version_is_refused_and_left_alone(config_of):
     assert path.read_text() == '{"schema": 99, "runs": {}}'
 
 
-def test_a_sweep_that_another_command_began_meanwhile_is_refused(config_of, monkeypatch):
+def test_a_run_that_another_command_began_meanwhile_is_left_to_it(
+    config_of, monkeypatch, capsys
+):
     """It made the folder while this one prepared its points, which takes seconds."""
-    config, real = config_of(), grid._prepare
-    other = FileLock(config.sweep_dir / ".lock")
+    config, other, real = config_of(), config_of("seed=1"), grid._prepare
 
     def prepare(points, ready, console):
-        config.sweep_dir.mkdir(parents=True)
-        other.acquire()
+        claim_elsewhere(config.run_dir)
         return real(points, ready, console)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
-    with pytest.raises(UserError, match="another sweep is running"):
-        grid.run([config])
-    other.release()
-    assert not config.run_dir.exists()
+    theirs, ours = grid.run([config, other])
+    assert theirs is None
+    assert ours.status == "finished"
+    assert [path.name for path in config.run_dir.iterdir()] == ["claim-1.json"]
+    assert not list(other.run_dir.glob("claim-*"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "1 point is being trained elsewhere (elsewhere, process 7); 1 of 2 points left for "
+        "this process" in said
+    )
+    assert "whoever ends last prints the table" in said
+    assert not (config.sweep_dir / "table.csv").exists()
 
 
 def test_a_sweep_that_another_command_ended_meanwhile_is_not_trained_again(
@@ -444,10 +455,10 @@ def test_what_cannot_be_written_is_not_repeated_in_silence(config_of, monkeypatc
     config = config_of()
     grid.run([config])
 
-    def locked(folder):
+    def closed(folder):
         raise ReadOnly(f"the sweep folder {folder} must be writable")
 
-    monkeypatch.setattr(grid, "lock", locked)
+    monkeypatch.setattr(grid, "enter", closed)
     [summary] = grid.run([config])  # it has ended: only looked at
     assert summary.status == "finished"
     with pytest.raises(ReadOnly):

@@ -215,7 +215,7 @@ def test_cuda_asked_for_and_absent(cli):
     assert "needs a CUDA device" in err
 
 
-def test_another_sweep_in_the_folder(cli):
+def test_an_earlier_versions_sweep_in_the_folder(cli):
     (cli.folder / "runs/main").mkdir(parents=True)
     with FileLock(cli.folder / "runs/main/.lock"):
         _, err = cli(*SMALL, code=2)

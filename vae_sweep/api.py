@@ -42,8 +42,9 @@ def sweep(*, quiet: bool = False, **options: Any) -> Results:
     """Trains a grid of VAEs and returns what they measured: `vae-sweep` as a function.
 
     Records go to `runs`/`sweep`/, and points that are there and have ended are not trained
-    again. Ctrl-C, or interrupting a notebook's cell, writes checkpoints and raises
-    KeyboardInterrupt; the same call goes on from there. Scripts need no `__main__` guard.
+    again; those that another process trains are waited for. Ctrl-C, or interrupting a
+    notebook's cell, writes checkpoints and raises KeyboardInterrupt; the same call goes on
+    from there. Scripts need no `__main__` guard.
 
     Args:
         quiet: Whether nothing is printed, but once that images are made or downloaded.
@@ -77,7 +78,7 @@ def sweep(*, quiet: bool = False, **options: Any) -> Results:
             from vae_sweep import grid  # torch
 
             console = Console(least=120, quiet=quiet, warn=_warn)
-            ended = grid.train(asked.configs, console, table=False)
+            ended = grid.train(asked.configs, console, table=False, wait=True)
     found = results.of(dict.fromkeys(each.folder for each in ended))
     for line in [*results.left_out(found), *_unfinished(found)]:
         _warn(line)

@@ -7,8 +7,9 @@ files, the content is written beside its place and moved there.
 
 import errno
 import os
+import secrets
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,8 @@ except ImportError:  # Windows, which has no such locks
 
 # what file systems without unnamed files answer to O_TMPFILE
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+# and those without hard links to a link
+UNLINKED = (*UNSUPPORTED, errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
@@ -70,6 +73,70 @@ def append(path: Path, size: int, content: bytes) -> None:
             raise
 
 
+def create(path: Path, content: bytes, sync: bool = False) -> bool:
+    """Makes `path` where it is not there, with its whole `content` from the first moment;
+    False where it is. Of any number of processes, on any number of machines that share the
+    folder, one gets True. `sync` as in `write_atomically`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with ExitStack() as stack:
+        file = _open_unnamed(path.parent)
+        if file is None:
+            temporary = temporary_name(path)
+            file = temporary.open("xb")
+            stack.callback(_forget, temporary)
+        stack.enter_context(file)
+        file.write(content)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+        try:
+            if isinstance(file.name, int):
+                os.link(f"/proc/self/fd/{file.name}", path, src_dir_fd=file.name)
+            else:
+                os.link(file.name, path)
+        except FileExistsError:  # perhaps NFS asked twice, as an answer was lost
+            return os.fstat(file.fileno()).st_nlink == 2
+        except OSError as error:
+            if error.errno not in UNLINKED or not path.parent.is_dir():
+                raise
+            return _create_named(path, content)
+    return True
+
+
+def _create_named(path: Path, content: bytes) -> bool:
+    """As `create`, where there are no links: the file is empty for a moment."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def clock(folder: Path) -> float:
+    """Seconds since 1970 by the clock that the times of files in `folder` are of, which on
+    a network disk is the server's.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+    file = _open_unnamed(folder)
+    if file is not None:
+        with file:
+            os.utime(file.fileno())
+            return os.fstat(file.fileno()).st_mtime
+    temporary = temporary_name(folder / "clock")
+    try:
+        temporary.open("xb").close()
+        os.utime(temporary)
+        return temporary.stat().st_mtime
+    finally:
+        _forget(temporary)
+
+
 def put_aside(path: Path) -> Path:
     """Renames `path` to NAME.old-K, the first that is free, which is returned."""
     k = 1
@@ -81,14 +148,18 @@ def put_aside(path: Path) -> Path:
 
 def temporary_name(path: Path) -> Path:
     """The name that the content of `path` has for a moment; a leading dot marks it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left in `folder` between writing and renaming."""
-    for left in folder.glob(".*.tmp"):
-        with suppress(OSError):
-            left.unlink()
+def _forget(path: Path) -> None:
+    """Removes a temporary file; one that is gone, or cannot be removed, is no matter."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What killed processes left in `folder` between writing and renaming."""
+    return list(folder.glob(".*.tmp"))
 
 
 def is_locked(path: Path) -> bool:
@@ -103,17 +174,26 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def _open_unnamed(folder: Path) -> IO[bytes] | None:
+    """A new file without a name, of which nothing is left; None where `folder`'s file
+    system has none."""
+    if not hasattr(os, "O_TMPFILE"):
+        return None
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+    except OSError as error:
+        if error.errno in UNSUPPORTED and folder.is_dir():
+            return None
+        raise
+
+
 def _replace_unnamed(path: Path, write: Callable[[IO[bytes]], object], sync: bool) -> bool:
     """Whether the file system has unnamed files and `path` was replaced by one."""
-    if not hasattr(os, "O_TMPFILE"):
+    file = _open_unnamed(path.parent)
+    if file is None:
         return False
-    try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
-    except OSError as error:
-        if error.errno in UNSUPPORTED and path.parent.is_dir():
-            return False
-        raise
-    with open(descriptor, "w+b") as file:
+    with file:
+        descriptor = file.fileno()
         write(file)
         file.flush()
         if sync:
@@ -145,6 +225,5 @@ def _replace_named(path: Path, write: Callable[[IO[bytes]], object], sync: bool)
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _forget(temporary)
         raise

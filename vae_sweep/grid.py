@@ -3,17 +3,20 @@
 Torch is imported where something is to train: a sweep that has ended needs none.
 """
 
+import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Datasets
 from vae_sweep.errors import Failed, UserError
-from vae_sweep.records import loggers, results
+from vae_sweep.records import claim, loggers, results
+from vae_sweep.records.claim import Claims, Stated
 from vae_sweep.records.find import run_folder
-from vae_sweep.records.run_folder import ReadOnly, list_runs, lock
+from vae_sweep.records.run_folder import ReadOnly, enter, list_runs
 from vae_sweep.records.summary import Summary
 from vae_sweep.reporting import overview, tables
 from vae_sweep.reporting.console import Console
@@ -21,12 +24,15 @@ from vae_sweep.reporting.progress import Display, Shown
 from vae_sweep.training.locate import Located, locate
 
 if TYPE_CHECKING:
+    from vae_sweep.training.extend import Begun
     from vae_sweep.training.prepare import Prepared
 
     Ready = dict[Path, Prepared]  # by folder
 
 Look = tuple[Summary | None, str | None]  # of RunFolder.ended
 ROUNDS = 2  # runs whose files are gone at the end are repeated once
+LOOK_S = 2.0  # between two looks at what other processes train, where that is waited for
+NAMED = 4  # processes that a line names
 
 
 class Diverged(Failed):
@@ -38,57 +44,66 @@ class Broken(Failed):
 
 
 class Ended(NamedTuple):
-    """A point's folder and its summary, None where the folder was removed meanwhile."""
+    """A point's folder and its summary, None where another process still trains it, or else
+    the folder was removed meanwhile."""
 
     folder: Path
     summary: Summary | None
+    is_elsewhere: bool = False
 
 
-def run(configs: list[RunConfig]) -> list[Summary | Failed]:
+def run(configs: list[RunConfig]) -> list[Summary | Failed | None]:
     """`train` with what a command prints; a point's summary, or the error that says what
-    became of it."""
-    return [_outcome(*ended) for ended in train(configs, Console(least=120))]
+    became of it; None of one that another process still trains."""
+    return [_outcome(each) for each in train(configs, Console(least=120))]
 
 
-def train(configs: list[RunConfig], console: Console, table: bool = True) -> list[Ended]:
+def train(
+    configs: list[RunConfig], console: Console, table: bool = True, wait: bool = False
+) -> list[Ended]:
     """Trains all points that have not ended; returns how each did, in order.
 
-    Every point that is to train is validated before anything is written. At the end prints
-    the table (unless it is not wanted), draws overview.png, and says what the loggers have
-    to say.
+    Other processes may do the same at the same time, on this machine or others: each takes
+    points that no other has, and takes over those of a process that is gone. Whoever finds
+    all of its points ended prints the table (unless it is not wanted) and draws
+    overview.png; `wait` says whether that is waited for.
+
+    Every point that is to train is validated before anything is written.
     """
     datasets = Datasets()
     located = locate(configs, datasets)
     points = list({p.folder.path: p for p in located}.values())
     folders = list(dict.fromkeys(c.sweep_dir for c in configs))
-    with ExitStack() as stack:
-        there = list(filter(Path.is_dir, folders))  # others hold no run yet
-        try:
-            for folder in there:
-                stack.enter_context(lock(folder))
-        except ReadOnly as error:
-            ended = {p.folder.path: p.folder.ended()[0] for p in points}
-            if any(_is_to_train(p, ended[p.folder.path]) for p in points):
-                raise
-            datasets.say(console.say)
-            console.say(f"only looked at: {error}")
-            _report(console, [p.config for p in points], table, draw=False)
-        else:
-            _check_longer(points)
-            looks = {p.folder.path: p.folder.ended() for p in points}
-            ready: Ready = {}
-            todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
-            _check_extended(console, _prepare(todo, ready, console))
-            datasets.say(console.say)
-            for folder in folders:
-                if folder not in there:  # then; another command may have made it since
-                    stack.enter_context(lock(folder))
-                    paths = (p.folder for p in points if p.config.sweep_dir == folder)
-                    looks |= {each.path: each.ended() for each in paths}
-            ended = _run_locked(console, points, looks, ready)
-            _report(console, [p.config for p in points], table, draw=True)
+    there = list(filter(Path.is_dir, folders))
+    try:
+        for folder in there:
+            enter(folder)
+    except ReadOnly as error:
+        ended = {p.folder.path: p.folder.ended()[0] for p in points}
+        if any(_is_to_train(p, ended[p.folder.path]) for p in points):
+            raise
+        datasets.say(console.say)
+        console.say(f"only looked at: {error}")
+        elsewhere: dict[Path, Stated] = {}
+        _report(console, points, elsewhere, table, draw=False)
+    else:
+        _check_longer(points)
+        looks = {p.folder.path: p.folder.ended() for p in points}
+        ready: Ready = {}
+        todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
+        begun = _check_extended(console, _prepare(todo, ready, console))
+        datasets.say(console.say)
+        for folder in folders:
+            if folder not in there:
+                enter(folder)
+        with Claims() as claims:
+            training = _Training(console, points, ready, begun, claims)
+            training.run(looks, wait)
+            ended, elsewhere = training.ended, training.elsewhere
+        _report(console, points, elsewhere, table, draw=True)
     kept = {p.asked.run_dir: p.folder.path for p in located}
-    return [Ended(kept[c.run_dir], ended[kept[c.run_dir]]) for c in configs]
+    paths = [kept[c.run_dir] for c in configs]
+    return [Ended(path, ended[path], path in elsewhere) for path in paths]
 
 
 def _is_to_train(p: Located, summary: Summary | None) -> bool:
@@ -121,105 +136,177 @@ def _check_longer(points: list[Located]) -> None:
             )
 
 
-def _check_extended(console: Console, todo: "list[Prepared]") -> None:
-    """Raises UserError where a point cannot go on from the run that extend names; says
-    which points are new though the same of other steps are there."""
+def _check_extended(console: Console, todo: "list[Prepared]") -> "dict[Path, Begun]":
+    """What points begin with that go on from another run, by folder. Raises UserError
+    where one cannot; says which points are new though the same of other steps are there."""
     if not todo:
-        return
+        return {}
     from vae_sweep.training import extend
 
-    for p in filter(extend.is_due, todo):
-        extend.begun(p)
+    begun = {p.folder.path: extend.begun(p) for p in todo if extend.is_due(p)}
     line = extend.others(todo)
     if line:
         console.say(line)
+    return begun
 
 
-def _run_locked(
-    console: Console, points: list[Located], looks: dict[Path, Look], ready: "Ready"
-) -> dict[Path, Summary | None]:
-    """Trains what has not ended; folder -> summary."""
-    names = results.labels(results.identities([p.config for p in points]))
-    for folder in dict.fromkeys(p.folder.path.parent for p in points):
-        stated = {
-            p.folder.path.name: {"total_steps": p.steps, "label": names[p.config.run_id]}
-            for p in points
-            if p.folder.path.parent == folder
-        }
-        complaint = list_runs(folder, stated)
+class _Training:
+    """Trains what has not ended, of points that other processes may train as well."""
+
+    def __init__(
+        self,
+        console: Console,
+        points: list[Located],
+        ready: "Ready",
+        begun: "dict[Path, Begun]",
+        claims: Claims,
+    ):
+        self.console, self.points, self.claims = console, points, claims
+        self.ready, self.begun = ready, begun
+        self.names = results.labels(results.identities([p.config for p in points]))
+        self.ended: dict[Path, Summary | None] = {}  # by folder
+        self.elsewhere: dict[Path, Stated] = {}  # by whom points are trained
+
+    def run(self, looks: dict[Path, Look], wait: bool) -> None:
+        """Until every point has ended, or another process trains it; with `wait`, until
+        that has ended it, too.
+
+        Args:
+            looks: Folder -> what the command saw of it at first.
+        """
+        self._list()
+        for p in self.points:
+            self.ended[p.folder.path] = self._whole(p, looks[p.folder.path])
+        _say_skipped(self.console, list(filter(None, self.ended.values())))
+        self._settle()
+        found = {path: summary for path, (summary, _) in looks.items()}
+        seen = {path: s for path, s in found.items() if s and self.ended[path] is None}
+        tries: Counter[Path] = Counter()
+        joined = False
+        while True:
+            todo = [p for p in self._open() if tries[p.folder.path] < ROUNDS]
+            if self.elsewhere and not joined and (todo or wait):
+                joined = True
+                self._say_joined(len(todo))
+            if not todo and not (wait and self.elsewhere):
+                break
+            taken = self._train(todo, seen) if todo else {}
+            if not taken:  # others were faster
+                time.sleep(LOOK_S)
+            tries.update(taken.keys())
+            seen = {path: s for path, s in seen.items() if path not in taken}
+            for p in self.points:  # of those that ended before, too, files may be gone
+                summary, path = p.folder.ended()[0], p.folder.path
+                self.ended[path] = None if summary == seen.get(path) else summary
+        if self.elsewhere:
+            self._say_left()
+
+    def _open(self) -> list[Located]:
+        """The points that have not ended and that nobody trains; notes the others."""
+        left = [p for p in self.points if self.ended[p.folder.path] is None]
+        held = {p.folder.path: claim.holder(p.folder.path) for p in left}
+        self.elsewhere = {path: by for path, by in held.items() if by is not None}
+        return [p for p in left if held[p.folder.path] is None]
+
+    def _list(self) -> None:
+        for folder in dict.fromkeys(p.folder.path.parent for p in self.points):
+            stated = {
+                p.folder.path.name: {
+                    "total_steps": p.steps,
+                    "label": self.names[p.config.run_id],
+                }
+                for p in self.points
+                if p.folder.path.parent == folder
+            }
+            complaint = list_runs(folder, stated)
+            if complaint:
+                self.console.say(complaint)
+
+    def _whole(self, p: Located, look: Look) -> Summary | None:
+        """The summary of a run that has ended and is not to be repeated; its files are
+        repaired, what is wrong with them is said."""
+        summary, complaint = look
+        if _is_to_train(p, summary):
+            return None
+        path = p.folder.path
+        for done in p.folder.repair(lambda: self.claims.take(path) is not None):
+            self.console.say(done)
+        self.claims.end(path)
         if complaint:
-            console.say(complaint)
-    ended = {p.folder.path: _ended(console, p, looks[p.folder.path]) for p in points}
-    _say_skipped(console, list(filter(None, ended.values())))
-    _settle(points, ended)
-    for _ in range(ROUNDS):
-        todo = [p for p in points if ended[p.folder.path] is None]
-        if not todo:
-            break
-        with loggers.settled(todo[0].config.sweep_dir):
-            ended |= _train(console, _prepare(todo, ready, console), len(points), names)
-        for p in points:  # of those that ended before, too, the files may be gone
-            if ended[p.folder.path] is not None:
-                ended[p.folder.path] = _ended(console, p, p.folder.ended(), again=False)
-    return ended
-
-
-def _train(
-    console: Console, todo: "list[Prepared]", count: int, names: dict[str, str]
-) -> dict[Path, Summary | None]:
-    """Trains `todo`, of `count` points that `names` tell apart; folder -> summary."""
-    from vae_sweep.training import extend
-    from vae_sweep.training.execute import execute
-    from vae_sweep.training.plan import plans
-    from vae_sweep.training.prepare import resumed
-
-    for p in filter(extend.is_due, todo):
-        p.folder.begin_with(*extend.begun(p))
-    todo = resumed(todo, console.say)
-    _say_going_on(console, todo)
-    made = plans(todo, count)
-    for plan in made:
-        console.print(str(plan), highlight=False)
-    shown = {p.folder.path: Shown(names[p.config.run_id], p.step, p.steps) for p in todo}
-    with Display(console, shown, made[0].workers) as display:
-        summaries = execute(made, display)
-    return {p.folder.path: summaries.get(p.folder.path) for p in todo}
-
-
-def _ended(console: Console, p: Located, look: Look, again: bool = True) -> Summary | None:
-    """The summary of a run that ended and is not to be repeated; its files are repaired.
-
-    With `again`, what a user asked to repeat is.
-    """
-    for done in p.folder.repair():
-        console.say(done)
-    summary, complaint = look
-    if complaint and (again or summary is None):
-        console.say(f"{p.folder.path}: {complaint}")
-    if summary is None or not again or not _is_to_train(p, summary):
+            self.console.say(f"{path}: {complaint}")
         return summary
-    if summary.status != "failed" or p.config.rerun == "all":  # else it goes on
-        p.folder.start_over()
-    return None
+
+    def _settle(self) -> None:
+        """Tells loggers all of the runs that ended before they had heard of it."""
+        owed = [
+            p for p in self.points if self.ended[p.folder.path] and loggers.owes(p.config)
+        ]
+        owed = [p for p in owed if loggers.owed(p.config)]
+        if not owed:
+            return
+        with loggers.settled(owed[0].config.sweep_dir):
+            for p in owed:
+                summary, path = self.ended[p.folder.path], p.folder.path
+                if summary is None or self.claims.take(path) is None:
+                    continue  # the process that trained it tells them just now
+                logger = loggers.open_all(p.config, loggers.owed(p.config))
+                if logger is not None:
+                    rows, training = p.folder.rows(), p.folder.training(summary)
+                    loggers.tell(logger, rows, training, p.folder.pictures)
+                    logger.finish(summary.stated())
+                self.claims.end(path, lambda config=p.config: loggers.owes(config))
+
+    def _train(
+        self, todo: list[Located], seen: dict[Path, Summary]
+    ) -> dict[Path, Summary | None]:
+        """Trains those of `todo` that no other process takes up; folder -> summary."""
+        from vae_sweep.training.execute import execute
+        from vae_sweep.training.plan import plans
+        from vae_sweep.training.take import Takes
+
+        takes = Takes(self.claims, seen, self.begun)
+        prepared = _prepare(todo, self.ready, self.console)
+        planned = [takes.planned(p) for p in prepared]
+        _say_going_on(self.console, planned)
+        made = plans(planned, len(self.points))
+        for plan in made:
+            self.console.print(str(plan), highlight=False)
+        shown = {
+            p.folder.path: Shown(self.names[p.config.run_id], p.step, p.steps)
+            for p in planned
+        }
+        with (
+            loggers.settled(todo[0].config.sweep_dir),
+            Display(self.console, shown, made[0].workers) as display,
+        ):
+            return execute(made, display, takes)
+
+    def _say_joined(self, left: int) -> None:
+        rest = f"{left} of {_points(len(self.points))} left for this process"
+        rest = rest if left else "waiting for the other processes to end"
+        self.console.say(f"{self._by_others()}; {rest}")
+
+    def _say_left(self) -> None:
+        self.console.say(f"{self._by_others()}; whoever ends last prints the table")
+
+    def _by_others(self) -> str:
+        """Which machines train what this process does not."""
+        named = Counter(map(str, self.elsewhere.values())).most_common()
+        shown = [f"{count} by {who}" for who, count in named[:NAMED]]
+        shown += [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
+        are = "is" if len(self.elsewhere) == 1 else "are"
+        who = named[0][0] if len(named) == 1 else "; ".join(shown)
+        return f"{_points(len(self.elsewhere))} {are} being trained elsewhere ({who})"
 
 
-def _settle(points: list[Located], ended: dict[Path, Summary | None]) -> None:
-    """Tells loggers all of the runs that ended before they had heard of it."""
-    owed = [p for p in points if ended[p.folder.path] and loggers.owed(p.config)]
-    if not owed:
-        return
-    with loggers.settled(owed[0].config.sweep_dir):
-        for p in owed:
-            summary = ended[p.folder.path]
-            logger = loggers.open_all(p.config, loggers.owed(p.config))
-            if summary is not None and logger is not None:
-                rows, training = p.folder.rows(), p.folder.training(summary)
-                loggers.tell(logger, rows, training, p.folder.pictures)
-                logger.finish(summary.stated())
+def _points(count: int) -> str:
+    return "1 point" if count == 1 else f"{count} points"
 
 
-def _outcome(folder: Path, summary: Summary | None) -> Summary | Failed:
-    run_id = folder.name
+def _outcome(ended: Ended) -> Summary | Failed | None:
+    run_id, summary = ended.folder.name, ended.summary
+    if summary is None and ended.is_elsewhere:
+        return None
     if summary is None or summary.status == "failed":
         removed = "its files were removed again and again"
         reason = removed if summary is None else summary.reason
@@ -254,10 +341,19 @@ def _say_going_on(console: Console, todo: "list[Prepared]") -> None:
         console.say(f"{points} on from {steps} of {total}")
 
 
-def _report(console: Console, configs: list[RunConfig], table: bool, draw: bool) -> None:
+def _report(
+    console: Console,
+    points: list[Located],
+    elsewhere: Mapping[Path, Stated],
+    table: bool,
+    draw: bool,
+) -> None:
+    """Shows and draws what has been measured, of sweeps whose points have all ended."""
+    configs = [p.config for p in points]
     for folder in dict.fromkeys(c.sweep_dir for c in configs):
-        ids = [c.run_id for c in configs if c.sweep_dir == folder and c.run_dir.is_dir()]
-        if not ids:
+        here = [p for p in points if p.config.sweep_dir == folder]
+        ids = [p.config.run_id for p in here if p.config.run_dir.is_dir()]
+        if not ids or any(p.folder.path in elsewhere for p in here):
             continue
         whole = results.read(folder, ids, rest=True)
         alone = set(whole.finals["run_id"]) <= {*ids}

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from vae_sweep.command import plain
 from vae_sweep.errors import UserError
-from vae_sweep.files import is_locked, write_atomically
+from vae_sweep.files import write_atomically
+from vae_sweep.records import claim
 
 EVERY_S = 5.0
 SHARE = 0.2  # of a core, that following may take
+LOOKS = 5  # within a second, for a process that trains
 
 
 def write(
@@ -74,7 +76,7 @@ def follow(folders: Sequence[Path], output: Path | None, every: float) -> Path:
         os.nice(10)
     trained = False
     while True:
-        trains = any(is_locked(folder / ".lock") for folder in folders)
+        trains = _trains(folders)
         began = time.process_time()
         try:
             path = write(
@@ -93,6 +95,17 @@ def follow(folders: Sequence[Path], output: Path | None, every: float) -> Path:
         tell(f"report: {path}, written anew every {every:g} s while {named} trains")
         trained = True
         time.sleep(max(every, (time.process_time() - began) / SHARE))
+
+
+def _trains(folders: Sequence[Path]) -> bool:
+    """Whether a process trains one of the sweeps; between two runs it holds none, for a
+    moment."""
+    for look in range(LOOKS):
+        if any(claim.trains(folder) for folder in folders):
+            return True
+        if look < LOOKS - 1:
+            time.sleep(1 / LOOKS)
+    return False
 
 
 def main() -> None:

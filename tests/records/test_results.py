@@ -13,7 +13,7 @@ from rich.console import Console
 import vae_sweep
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
-from vae_sweep.records.run_folder import lock
+from vae_sweep.records.claim import Claims
 from vae_sweep.reporting import tables
 
 DAMAGES = {
@@ -109,14 +109,14 @@ def test_runs_that_are_left_out_are_warned_of(tmp_path):
     assert results.read(tmp_path).skipped == loaded.skipped
 
 
-def test_a_run_is_running_while_a_process_holds_the_sweep(tmp_path):
-    write_run(tmp_path, None)
-    assert results.load(tmp_path).finals["status"].tolist() == ["interrupted"]
-    with lock(tmp_path):
-        assert results.load(tmp_path).finals["status"].tolist() == ["running"]
-        with pytest.raises(UserError, match="another sweep"), lock(tmp_path):
-            pytest.fail("looking took the lock away")
-    assert results.load(tmp_path).finals["status"].tolist() == ["interrupted"]
+def test_a_run_is_running_while_a_process_has_claimed_it(tmp_path):
+    run, other = write_run(tmp_path, None), write_run(tmp_path, None, seed=1)
+    assert results.load(tmp_path).finals["status"].tolist() == ["interrupted"] * 2
+    with Claims() as claims:
+        claims.take(tmp_path / run)
+        found = results.load(tmp_path, [run, other]).finals["status"].tolist()
+        assert found == ["running", "interrupted"]
+    assert results.load(tmp_path).finals["status"].tolist() == ["interrupted"] * 2
 
 
 def test_the_frames_unpack_as_the_readme_has_it(tmp_path):

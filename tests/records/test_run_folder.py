@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from helpers import TINY, make_config
+from helpers import TINY, claim_elsewhere, make_config
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from vae_sweep.errors import UserError
-from vae_sweep.records import reader, results, run_folder
+from vae_sweep.records import claim, reader, results, run_folder
 from vae_sweep.records.checkpoint import State, StateShape
 from vae_sweep.records.reader import Unreadable
-from vae_sweep.records.run_folder import RecordsChanged, RunFolder, lock
+from vae_sweep.records.run_folder import RecordsChanged, RunFolder, enter
 from vae_sweep.records.summary import Summary
 from vae_sweep.training.metrics import columns
 
@@ -387,13 +387,6 @@ def test_another_runs_summary_is_said_and_kept(folder, tmp_path):
     assert not reader.read_summary(later.path).states("run_id")
 
 
-def test_a_lock_that_is_a_folder_is_put_aside(tmp_path):
-    (tmp_path / ".lock" / "inside").mkdir(parents=True)
-    with lock(tmp_path):
-        assert (tmp_path / ".lock").is_file()
-    assert (tmp_path / ".lock.old-1" / "inside").is_dir()
-
-
 @pytest.mark.parametrize("change", ["another picture", "one pixel", "no PNG"])
 def test_a_picture_that_the_run_did_not_draw_is_noticed(folder, change):
     pixels = np.zeros((2, 1, 4, 4, 3), np.uint8)
@@ -525,19 +518,40 @@ def test_picture_is_originals_above_reconstructions(folder):
         np.testing.assert_array_equal(pixels.reshape(10, 24, -1)[5:, 18:], b[3])
 
 
-def test_a_sweep_folder_in_use_is_refused(tmp_path):
-    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another sweep"):
-        with lock(tmp_path):
-            pytest.fail("locked twice")
-    with lock(tmp_path):
-        pass
+def test_a_sweep_that_an_earlier_version_trains_is_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"):
+        with pytest.raises(UserError, match=r"another sweep is running .* earlier version"):
+            enter(tmp_path)
+    enter(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] in ([".lock"], [])
+
+
+def test_what_a_run_that_was_taken_over_wrote_is_its_last(folder):
+    folder.claim = claim.take(folder.path)
+    folder.append(row_of(0))
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    folder.claim.path.unlink()
+    claim_elsewhere(folder.path, 2)
+    curve = folder.path / "training.csv"
+    for write in (
+        lambda: folder.append(row_of(10)),
+        lambda: folder.open(ABOUT, columns(folder.config)),
+        lambda: folder.save_state(state_of(10)),
+        lambda: folder.save_picture(np.zeros((1, 4, 4, 3), np.uint8)),
+        lambda: folder.finish(ABOUT.but(status="finished")),
+        lambda: folder.resume(SHAPE, 100),
+    ):
+        with pytest.raises(RecordsChanged, match="taken over by elsewhere, process 7"):
+            write()
+    del before[folder.claim.path]
+    assert {path: path.read_bytes() for path in before} == before
+    assert not curve.exists()
 
 
 def test_a_sweep_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"must be writable.*set runs="):
-        with lock(tmp_path / "file" / "sweep"):
-            pytest.fail("locked a file")
+        enter(tmp_path / "file" / "sweep")
 
 
 def test_config_is_stated_in_the_folder(folder):

@@ -9,11 +9,12 @@ import time
 import pytest
 import torch
 from filelock import FileLock
-from helpers import make_config, summary, write_run
+from helpers import claim_elsewhere, make_config, summary, write_run
 
 from vae_sweep.errors import UserError
 from vae_sweep.records import heartbeat, reader, states
 from vae_sweep.records.checkpoint import State
+from vae_sweep.records.claim import Claims
 from vae_sweep.records.heartbeat import Heartbeat, Pulse
 from vae_sweep.records.run_folder import RunFolder, list_runs
 from vae_sweep.records.summary import Summary
@@ -70,7 +71,8 @@ def test_every_state_is_told_from_the_others(sweep):
     ids = {kind: folder.path.name for kind, folder in folders.items()}
     stated = {name: {"total_steps": 100} for name in ids.values()}
     list_runs(place, {**stated, "not-begun": {"total_steps": 300, "label": "tanh"}})
-    with FileLock(place / ".lock"):
+    with Claims() as claims:
+        claims.take(folders["training"].path)
         found = {run.run_id: run for run in states.read(place).runs}
         assert [*found] == [*ids.values(), "not-begun"]
     of = {kind: found[name] for kind, name in ids.items()}
@@ -84,7 +86,7 @@ def test_every_state_is_told_from_the_others(sweep):
     assert of["resting"][1:5] == ("waiting", 50, 100, None)
     assert found["not-begun"][1:4] == ("waiting", 0, 300)
     assert found["not-begun"].label == "tanh"
-    killed = {run.run_id: run for run in states.read(place).runs}  # nobody holds the lock
+    killed = {run.run_id: run for run in states.read(place).runs}  # nobody has claimed one
     assert killed[ids["training"]][1:4] == ("interrupted", 50, 100)
     assert killed[ids["resting"]].status == "interrupted"
     assert killed[ids["resting"]].silent == pytest.approx(90, abs=5)
@@ -98,7 +100,9 @@ def test_steps_rate_and_time_of_a_sweep(sweep):
     place = done.path.parent
     names = [*(folder.path.name for folder in (done, one, two)), "a"]
     list_runs(place, {name: {"total_steps": 100} for name in names})
-    with FileLock(place / ".lock"):
+    with Claims() as claims:
+        for folder in (one, two):
+            claims.take(folder.path)
         found = states.read(place)
     assert found.steps == (100 + 60 + 20, 400)
     assert found.rate == 5
@@ -109,10 +113,21 @@ def test_steps_rate_and_time_of_a_sweep(sweep):
 def test_a_process_of_another_machine_is_alive_while_it_is_heard_of(sweep):
     folder = sweep(0, 50)
     beat_of(folder, host="elsewhere", pid=1)
+    claim_elsewhere(folder.path, age=50)
     assert states.read(folder.path.parent).runs[0].status == "running"
-    beat_of(folder, host="elsewhere", pid=1, time=time.time() - 1000)
+    claim_elsewhere(folder.path, age=70)
     [run] = states.read(folder.path.parent).runs
     assert (run.status, run.step) == ("interrupted", 50)
+    claim_elsewhere(folder.path, released=True)
+    assert states.read(folder.path.parent).runs[0].status == "interrupted"
+
+
+def test_a_sweep_that_an_earlier_version_trains_is_running(sweep):
+    """It locks the sweep and claims no run."""
+    folder = sweep(0, 50)
+    with FileLock(folder.path.parent / ".lock"):
+        assert states.read(folder.path.parent).runs[0].status == "running"
+    assert states.read(folder.path.parent).runs[0].status == "interrupted"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 99, "step": 1}', "\x00"])
@@ -160,10 +175,9 @@ def test_a_pulse_beats_every_few_seconds_and_costs_little(tmp_path, monkeypatch)
     first = heartbeat.read(folders[1])
     assert isinstance(first, Heartbeat)
     assert (first.step, first.total_steps, first.rate) == (10, 100, None)
-    assert (first.host, first.pid, first.is_alive) == (platform.node(), os.getpid(), True)
+    assert (first.host, first.pid) == (platform.node(), os.getpid())
     clock[0] += heartbeat.EVERY_S - 1
-    pulse.beat(folders, 20)
-    assert heartbeat.read(folders[0]).step == 10
+    assert not pulse.is_due
     clock[0] += 1
     pulse.beat(folders, 30)
     assert heartbeat.read(folders[0]).rate == 20 / heartbeat.EVERY_S

@@ -20,7 +20,7 @@ from PIL import Image
 
 from vae_sweep import report
 from vae_sweep.records import results
-from vae_sweep.records.run_folder import lock
+from vae_sweep.records.claim import Claims
 from vae_sweep.reporting import figures, html, style, svg, tables
 
 pytestmark = pytest.mark.slow
@@ -214,10 +214,11 @@ def test_a_report_made_while_the_sweep_trains_says_what_is_known(tmp_path):
     write_run(tmp_path, summary())
     running = summary(status="running", total_steps=500, steps=0)
     running |= {"command": "the command", "versions": {"torch": "2.15.0"}, "final": {}}
-    write_run(tmp_path, running, seed=1)
+    trains = write_run(tmp_path, running, seed=1)
     failed = summary(status="failed", reason="no memory", total_steps=500)
     write_run(tmp_path, failed, rows=[], seed=2)
-    with lock(tmp_path):
+    with Claims() as claims:
+        claims.take(tmp_path / trains)
         page = made(tmp_path)
     assert "3 runs: 1 finished, 1 failed, 1 running" in [t for _, t in page.find("p")]
     first = next(text for _, text in page.after("Running").find("td"))

@@ -5,14 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-from filelock import FileLock
-from helpers import TINY, make_config
+from helpers import TINY, claim_elsewhere, make_config
 
 from vae_sweep import grid
 from vae_sweep.errors import UserError
 from vae_sweep.records import reader
 from vae_sweep.records.find import short_hash
-from vae_sweep.training import execute, extend
+from vae_sweep.training import execute, extend, take
 from vae_sweep.training.device import limited_threads
 
 
@@ -109,7 +108,7 @@ def test_the_same_command_again_goes_on_with_the_new_run(config_of, monkeypatch,
     grid.run([first])
     command = [extended(more, first.run_id)]
     with monkeypatch.context() as stopped:
-        stopped.setattr(grid, "Display", None)  # killed once the copy is made
+        stopped.setattr(take, "resumed", None)  # killed once the copy is made
         with pytest.raises(TypeError):
             grid.run(command)
     assert reader.read_rows(more.run_dir).steps == [0, 10, 20]
@@ -168,9 +167,10 @@ def test_other_images_and_a_sweep_that_trains_are_refused(config_of, npz):
     first = config_of("sweep=other")
     grid.run([first])
     more = extended(config_of("train.steps=50"), first.run_id)
-    with FileLock(first.sweep_dir / ".lock"):
-        with pytest.raises(UserError, match="trains now"):
-            grid.run([more])
+    claim = claim_elsewhere(first.run_dir)
+    with pytest.raises(UserError, match="trains now"):
+        grid.run([more])
+    claim.unlink()
     npz(n=130)
     with pytest.raises(UserError, match="other images"):
         grid.run([more])

@@ -1,7 +1,7 @@
 """progress.json in a run's folder: how far it is, said by the process that trains it.
 
 It is written every few seconds and gone when the run has ended. Nothing resumes from it; of
-a process that was killed it stays behind, so that readers look at its age and its process.
+a process that was killed it stays behind. Whether a run trains is said by its claim.
 """
 
 import json
@@ -20,7 +20,7 @@ from vae_sweep.records.reader import SCHEMA
 NAME = "progress.json"
 EVERY_S = 5.0
 SHARE = 0.01  # of the time, that writing it may take
-SILENT_S = 60.0  # after which a process on another machine no longer counts as alive
+SILENT_S = 60.0  # after which a rate that was stated says nothing any more
 
 
 class Heartbeat(BaseModel):
@@ -44,17 +44,6 @@ class Heartbeat(BaseModel):
         """Seconds since it was written."""
         return max(0.0, time.time() - self.time)
 
-    @property
-    def is_here(self) -> bool:
-        """Whether it is a process of this machine, which can be looked for."""
-        return self.host == platform.node() and os.name == "posix"
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether its process trains, as far as can be known: on this machine it is there,
-        on another it was heard of lately."""
-        return _is_there(self.pid) if self.is_here else self.age < SILENT_S
-
 
 class Pulse:
     """Writes progress.json of runs that train together.
@@ -69,12 +58,15 @@ class Pulse:
         self._began = time.monotonic()
         self._due = 0.0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to beat."""
+        return time.monotonic() >= self._due
+
     def beat(self, folders: Iterable[Path], step: int) -> None:
-        """Says in each folder that `step` updates are made, if it is time to; a file that
-        cannot be written is no matter to training."""
+        """Says in each folder that `step` updates are made; a file that cannot be written
+        is no matter to training."""
         now = time.monotonic()
-        if now < self._due:
-            return
         made = step - self._first
         content = Heartbeat(
             schema=SCHEMA,
@@ -105,14 +97,3 @@ def remove(folder: Path) -> None:
     """Of a run that has ended, or that a process opens which has not begun to train it."""
     with suppress(OSError):
         (folder / NAME).unlink(missing_ok=True)
-
-
-def _is_there(pid: int) -> bool:
-    """Whether a process runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True

@@ -133,6 +133,11 @@ def owed(config: RunConfig) -> list[str]:
     ]
 
 
+def owes(config: RunConfig) -> bool:
+    """Whether a logger of a run, which may be off, was not told all of it yet."""
+    return any(_debt(name, config).exists() for name in _chosen(config))
+
+
 def tell(
     logger: Logger,
     rows: Iterable[Mapping[str, float]],

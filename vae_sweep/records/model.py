@@ -18,8 +18,7 @@ from vae_sweep import options
 from vae_sweep.config import RunConfig
 from vae_sweep.data import dataset
 from vae_sweep.errors import UserError, shown
-from vae_sweep.files import is_locked
-from vae_sweep.records import checkpoint, reader
+from vae_sweep.records import checkpoint, claim, reader
 from vae_sweep.records.checkpoint import State, is_weight
 from vae_sweep.records.find import run_folder
 from vae_sweep.records.reader import LeftAlone, Unreadable, check_schema
@@ -355,7 +354,7 @@ def _weights(folder: Path) -> tuple[State, str | None]:
 def _status(folder: Path, summary: Summary | None) -> str:
     if summary is not None and summary.status != "running":
         return summary.status
-    return "running" if is_locked(folder.parent / ".lock") else "interrupted"
+    return "running" if claim.is_held(folder) else "interrupted"
 
 
 def _check_sources(config: RunConfig, folder: Path) -> None:

@@ -12,6 +12,8 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,21 +130,52 @@ def read_stated(folder: Path) -> Stated:
     return Stated(config, run_id or config.run_id)
 
 
-def read_sweep(folder: Path) -> dict[str, dict[str, Any]]:
-    """run_id -> command and time of when it was asked for, of a sweep's sweep.json; empty
-    where there is none.
+def lists(folder: Path) -> list[Path]:
+    """The files that list a sweep's runs: sweep.json, then one for each command that added
+    some, which are in no order."""
+    first = folder / "sweep.json"
+    return [*filter(Path.exists, [first]), *sorted(folder.glob("sweep-*.json"))]
+
+
+def read_list(path: Path) -> dict[str, dict[str, Any]]:
+    """run_id -> command and time of when it was asked for, of one such file; empty where
+    there is none.
 
     Raises:
         Unreadable: It is damaged.
     """
     try:
-        listed = _Sweep.model_validate_json(_content(folder / "sweep.json"))
+        listed = _Sweep.model_validate_json(_content(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged("sweep.json", error) from None
-    check_schema("sweep.json", listed.schema_)
+        raise _damaged(path.name, error) from None
+    check_schema(path.name, listed.schema_)
     return listed.runs
+
+
+def read_sweep(folder: Path) -> dict[str, dict[str, Any]]:
+    """As `read_list`, of all lists of a sweep, in the order of their times; one that
+    cannot be read is left out."""
+    found: list[dict[str, dict[str, Any]]] = []
+    for path in lists(folder):
+        with suppress(Unreadable):
+            found.append(read_list(path))
+    found = sorted(
+        filter(None, found), key=lambda each: _asked(next(iter(each.values())).get("time"))
+    )
+    united: dict[str, dict[str, Any]] = {}
+    for each in found:
+        united |= {run_id: about for run_id, about in each.items() if run_id not in united}
+    return united
+
+
+def _asked(time: Any) -> float:
+    """Seconds since 1970 of a stated time; 0 where it states none."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def read_summary(folder: Path) -> Summary | None:

@@ -5,7 +5,6 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -16,8 +15,7 @@ import pandas as pd
 
 from vae_sweep.config import Own, RunConfig, leaves
 from vae_sweep.errors import UserError
-from vae_sweep.files import is_locked
-from vae_sweep.records import reader
+from vae_sweep.records import claim, reader
 from vae_sweep.records.find import is_run, short_hash
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.summary import Best, Predicted, Summary
@@ -225,9 +223,8 @@ def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Colle
         )
     chosen += [run_id for run_id in found if rest and run_id not in chosen]
     runs, skipped = _readable(folder / run_id for run_id in chosen)
-    waiting: list[str] = []
-    with suppress(Unreadable):
-        waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in found]
+    there = {*found}
+    waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in there]
     return runs, skipped, waiting
 
 
@@ -246,18 +243,17 @@ def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
     Raises:
         UserError: None can be read.
     """
-    runs, skipped, trains = [], {}, {}
+    runs, skipped = [], {}
+    sweeps: dict[Path, None] = {}
     for folder in folders:
-        sweep = folder.parent
-        if sweep not in trains:
-            trains[sweep] = is_locked(sweep / ".lock")
+        sweeps[folder.parent] = None
         try:
-            runs.append(_read(folder, trains[sweep]))
+            runs.append(_read(folder))
         except Unreadable as error:
             skipped[folder.name] = str(error)
     if not runs:
         run_id, reason = next(iter(skipped.items()))
-        where = ", ".join(map(str, trains))
+        where = ", ".join(map(str, sweeps))
         raise UserError(f"no run of {where} can be read: {run_id}/{reason}")
     return runs, skipped
 
@@ -291,8 +287,8 @@ def _counted(text: str, runs: Mapping[str, str]) -> str:
     return f"left out {text.format(count)}: {'; '.join(shown)}"
 
 
-def _read(folder: Path, trains: bool) -> Run:
-    """A run as it is; `trains` says whether a process trains the sweep now.
+def _read(folder: Path) -> Run:
+    """A run as it is.
 
     Raises:
         Unreadable: A file of it is damaged.
@@ -302,7 +298,7 @@ def _read(folder: Path, trains: bool) -> Run:
     (config, run_id), rows = reader.read_stated(folder), reader.read_rows(folder)
     summary = reader.read_summary(folder)
     if summary is None or summary.status == "running":
-        status: Status = "running" if trains else "interrupted"
+        status: Status = "running" if claim.is_held(folder) else "interrupted"
     else:
         status = summary.status
         if summary.states("steps") and not reader.fit(summary, rows):

@@ -11,11 +11,12 @@ import json
 import math
 import os
 import platform
+import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
@@ -25,14 +26,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
-from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
-from vae_sweep.files import append, put_aside, remove_leftovers, write_atomically
-from vae_sweep.records import heartbeat, reader
+from vae_sweep.files import (
+    append,
+    clock,
+    create,
+    is_locked,
+    leftovers,
+    put_aside,
+    write_atomically,
+)
+from vae_sweep.records import claim, heartbeat, reader
+from vae_sweep.records.claim import Claim
 from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.reader import (
     METRICS,
@@ -56,13 +65,12 @@ FILES = (
 )
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, many times faster
 DISTRIBUTIONS = ("vae-sweep", "torch", "torchvision", "numpy", "hydra-core")
-LOCK_WAIT_S = 1.0  # who looks whether a sweep runs holds its lock for a moment
 
 Row = Mapping[str, float]
 
 
 class RecordsChanged(Exception):
-    """Somebody removed or altered a run's files while it trained."""
+    """Somebody removed or altered a run's files while it trained, or took the run over."""
 
 
 class ReadOnly(UserError):
@@ -115,60 +123,62 @@ def _without_path(config: RunConfig) -> str:
     return json.dumps({**settings, "data": {**settings["data"], config.data.place: ""}})
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Holds the sweep folder for this process; UserError where that cannot be."""
+def enter(folder: Path) -> None:
+    """Makes a sweep's folder, in which any number of processes may train.
+
+    Raises:
+        ReadOnly: It cannot be made, or written.
+        UserError: A process of an earlier version, which shares it with nobody, trains it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / ".lock").is_dir():
-            put_aside(folder / ".lock")
-        held = FileLock(folder / ".lock")
-        held.acquire(timeout=LOCK_WAIT_S)
-    except Timeout:
-        raise UserError(
-            f"another sweep is running in {folder}; wait for it, or set sweep=NAME"
-        ) from None
+        clock(folder)  # writes a file
     except OSError as error:
         raise ReadOnly(
             f"the sweep folder {folder} must be writable: {error.strerror}; "
             f"set runs=FOLDER or sweep=NAME"
         ) from None
-    try:
-        yield
-    finally:
-        held.release()
+    if is_locked(folder / ".lock"):
+        raise UserError(
+            f"another sweep is running in {folder}, by an earlier version of vae-sweep, "
+            f"which shares it with nobody; wait for it, or set sweep=NAME"
+        )
 
 
 def list_runs(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """States in a sweep's sweep.json that it is to hold these runs, too: which there are is
-    then known before they have folders. Returns what was wrong with a list that was put
-    aside.
+    """States that a sweep is to hold these runs, too: which there are is then known before
+    they have folders. The first command's list is sweep.json; each that adds runs has a
+    file of its own beside it. Returns what was wrong with a list that was put aside.
 
     Args:
         folder: The sweep's.
         runs: run_id -> what is stated of the run beside the command and the time:
             total_steps, and the label that tells it from the command's others.
 
-    Raises UserError where a later version of vae-sweep wrote the list.
+    Raises UserError where a later version of vae-sweep wrote a list.
     """
-    complaint = None
-    try:
-        listed = reader.read_sweep(folder)
-    except LeftAlone as error:
-        raise _refusal(folder, error) from None
-    except Unreadable as error:
-        kept = put_aside(folder / "sweep.json").name
-        listed, complaint = {}, f"{folder}/{error}; written anew, kept as {kept}"
+    complaints = []
+    listed: dict[str, Any] = {}
+    for path in reader.lists(folder):
+        try:
+            listed |= reader.read_list(path)
+        except LeftAlone as error:
+            raise _refusal(folder, error) from None
+        except Unreadable as error:
+            with suppress(FileNotFoundError):  # another command was faster
+                kept = put_aside(path).name
+                complaints.append(f"{folder}/{error}; written anew, kept as {kept}")
     new = {run_id: stated for run_id, stated in runs.items() if run_id not in listed}
     if new:
         about = {
             "command": environment()["command"],
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        listed |= {run_id: {**about, **new[run_id]} for run_id in new}
-        content = {"schema": SCHEMA, "runs": listed}
-        write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
-    return complaint
+        stated = {run_id: {**about, **new[run_id]} for run_id in new}
+        content = json.dumps({"schema": SCHEMA, "runs": stated}, indent=1).encode()
+        if not create(folder / "sweep.json", content, sync=True):
+            create(folder / f"sweep-{secrets.token_hex(4)}.json", content, sync=True)
+    return _joined(*complaints)
 
 
 class RunFolder:
@@ -191,6 +201,17 @@ class RunFolder:
         self.columns: tuple[str, ...] = ()  # of a metrics.csv that begins; see open
         self._kept: Rows | None = None  # what metrics.csv holds, once this process writes
         self.curve = CurveFile(self.path)
+        self.claim: Claim | None = None  # of the process that trains it
+
+    def check(self) -> None:
+        """Raises RecordsChanged where this process has the run no more; asked before
+        anything is written."""
+        if self.claim is None or self.claim.is_held:
+            return
+        if not self.path.is_dir():
+            raise RecordsChanged("the folder was removed")
+        by = claim.holder(self.path)
+        raise RecordsChanged(f"taken over by {by}," if by else "its claim was removed")
 
     # --- what is there ---
 
@@ -257,40 +278,80 @@ class RunFolder:
                     )
         return None
 
-    def repair(self) -> list[str]:
+    def clear_way(self) -> list[str]:
+        """Puts aside what is in the folder's place and is none; returns what was done."""
+        if not self.path.exists() or self.path.is_dir():
+            return []
+        return [f"{self.path} is of the wrong kind: kept as {put_aside(self.path).name}"]
+
+    def repair(self, may: Callable[[], bool] = lambda: True) -> list[str]:
         """Makes the files of an existing folder such that they can be read and replaced.
 
         Puts aside what is a folder in place of a file, or a file in place of a folder, and
         writes config.yaml anew where it is not this run's. Returns what was done.
+
+        Args:
+            may: Asked before anything is changed.
+
         Raises UserError as `ended`.
         """
-        done = []
-        hydra = self.path / ".hydra"
-        odd = [self.path] if self.path.exists() and not self.path.is_dir() else []
+        hydra, config = self.path / ".hydra", self.path / "config.yaml"
         files = [self.path / name for name in FILES]
-        odd += [path for path in files if path.exists() and not path.is_file()]
+        odd = [path for path in files if path.exists() and not path.is_file()]
         if hydra.exists() and (
             not hydra.is_dir() or any(not path.is_file() for path in hydra.iterdir())
         ):
             odd.append(hydra)
-        for path in odd:
-            done.append(f"{path} is of the wrong kind: kept as {put_aside(path).name}")
-        if not any((self.path / name).exists() for name in FILES):
-            return done  # nothing yet
-        remove_leftovers(self.path)
-        try:
-            right = reader.read_config(self.path).decisive == self.config.decisive
-            complaint = "config.yaml is another run's"
-        except LeftAlone as error:
-            raise _refusal(self.path, error) from None
-        except Unreadable as error:
-            right, complaint = False, str(error)
-        if not right:
-            path = self.path / "config.yaml"
-            kept = f", kept as {put_aside(path).name}" if path.exists() else ""
+        left = leftovers(self.path)
+        complaint = None
+        if any(path.exists() and path not in odd for path in files):
+            complaint = self._of_config(config in odd)
+        if not (odd or left or complaint) or not may():
+            return []
+        done = [f"{p} is of the wrong kind: kept as {put_aside(p).name}" for p in odd]
+        for path in left:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        if complaint:
+            kept = f", kept as {put_aside(config).name}" if config.exists() else ""
             self._write_config()
             done.append(f"{self.path}: {complaint}; written anew{kept}")
         return done
+
+    def _of_config(self, is_odd: bool) -> str | None:
+        """What is wrong with config.yaml, which `is_odd` says is no file at all."""
+        if is_odd:
+            return "config.yaml is missing"
+        try:
+            right = reader.read_config(self.path).decisive == self.config.decisive
+            return None if right else "config.yaml is another run's"
+        except LeftAlone as error:
+            raise _refusal(self.path, error) from None
+        except Unreadable as error:
+            return str(error)
+
+    def begun(self) -> int:
+        """The step that its checkpoint states, 0 without one that can be read; changes
+        nothing.
+
+        Raises:
+            UserError: A later version of vae-sweep wrote it, or it may not be read.
+        """
+        from vae_sweep.records import checkpoint  # torch, of which ended runs need none
+
+        path = self.path / "state.safetensors"
+        if not path.exists():
+            return 0
+        try:
+            about = checkpoint.read_about(path)
+            if (schema := about.get("schema", "1")).isdecimal():
+                check_schema(path.name, int(schema))
+            reader.read_rows(self.path)
+            return max(0, int(about["step"]))
+        except LeftAlone as error:
+            raise _refusal(self.path, error) from None
+        except (Unreadable, KeyError, ValueError):
+            return 0
 
     def resume(self, shape: "StateShape", steps: int) -> Resumed:
         """Where the run goes on of `steps`; metrics.csv and training.csv then have the rows
@@ -299,7 +360,11 @@ class RunFolder:
         A checkpoint that does not fit `shape`, or whose rows in metrics.csv are not there,
         is put aside with the rows, and so are rows without a checkpoint: the run starts
         over. Where those in training.csv are not there, that file alone begins anew.
+
+        Raises:
+            RecordsChanged: As `check`.
         """
+        self.check()
         self._kept = None
         try:
             state, kept, about = self._checkpoint(shape, steps)
@@ -429,7 +494,11 @@ class RunFolder:
         """Makes the folder, and states configuration and `summary`, which says running.
 
         `columns` are those of a metrics.csv that begins here.
+
+        Raises:
+            RecordsChanged: As `check`.
         """
+        self.check()
         self.columns = tuple(columns)
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_config()
@@ -453,8 +522,10 @@ class RunFolder:
         """The rows that this run has written.
 
         Raises:
-            RecordsChanged: metrics.csv does not hold what this process wrote.
+            RecordsChanged: metrics.csv does not hold what this process wrote, or as
+                `check`.
         """
+        self.check()
         try:
             if self._kept is None:
                 self._kept = reader.read_rows(self.path)

@@ -5,14 +5,12 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
 from vae_sweep.errors import UserError
-from vae_sweep.files import is_locked
-from vae_sweep.records import heartbeat, reader
+from vae_sweep.records import claim, heartbeat, reader
 from vae_sweep.records.find import is_run
 from vae_sweep.records.heartbeat import Heartbeat
 from vae_sweep.records.reader import Unreadable
@@ -105,11 +103,8 @@ def read(folder: Path) -> Sweep:
     if not is_sweep(folder):
         hint = "; vae-sweep show prints a run" if is_run(folder) else ""
         raise UserError(f"{folder} holds no runs{hint}")
-    listed = {}
-    with suppress(Unreadable):
-        listed = reader.read_sweep(folder)
+    listed = reader.read_sweep(folder)
     there = {path.name for path in folder.iterdir() if is_run(path)}
-    locked = is_locked(folder / ".lock")
     runs, skipped = [], {}
     for run_id in [*listed, *sorted(there - listed.keys())]:
         if run_id not in there:
@@ -117,29 +112,33 @@ def read(folder: Path) -> Sweep:
             runs.append(State(run_id, "waiting", total=total, label=label))
             continue
         try:
-            state = _state(folder / run_id, locked)
+            state = _state(folder / run_id)
             label = listed[run_id].get("label") if run_id in listed else None
             runs.append(state._replace(label=label))
         except Unreadable as error:
             skipped[run_id] = str(error)
+    if any(run.status == "running" for run in runs):  # the others' turn comes
+        runs = [
+            run._replace(status="waiting") if run.status == "interrupted" else run
+            for run in runs
+        ]
     commands = [about["command"] for about in listed.values() if "command" in about]
     return Sweep(folder, runs, skipped, str(commands[-1]) if commands else None)
 
 
-def _state(folder: Path, locked: bool) -> State:
+def _state(folder: Path) -> State:
     """Raises Unreadable where the summary is damaged, or of a later version."""
     summary = reader.read_summary(folder)
     if summary is not None and summary.status != "running":
         return _ended(folder.name, summary)
-    beat = heartbeat.read(folder)
-    total = _total(folder, summary)
-    if beat is not None and beat.is_alive and (locked or not beat.is_here):
+    held, beat = claim.is_held(folder), heartbeat.read(folder)
+    if held and beat is not None:
         return _training(folder.name, beat)
-    if locked and beat is None:  # of an earlier version, or its process is only starting
+    total = _total(folder, summary)
+    if held:  # of an earlier version, or its process is only starting
         return State(folder.name, "running", _last_row(folder), total)
     step, silent = _checkpoint(folder), beat.age if beat else None
-    status: Status = "waiting" if locked else "interrupted"
-    return State(folder.name, status, step, total, silent=silent)
+    return State(folder.name, "interrupted", step, total, silent=silent)
 
 
 def _ended(name: str, summary: Summary) -> State:

@@ -136,6 +136,12 @@ class Display:
         elif summary.status == "failed":
             self.say(f"{point.label}  failed: {summary.reason}")
 
+    def leave(self, run: Path) -> None:
+        """A point is another process's, and no more shown."""
+        rest = {path: point for path, point in self.points.items() if path != run}
+        self.points = rest  # a thread draws the others
+        self._update()
+
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -204,7 +210,7 @@ class Display:
         )
         ended = sum(point.ended is not None for point in self.points.values())
         counted = f"{ended} of {len(self.points)} ended"
-        said = [f"{100 * made // total} %", f"{in_steps(self._rate())} steps/s"]
+        said = [f"{100 * made // max(total, 1)} %", f"{in_steps(self._rate())} steps/s"]
         left = self._left()
         said += [f"{duration(left)} left"] if left else []
         if self.console.width < NARROW:
@@ -232,7 +238,7 @@ class Display:
         table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
         table.add_column("point", ratio=1, overflow="ellipsis", no_wrap=True)
         headers = ["steps/s", "PSNR dB", "KL nats"] if wide else []
-        longest = max(len(str(point.total)) for point in self.points.values())
+        longest = max((len(str(point.total)) for point in self.points.values()), default=1)
         widths = {"step": 2 * longest + 1, "left": len("finished")}
         for header in ("step", *headers, "left"):
             least = widths.get(header, len(header))  # so that nothing moves while it runs

@@ -20,41 +20,49 @@ from vae_sweep.training.device import device_name, keep_freed_memory, limited_th
 from vae_sweep.training.loop import Paused, Progress, Run, train
 from vae_sweep.training.plan import Plan
 from vae_sweep.training.prepare import Prepared, resumed
+from vae_sweep.training.take import Takes
 from vae_sweep.training.workers import Job, Outcome, WorkerDied, Workers
 
 
-def execute(plans: Sequence[Plan], display: Progress) -> dict[Path, Summary]:
-    """Trains the runs of all plans to their ends; folder -> summary, of those that have
-    one: files that somebody removes meanwhile end a run without.
+def execute(
+    plans: Sequence[Plan], display: Progress, takes: Takes
+) -> dict[Path, Summary | None]:
+    """Trains the runs of all plans to their ends, but for those that other processes take
+    up first; folder -> summary, of those that were trained, or that others ended before:
+    None where somebody removed the files meanwhile, or took the run over.
 
     Raises:
         UserError, Failed, OSError: What ends all runs alike; a full disk, say.
     """
     keep_freed_memory()
-    summaries: dict[Path, Summary] = {}
+    summaries: dict[Path, Summary | None] = {}
     for plan in plans:
-        execution = _Execution(plan, display)
+        execution = _Execution(plan, display, takes)
         execution.run()
-        summaries |= {p: s for p, s in execution.summaries.items() if s is not None}
+        summaries |= execution.summaries
     return summaries
 
 
 class _Attempt(NamedTuple):
-    """A cohort to train, and how often a single run of it was ended already."""
+    """A cohort to train, whether it `is_taken`, by this process, and how often a single run
+    of it was ended already. One that `waits` was put off, as another process was at it."""
 
     cohort: list[Prepared]
+    is_taken: bool = False
     tries: int = 0
+    waits: bool = False
 
 
 class _Execution:
     """Carries a plan out: what fails is tried again in smaller parts."""
 
-    def __init__(self, plan: Plan, display: Progress):
-        self.plan, self.display = plan, display
+    def __init__(self, plan: Plan, display: Progress, takes: Takes):
+        self.plan, self.display, self.takes = plan, display, takes
         self.queue = deque(_Attempt(cohort) for cohort in plan.cohorts)
         self.current: dict[int, _Attempt] = {}  # by id of their jobs' lists of runs
         self.loggers: dict[Path, loggers.Logger | None] = {}
         self.summaries: dict[Path, Summary | None] = {}
+        self.over: list[Prepared] = []  # whose claims can go, once more runs are claimed
 
     def run(self) -> None:
         with closing(self._outcomes()) as outcomes:
@@ -65,6 +73,8 @@ class _Execution:
                 else:
                     paths = [run.folder.path for run in job.runs]
                     self.summaries |= dict(zip(paths, outcome, strict=True))
+                    self.over += attempt.cohort
+        self._leave()
 
     def _outcomes(self) -> Generator[tuple[Job, Outcome]]:
         plan = self.plan
@@ -93,14 +103,65 @@ class _Execution:
         return failed
 
     def _next(self) -> Job | None:
-        if not self.queue:
+        """The next cohort, of what no other process has taken up meanwhile."""
+        job = None
+        while job is None and self.queue:
+            attempt = self.queue.popleft()
+            if not attempt.is_taken:
+                attempt = self._taken(attempt)
+            job = self._job(attempt)
+        self._leave()
+        return job
+
+    def _taken(self, attempt: _Attempt) -> _Attempt:
+        """Claims a cohort. What goes on from another step than its first follows alone; of
+        a cohort that another process is just taking up the rest is left to it, at first."""
+        groups: dict[Any, list[Prepared]] = {}
+        for i, p in enumerate(attempt.cohort):
+            found = self.takes.take(p, self.display.say)
+            if isinstance(found, Prepared):
+                groups.setdefault(found.cohort_key, []).append(found)
+                continue
+            self.display.leave(p.folder.path)
+            if found is not None:
+                self.summaries[p.folder.path] = found
+            elif i == 0 and not attempt.waits and len(attempt.cohort) > 1:
+                self.queue.append(_Attempt(attempt.cohort[1:], waits=True))
+                break
+        first, *others = groups.values() or ([],)
+        self.queue.extendleft(_Attempt(group, is_taken=True) for group in others)
+        return _Attempt(first, is_taken=True)
+
+    def _job(self, attempt: _Attempt) -> Job | None:
+        """A claimed cohort, opened; None where nothing is left of it."""
+        runs, cohort = [], []
+        for p in attempt.cohort:
+            try:
+                runs.append(self._open(p, self.plan.threads))
+                cohort.append(p)
+            except RecordsChanged as error:
+                self._lost(p, error)
+        if not runs:
             return None
-        attempt = self.queue.popleft()
-        threads = self.plan.threads
-        runs = [self._open(p, threads) for p in attempt.cohort]
-        self.current[id(runs)] = attempt
-        dataset = attempt.cohort[0].dataset
+        self.current[id(runs)] = attempt._replace(cohort=cohort)
+        dataset = cohort[0].dataset
         return Job(runs, dataset.images, dataset.random)
+
+    def _lost(self, p: Prepared, error: RecordsChanged) -> None:
+        self.display.say(f"{p.folder.path}: {error} while the run trained")
+        self.summaries[p.folder.path] = None
+        self.over.append(p)
+
+    def _leave(self) -> None:
+        """Removes the claims of runs that have ended, and gives up the others that this
+        process trains no more."""
+        for p in self.over:
+            if self.summaries.get(p.folder.path) is None:
+                self.takes.give_up(p)
+                self.display.leave(p.folder.path)
+            else:
+                self.takes.end(p)
+        self.over.clear()
 
     def _open(self, p: Prepared, threads: int) -> Run:
         predicted = predict(p.config, p.point, p.dataset)
@@ -135,11 +196,17 @@ class _Execution:
             raise error  # of all runs alike: the disk is full, say
         left = []
         for p in attempt.cohort:
+            try:
+                p.folder.check()
+            except RecordsChanged as changed:
+                self._lost(p, changed)
+                continue
             summary, _ = p.folder.ended()
             if summary is None:
                 left.append(p)
             else:
                 self.summaries[p.folder.path] = summary
+                self.over.append(p)
         reason = str(error).partition("\n")[0] or type(error).__name__
         if len(left) == 1 and (attempt.tries > 0 or not isinstance(error, WorkerDied)):
             self._give_up(left[0], reason)
@@ -155,17 +222,19 @@ class _Execution:
             tries = attempt.tries + (len(attempt.cohort) == 1)
             half = -(-len(group) // 2) if len(groups) == 1 else len(group)
             for part in filter(None, (group[:half], group[half:])):
-                self.queue.append(_Attempt(part, tries))
+                self.queue.append(_Attempt(part, is_taken=True, tries=tries))
 
     def _give_up(self, p: Prepared, reason: str) -> None:
         """Marks a run as failed; the others go on."""
-        run = self._open(p, self.plan.threads)
+        self.over.append(p)
         try:
+            run = self._open(p, self.plan.threads)
             rows = p.folder.rows()
             final = rows[-1] if rows else {}
             summary = run.about.but(status="failed", reason=reason, final=final)
             p.folder.finish(summary)
         except RecordsChanged:
+            self.summaries[p.folder.path] = None
             return
         self.summaries[p.folder.path] = summary
         self.display.ended(p.folder.path, summary)

@@ -12,8 +12,7 @@ import numpy as np
 
 from vae_sweep.config import RunConfig, expanded
 from vae_sweep.errors import UserError
-from vae_sweep.files import is_locked
-from vae_sweep.records import reader
+from vae_sweep.records import claim, reader
 from vae_sweep.records.checkpoint import State, is_whole
 from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.find import run_folder, short_hash
@@ -68,10 +67,8 @@ def begun(p: Prepared) -> Begun:
             f"extend={name} diverged at step {summary.diverged_at}, from where nothing "
             f"goes on; leave extend out, and lower train.lr"
         )
-    if path.parent != p.config.sweep_dir and is_locked(path.parent / ".lock"):
-        raise UserError(
-            f"extend={name}: its sweep {path.parent} trains now; wait for it, or stop it"
-        )
+    if claim.is_held(path):
+        raise UserError(f"extend={name}: {path} trains now; wait for it, or stop it")
     kept = RunFolder(config, p.dataset.fingerprint, steps)
     kept.path, kept.curve = path, CurveFile(path)  # which may have been moved
     if kept.stated_identity() != kept.identity:

@@ -57,6 +57,10 @@ class Progress(Protocol):
 
     def ended(self, run: Path, summary: Summary) -> None: ...
 
+    def leave(self, run: Path) -> None:
+        """A run is another process's: it trains it, or has ended it."""
+        ...
+
     def say(self, text: str) -> None: ...
 
     def stopping(self) -> bool:
@@ -167,9 +171,12 @@ class Recorder:
         return [run.folder.path for run in self.open.values()]
 
     def _pause(self) -> None:
-        """Says how far the runs are; writes checkpoints and raises Paused where training
-        is to end early."""
-        self.pulse.beat(self._folders(), self.trainer.step)
+        """Says how far the runs are, every few seconds, and gives those up that others have
+        taken over; writes checkpoints and raises Paused where training is to end early."""
+        if self.pulse.is_due:
+            for r, run in list(self.open.items()):
+                self._guarded(r, run.folder.check)
+            self.pulse.beat(self._folders(), self.trainer.step)
         if self.progress.stopping():
             self._look()
             for r in list(self.open):
@@ -244,6 +251,7 @@ class Recorder:
 
     def _save(self, r: int) -> None:
         """A checkpoint, and before it the rows of training.csv that belong to it."""
+        self.open[r].folder.check()
         self._append_curve(r)
         self.open[r].folder.save_state(self.trainer.state(r))
 
@@ -302,6 +310,7 @@ class Recorder:
 
     def _finish(self, r: int, diverged_at: int | None) -> None:
         run = self.open[r]
+        run.folder.check()
         self._append_curve(r)
         rows = run.folder.rows()
         summary = run.about.but(

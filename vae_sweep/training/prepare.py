@@ -31,13 +31,9 @@ class Prepared(NamedTuple):
     folder: RunFolder
     device: torch.device
     steps: int
+    step: int = 0  # the update it goes on from, as far as is known before it is claimed
     state: State | None = None
     evaluated: bool = False  # whether the row of the checkpoint's step is there
-
-    @property
-    def step(self) -> int:
-        """The update it goes on from."""
-        return self.state.step if self.state else 0
 
     @property
     def cohort_key(self) -> Hashable:
@@ -130,5 +126,7 @@ def resumed(todo: list[Prepared], say: Callable[[str], None]) -> list[Prepared]:
         resumed = p.folder.resume(shapes[key], p.steps)
         if resumed.complaint:
             say(resumed.complaint)
-        found.append(p._replace(state=resumed.state, evaluated=resumed.evaluated))
+        state = resumed.state
+        step = state.step if state else 0
+        found.append(p._replace(step=step, state=state, evaluated=resumed.evaluated))
     return found

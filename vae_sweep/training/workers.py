@@ -318,6 +318,9 @@ class _Told:
         self.flush()
         _send(self.link, "ended", (run, summary))
 
+    def leave(self, run: Path) -> None:
+        _send(self.link, "leave", (run,))
+
     def say(self, text: str) -> None:
         _send(self.link, "say", (text,))
 
