@@ -52,6 +52,7 @@ def is_own(name: Any) -> bool:
 
 
 def module_of(name: str) -> str:
+    """The module of a user's name, module:object."""
     return name.partition(":")[0]
 
 

@@ -32,6 +32,7 @@ class CurveFile:
 
     @property
     def sha256(self) -> str:
+        """The digest of `whole`."""
         return hashlib.sha256(self.whole).hexdigest()
 
     def stated(self) -> dict[str, str]:

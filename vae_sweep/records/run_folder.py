@@ -523,6 +523,7 @@ class RunFolder:
 
     @property
     def pictures(self) -> list[Path]:
+        """The pictures of the last evaluation, whether they are there or not."""
         return [self.path / name for name in PICTURES]
 
     def finish(self, summary: Summary) -> None:

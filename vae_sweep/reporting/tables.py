@@ -244,6 +244,7 @@ class Point(NamedTuple):
 
     @property
     def seeds(self) -> str:
+        """How many seeds, and how many of them have finished."""
         count = len(self.members)
         return str(count) if self.finished == count else f"{self.finished} of {count}"
 

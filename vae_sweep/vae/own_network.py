@@ -284,6 +284,7 @@ class Own:
     def __call__(
         self, config: OwnModel, shape: Shape, generators: Sequence[Generator]
     ) -> Stacked:
+        """The networks of several runs as one module."""
         return Stacked(self.maker(config, shape), shape, config.latent, generators)
 
     def maker(self, config: OwnModel, shape: Shape) -> Make:
