@@ -1,15 +1,18 @@
 # `make sweep` trains the headline grid, `make test` runs every check (in three processes of
-# one thread, so that on two cores one works where another waits), `make quick` those that
-# together end in a minute, `make browser` those that open pages in Chromium, `make survival`
-# the long ones (an hour: kills, odd configs, damaged files; results in tests/README.md),
-# `make study` the whole study (CIFAR="data=image_folder data.path=FOLDER" and MNIST="data=npz
-# data.path=FILE" name other places than torchvision's downloads, CIFAR_NAME and MNIST_NAME
-# what captions call them).
+# one thread, so that on two cores one works where another waits), `make quick` the fast
+# tests, `make browser` those that open pages in Chromium, `make docs` builds the site,
+# `make coverage` says what the tests cover, `make test-lowest` runs the fast ones with the
+# lowest versions that pyproject.toml states, `make release-check` installs what would be
+# released, `make survival` runs the long tests (an hour: kills, odd configs, damaged files;
+# results in tests/README.md), `make study` the whole study (CIFAR="data=image_folder
+# data.path=FOLDER" and MNIST="data=npz data.path=FILE" name other places than torchvision's
+# downloads, CIFAR_NAME and MNIST_NAME what captions call them).
 # All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: sweep test quick browser lint survival study clean
+.PHONY: sweep test quick browser lint docs coverage test-lowest release-check survival
+.PHONY: study clean
 
 sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
@@ -39,7 +42,31 @@ survival: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/pyright
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
+	@echo "the site: build/site/index.html"
+
+# TESTS chooses others: make coverage TESTS="tests/vae -m 'not slow'"
+TESTS = -m "not browser"
+coverage: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov \
+	  --cov-report=term:skip-covered $(TESTS)
+
+# Older versions of dependencies warn of newer ones of theirs, which are no errors here.
+test-lowest: .lowest/installed
+	PATH="$(CURDIR)/.lowest/bin:$$PATH" OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -q -n 2 \
+	  --dist loadfile -W default -m "not slow and not browser"
+
+.lowest/installed: pyproject.toml .venv/installed
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
+	VIRTUAL_ENV=.lowest $(BIN)/uv pip install --quiet --resolution lowest-direct -e '.[dev]'
+	touch $@
+
+release-check: .venv/installed
+	$(BIN)/python tests/release.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,4 +77,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs .survival
+	rm -rf .venv .lowest build runs .survival
