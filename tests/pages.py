@@ -216,7 +216,7 @@ class Reader:
         return said
 
     def _named(self, word: str) -> str:
-        """runs/NAME/RUN stands for the first run of that sweep."""
+        """runs/NAME/RUN is the first run of that sweep."""
         found = re.search(r"(runs/\w+)/RUN$", word)
         if not found:
             return word

@@ -59,7 +59,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dist = Path(folder) / "dist"
         call(*UV, "build", "--quiet", "--out-dir", dist, ROOT)
-        call(*UV, "tool", "run", "--quiet", "twine", "check", "--strict", *dist.iterdir())
+        call(
+            *UV,
+            "tool",
+            "run",
+            "--quiet",
+            "twine",
+            "check",
+            "--strict",
+            *dist.glob("vae_sweep-*"),
+        )
         for made in sorted(dist.glob("vae_sweep-*")):
             place = Path(folder) / made.suffix[1:]
             place.mkdir()

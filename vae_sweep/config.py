@@ -329,7 +329,7 @@ class ConvConfig(_Model):
     def _something_to_add(self) -> "ConvConfig":
         if self.residual and self.depth == 1:
             raise ValueError(
-                "model.residual=true needs convolutions that keep the size, of which "
+                "model.residual=true needs convolutions that keep the image size, and "
                 "model.depth=1 has none; set model.depth=2"
             )
         return self

@@ -71,7 +71,7 @@ def train(configs: list[RunConfig], console: Console, table: bool = True) -> lis
             if any(_is_to_train(p, ended[p.folder.path]) for p in points):
                 raise
             datasets.say(console.say)
-            console.say(f"only looked at: {error}")
+            console.say(f"nothing can be written, so the sweep is only shown: {error}")
             _report(console, [p.config for p in points], table, draw=False)
         else:
             _check_longer(points)
@@ -116,7 +116,7 @@ def _check_longer(points: list[Located]) -> None:
             named = run_folder(p.config.extend, p.config.sweep_dir.parent)
         if named.resolve() == p.folder.path.resolve():
             raise UserError(
-                f"extend={p.config.extend} goes on to more steps than the run's {p.steps}; "
+                f"extend={p.config.extend} needs more steps than the run's {p.steps}; "
                 f"set train.steps={2 * p.steps}, or leave extend out"
             )
 
@@ -221,9 +221,9 @@ def _settle(points: list[Located], ended: dict[Path, Summary | None]) -> None:
 def _outcome(folder: Path, summary: Summary | None) -> Summary | Failed:
     run_id = folder.name
     if summary is None or summary.status == "failed":
-        removed = "its files were removed again and again"
+        removed = "its files were removed while it trained, again and again"
         reason = removed if summary is None else summary.reason
-        return Broken(f"{run_id} failed: {reason}; rerun=failed goes on with it")
+        return Broken(f"{run_id} failed: {reason}; rerun=failed continues it")
     if summary.status == "diverged":
         return Diverged(
             f"{run_id} diverged at step {summary.diverged_at}: its loss is not finite; "

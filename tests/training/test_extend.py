@@ -182,7 +182,9 @@ def test_a_run_of_other_steps_is_named(config_of, capsys):
     grid.run([config_of("train.steps=30"), config_of("train.steps=30", "seed=1")])
     said = " ".join(capsys.readouterr().out.split())
     assert "2 points are new runs of 30 steps, beside the same of 20 steps" in said
-    assert f"extend={short_hash(config_of().run_id)} beside train.steps=30 goes on" in said
+    assert (
+        f"extend={short_hash(config_of().run_id)} beside train.steps=30 continues" in said
+    )
     grid.run([config_of("train.steps=30", "head=linear")])  # nothing like it
     assert "new run" not in capsys.readouterr().out
 

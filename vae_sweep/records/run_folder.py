@@ -381,7 +381,7 @@ class RunFolder:
         due = [s for s in range(0, step + 1, every) if s < step]
         same = kept.steps[-1:] == [step] if sha256 is None else kept.sha256 == sha256
         if not (same and kept.steps in (due, [*due, step])):
-            raise _Unfit("has not its rows in metrics.csv")
+            raise _Unfit("does not match the rows of metrics.csv")
         return kept
 
     def _content(self) -> bytes | None:

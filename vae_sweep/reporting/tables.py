@@ -164,7 +164,7 @@ def header(name: str) -> list[str]:
 
 
 def absent(name: str, value: float) -> str:
-    """What stands for a number that is not finite: a cap of inf is no cap."""
+    """How a number that is not finite is printed: a cap of inf is no cap."""
     return "?" if name == "PSNR cap (dB)" and math.isnan(value) else "–"
 
 
