@@ -62,7 +62,8 @@ test-lowest: .lowest/installed
 
 .lowest/installed: pyproject.toml .venv/installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
-	VIRTUAL_ENV=.lowest $(BIN)/uv pip install --quiet --resolution lowest-direct -e '.[dev]'
+	$(BIN)/uv pip install --quiet --python .lowest/bin/python \
+	  --resolution lowest-direct -e '.[dev]'
 	touch $@
 
 release-check: .venv/installed

@@ -15,6 +15,7 @@ from pathlib import Path
 from pages import ROOT, blocks, commands, furnish
 
 TINY = ("train.steps=4", "train.eval_every=2", "train.batch_size=8", "log=[]")
+IMAGES = ("data.images=200", "data.val_images=20", "data.test_images=20")
 UV = [sys.executable, "-m", "uv"]
 
 
@@ -35,23 +36,21 @@ def readme() -> list[list[str]]:
 def use(made: Path, folder: Path) -> None:
     """Installs a built file and runs the commands of README."""
     environment = folder / "environment"
+    python = environment / "bin/python"
     before = time.monotonic()
     call(*UV, "venv", "--quiet", environment)
-    target = {**os.environ, "VIRTUAL_ENV": str(environment)}
-    call(*UV, "pip", "install", "--quiet", made, env=target)
-    bytes_ = sum(f.stat().st_size for f in environment.rglob("*") if f.is_file())
+    call(*UV, "pip", "install", "--quiet", "--python", python, made)
+    size = sum(f.stat().st_size for f in environment.rglob("*") if f.is_file())
     seconds = time.monotonic() - before
-    print(f"{made.name}: installed in {seconds:.0f} s, {bytes_ / 1e9:.1f} GB", flush=True)
+    print(f"{made.name}: installed in {seconds:.0f} s, {size / 1e9:.1f} GB", flush=True)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     clean |= {"VAE_SWEEP_CACHE": str(folder / "cache"), "COLUMNS": "120"}
     furnish(folder)
     for program, *typed in readme():
-        tiny = [*TINY, *([] if "data=image_folder" in typed else ["data.images=200"])]
-        tiny += [] if "data=image_folder" in typed else ["data.test_images=20"]
-        tiny += [] if "data=image_folder" in typed else ["data.val_images=20"]
-        call(environment / "bin" / program, *typed, *tiny, cwd=folder, env=clean)
+        images = () if "data=image_folder" in typed else IMAGES
+        call(environment / "bin" / program, *typed, *TINY, *images, cwd=folder, env=clean)
     call(environment / "bin/vae-sweep", "report", "runs/main", cwd=folder, env=clean)
-    call(environment / "bin/python", "-m", "vae_sweep", "--version", cwd=folder, env=clean)
+    call(python, "-m", "vae_sweep", "--version", cwd=folder, env=clean)
 
 
 def main() -> None:
@@ -59,17 +58,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dist = Path(folder) / "dist"
         call(*UV, "build", "--quiet", "--out-dir", dist, ROOT)
-        call(
-            *UV,
-            "tool",
-            "run",
-            "--quiet",
-            "twine",
-            "check",
-            "--strict",
-            *dist.glob("vae_sweep-*"),
-        )
-        for made in sorted(dist.glob("vae_sweep-*")):
+        built = sorted(dist.glob("vae_sweep-*"))
+        check = ("tool", "run", "--quiet", "twine", "check", "--strict")
+        call(*UV, *check, *built)
+        for made in built:
             place = Path(folder) / made.suffix[1:]
             place.mkdir()
             use(made, place)
