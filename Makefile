@@ -46,7 +46,7 @@ lint: .venv/installed
 	$(BIN)/pyright
 
 docs: .venv/installed
-	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs . build/site
 	@echo "the site: build/site/index.html"
 
 # TESTS chooses others: make coverage TESTS="tests/vae -m 'not slow'"
