@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="write it anew while a sweep trains",
+        help="rewrite it while a sweep trains",
     )
     parser.add_argument(
         "--every",

@@ -211,7 +211,7 @@ def parse(line: str, parser: OverridesParser) -> Override:
         line.encode()
         override = parser.parse_override(line)
     except UnicodeEncodeError:
-        raise UserError(f"an option is UTF-8 text, got {text}; type it anew") from None
+        raise UserError(f"an option is UTF-8 text, got {text}; type it again") from None
     except (HydraException, ValueError, RecursionError):
         key, _, value = text.partition("=")
         if key == "sweep":
