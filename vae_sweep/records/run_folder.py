@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -583,8 +583,12 @@ def _machine() -> dict[str, Any]:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     except OSError:
         commit = ""
+    versions = {}
+    for name in DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):  # torchvision is an extra
+            versions[name] = version(name)
     return {
-        "versions": {name: version(name) for name in DISTRIBUTIONS},
+        "versions": versions,
         "commit": commit or None,
         "processor": processor(),
     }
