@@ -2,15 +2,18 @@
 # processes of one thread, so that on two cores one works where another waits), `make long`
 # those of minutes (kills, notebooks), `make browser` those that open pages in Chromium, `make
 # slurm` those on a real Slurm (whose packages it installs where it can: root, apt-get), `make
-# quick` those that together end in a minute; `make survival` repeats kills, odd configs and
-# damage for an hour (results in tests/README.md). `make study` is the whole study
+# quick` the fast ones, `make test-lowest` these with the lowest versions that pyproject.toml
+# states, `make coverage` says what the tests cover; `make survival` repeats kills, odd configs
+# and damage for an hour (results in tests/README.md). `make docs` builds the site, `make
+# release-check` installs what would be released. `make study` is the whole study
 # (CIFAR="data=image_folder data.path=FOLDER" and MNIST="data=npz data.path=FILE" name other
 # places than torchvision's downloads, CIFAR_NAME and MNIST_NAME what captions call them).
 # All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: sweep test quick long browser slurm lint survival study clean
+.PHONY: sweep test quick long browser slurm lint docs coverage test-lowest release-check
+.PHONY: survival study clean
 
 sweep: .venv/installed
 	$(BIN)/python -m vae_sweep.run -m norm=zscore,minus1_1 head=tanh,linear
@@ -49,7 +52,32 @@ survival: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/pyright
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs . build/site
+	@echo "the site: build/site/index.html"
+
+# TESTS chooses others: make coverage TESTS="tests/vae -m 'not slow'"
+TESTS = -m "not browser"
+coverage: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov \
+	  --cov-report=term:skip-covered $(TESTS)
+
+# Older versions of dependencies warn of newer ones of theirs, which are no errors here.
+test-lowest: .lowest/installed
+	PATH="$(CURDIR)/.lowest/bin:$$PATH" OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -q -n 2 \
+	  --dist loadfile -W default -m "not slow and not browser"
+
+.lowest/installed: pyproject.toml .venv/installed
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
+	$(BIN)/uv pip install --quiet --python .lowest/bin/python \
+	  --resolution lowest-direct -e '.[dev]'
+	touch $@
+
+release-check: .venv/installed
+	$(BIN)/python tests/release.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,4 +88,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs .survival
+	rm -rf .venv .lowest build runs .survival

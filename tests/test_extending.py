@@ -1,24 +1,24 @@
-"""docs/extending.md as a user has it: its code in an empty folder, against a wheel."""
+"""The options of docs/extending.md together, in an empty folder, against a wheel.
+
+test_pages.py runs each command of the page."""
 
 import csv
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
 from hatchling.builders.wheel import WheelBuilder
+from pages import blocks
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/extending.md").read_text()
 LONGEST = 15  # lines of code that an option takes
 
 # what a command of the page gets besides, so that it takes seconds
@@ -26,33 +26,11 @@ SHORT = ("train.steps=4", "train.eval_every=2", "train.batch_size=16", "train.de
 IMAGES = ("data.images=200", "data.size=16", "data.val_images=20", "data.test_images=20")
 
 
-class Block(NamedTuple):
-    language: str
-    code: str
-
-    @property
-    def name(self) -> str:
-        """Of the file that it is to be written to."""
-        return self.code.splitlines()[0].removeprefix("# ")
-
-
-BLOCKS = [Block(*found) for found in re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)]
+BLOCKS = list(blocks("docs/extending.md"))
 FILES = [block for block in BLOCKS if block.language == "python"]
 COMMANDS = [
     line for block in BLOCKS if block.language == "sh" for line in block.code.splitlines()
 ]
-
-
-# what stands in a command that trains -> the points of its grid
-POINTS = {
-    "head=tanh,softsign:SOFTSIGN norm=": 4,
-    "student:Student": 2,
-    "cosine:cosine": 3,  # the built-in one has no share
-    "residual:Residual": 3,  # nor has that blocks
-    "binary:binarized": 1,
-    "film:Film": 1,
-    "mae:MAE": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +49,7 @@ class User:
     def __init__(self, folder: Path, site: Path):
         self.folder = folder
         for block in FILES:
-            (folder / block.name).write_text(block.code)
+            (folder / block.file).write_text(block.code)
         self.env = {
             **os.environ,
             "PYTHONPATH": str(site),
@@ -98,7 +76,7 @@ def user(tmp_path, site) -> User:
     return User(tmp_path, site)
 
 
-@pytest.mark.parametrize("block", FILES, ids=lambda block: block.name)
+@pytest.mark.parametrize("block", FILES, ids=lambda block: block.file)
 def test_an_option_takes_few_lines(block):
     lines = [line for line in block.code.splitlines()[1:] if line.strip()]
     assert len(lines) <= LONGEST
@@ -118,30 +96,6 @@ def test_the_page_has_every_kind():
     ):
         assert re.search(rf"\b{group}=\S*\b[a-z_]+:\w+", said), group
     assert "metric=[default,mae:MAE]" in said
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_pages_commands_run_against_a_wheel(user, command):
-    python, *typed = shlex.split(command)
-    assert python == "python"
-    if typed[0] == "-m":
-        own_data = any(line.startswith("data=") for line in typed)
-        typed += [*SHORT, *(() if own_data else IMAGES)]
-        typed += [] if any("model=" in line for line in typed) else ["model=small"]
-        typed += (
-            [] if any("log=" in line for line in typed) else ["log.wandb.mode=disabled"]
-        )
-    out = user(*typed)
-    where = user("-c", "import vae_sweep; print(vae_sweep.__file__)")
-    assert where.startswith(user.env["PYTHONPATH"])
-    if typed[:2] == ["-m", "vae_sweep.run"]:
-        summaries = list(user.folder.glob("runs/main/*/summary.json"))
-        assert len(summaries) == len(list(user.folder.glob("runs/main/*/config.yaml")))
-        assert all('"status": "finished"' in path.read_text() for path in summaries)
-        [count] = [POINTS[part] for part in POINTS if part in command]
-        assert len(summaries) == count
-        assert "picture: runs/main/overview.png" in out
 
 
 def test_a_check_of_the_page_refuses_what_is_wrong(user):

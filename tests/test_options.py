@@ -1,4 +1,4 @@
-"""What a name stands for, and what is said where it stands for nothing."""
+"""The object of a name, and what is said where there is none."""
 
 import hashlib
 import subprocess

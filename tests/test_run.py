@@ -281,7 +281,7 @@ def test_all_options_are_listed_under_what_a_command_does(cli):
     assert out.startswith("Trains a grid of VAEs")
     out, _ = Cli(cli.folder, "predict")("--options")
     assert "head: hardtanh, linear" in out
-    assert out.startswith("Says what theory says")
+    assert out.startswith("Computes what is known")
 
 
 @pytest.mark.parametrize(

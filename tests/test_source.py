@@ -17,7 +17,7 @@ FILES = sorted(
 )
 WORDS = {word for group in (*GROUPS, "log") for word in options.words(group)}
 WORDS |= {name for names in sections().values() for name in names}
-# classes of config.py that stand for one option, or a few
+# classes of config.py of one option, or a few
 MODELS = {model.__name__ for names in sections().values() for model in names.values()}
 
 

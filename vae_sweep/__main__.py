@@ -13,9 +13,9 @@ from vae_sweep.system import machine
 
 COMMANDS = {  # module of the package, with a main() -> what it does
     "run": "trains a grid of VAEs and compares them; the word may be left out",
-    "predict": "says what theory says of a grid, and trains nothing",
-    "show": "prints what a point is set to, or one recorded run",
-    "status": "says how far sweeps are, while they train and afterwards",
+    "predict": "computes what is known of a grid before training",
+    "show": "prints the settings of a point, or one recorded run",
+    "status": "shows the state of sweeps, while they train and afterwards",
     "report": "writes sweeps as one HTML page",
     "export": "writes a trained model as plain PyTorch that needs no vae-sweep",
     "dashboard": "builds a workspace of panels in W&B",
@@ -29,8 +29,8 @@ HELP = "\n".join(
     [
         "usage: vae-sweep [COMMAND] [ARGUMENT ...]",
         "",
-        "Trains grids of VAEs over normalization x output head x beta, with numbers that",
-        "can be compared, and says beforehand what no network of a point can pass.",
+        "Trains grids of VAEs over normalization x output head x beta, reports them in",
+        "units that can be compared, and computes beforehand what each head can reach.",
         "",
         "commands:",
         *(f"  {name:10s} {does}" for name, does in COMMANDS.items()),

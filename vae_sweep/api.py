@@ -160,8 +160,8 @@ def _check_sources(configs: list[RunConfig]) -> None:
     for module, digest in {k: v for c in configs for k, v in c.sources.items()}.items():
         if options.sha256.__wrapped__(module) != digest:
             raise UserError(
-                f"{module} was edited after this process had imported it; start Python (in "
-                f"a notebook, the kernel) anew"
+                f"{module} was edited after this process had imported it; restart "
+                f"Python (in a notebook, the kernel)"
             )
 
 

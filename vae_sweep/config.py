@@ -175,6 +175,7 @@ class Own(Frozen):
 
     @property
     def parameters(self) -> dict[str, Any]:
+        """The keyword parameters that the point sets."""
         return dict(self.model_extra or {})
 
 
@@ -209,6 +210,7 @@ class ConstantBeta(_Beta):
 
     @property
     def label(self) -> str:
+        """As tables and run_ids name it: `0.5`."""
         return f"{self.value:g}"
 
 
@@ -222,6 +224,7 @@ class WarmupBeta(_Beta):
 
     @property
     def label(self) -> str:
+        """As tables and run_ids name it: `warmup0.5`."""
         return f"warmup{self.value:g}"
 
 
@@ -236,9 +239,11 @@ class CyclicalBeta(_Beta):
 
     @property
     def label(self) -> str:
+        """As tables and run_ids name it: `cyclical0.5`."""
         return f"cyclical{self.value:g}"
 
     def warnings(self, steps: int) -> list[str]:
+        """Warns of cycles shorter than two steps."""
         if 2 * self.cycles <= steps:
             return []
         return [
@@ -259,6 +264,7 @@ class MatchedBeta(_Beta):
 
     @property
     def label(self) -> str:
+        """As tables and run_ids name it: `matched30`."""
         return f"matched{self.sigma:g}"
 
 
@@ -271,6 +277,7 @@ class NormalizedBeta(_Beta):
 
     @property
     def label(self) -> str:
+        """As tables and run_ids name it: `normalized0.5`."""
         return f"normalized{self.beta_norm:g}"
 
 
@@ -281,6 +288,7 @@ class OwnBeta(_Beta, Own):
 
     @property
     def label(self) -> str:
+        """As tables and run_ids name it: the object and its keys."""
         values = ",".join(f"{key}={_short(v)}" for key, v in self.parameters.items())
         name = self.name.partition(":")[2]
         return f"{name}({values})" if values else name
@@ -321,7 +329,7 @@ class ConvConfig(_Model):
     def _something_to_add(self) -> "ConvConfig":
         if self.residual and self.depth == 1:
             raise ValueError(
-                "model.residual=true needs convolutions that keep the size, of which "
+                "model.residual=true needs convolutions that keep the image size, and "
                 "model.depth=1 has none; set model.depth=2"
             )
         return self
@@ -639,10 +647,12 @@ class RunConfig(Frozen):
 
     @property
     def sweep_dir(self) -> Path:
+        """runs/<sweep>."""
         return expanded("runs", self.runs) / self.sweep
 
     @property
     def run_dir(self) -> Path:
+        """runs/<sweep>/<run_id>."""
         return self.sweep_dir / self.run_id
 
     @property

@@ -94,7 +94,7 @@ def train(
         if any(_is_to_train(p, ended[p.folder.path]) for p in points):
             raise
         datasets.say(console.say)
-        console.say(f"only looked at: {error}")
+        console.say(f"nothing can be written, so the sweep is only shown: {error}")
         elsewhere: dict[Path, Stated] = {}
         _report(console, points, elsewhere, table, draw=False, part=part)
     else:
@@ -176,7 +176,7 @@ def report(configs: list[RunConfig]) -> list[Summary | Failed | None]:
     Broken of a point that has not ended."""
     points = locate(configs, Datasets())
     _report(Console(least=120), points, {}, table=True, draw=True)
-    goes_on = "has not ended; the same command goes on with it"
+    goes_on = "has not ended; the same command continues it"
     ended = [Ended(p.folder.path, p.folder.ended()[0]) for p in points]
     return [
         _outcome(each) if each.summary else Broken(f"{each.folder.name} {goes_on}")
@@ -209,7 +209,7 @@ def _check_longer(points: list[Located]) -> None:
             named = run_folder(p.config.extend, p.config.sweep_dir.parent)
         if named.resolve() == p.folder.path.resolve():
             raise UserError(
-                f"extend={p.config.extend} goes on to more steps than the run's {p.steps}; "
+                f"extend={p.config.extend} needs more steps than the run's {p.steps}; "
                 f"set train.steps={2 * p.steps}, or leave extend out"
             )
 
@@ -406,9 +406,9 @@ def _outcome(ended: Ended) -> Summary | Failed | None:
     if summary is None and ended.is_elsewhere:
         return None
     if summary is None or summary.status == "failed":
-        removed = "its files were removed again and again"
+        removed = "its files were removed while it trained, again and again"
         reason = removed if summary is None else summary.reason
-        return Broken(f"{run_id} failed: {reason}; rerun=failed goes on with it")
+        return Broken(f"{run_id} failed: {reason}; rerun=failed continues it")
     if summary.status == "diverged":
         return Diverged(
             f"{run_id} diverged at step {summary.diverged_at}: its loss is not finite; "

@@ -1,4 +1,4 @@
-"""What the name of an option stands for: a word is one of ours, `module:object` a user's.
+"""From an option's name to its object: a word is built in, `module:object` is a user's.
 
 Without torch, and without the user's module until the object itself is asked for: grids
 that have ended, and records, are read without the code that made them.
@@ -52,6 +52,7 @@ def is_own(name: Any) -> bool:
 
 
 def module_of(name: str) -> str:
+    """The module of a user's name, module:object."""
     return name.partition(":")[0]
 
 
@@ -110,7 +111,7 @@ def check_sources(sources: Mapping[str, str]) -> None:
 
 @cache
 def _own(name: str) -> Any:
-    """The object that a user's name stands for; imports its module."""
+    """The object that a user's name refers to; imports its module."""
     module, _, attribute = name.partition(":")
     file = source_file(module)
     try:
@@ -125,7 +126,7 @@ def _own(name: str) -> Any:
 
 
 def own(group: str, name: str) -> Any:
-    """The object that a user's name stands for; UserError says of which option."""
+    """The object that a user's name refers to; a UserError names the option."""
     try:
         return _own(name)
     except UserError as error:

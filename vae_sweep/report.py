@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="write it anew while a sweep trains",
+        help="rewrite it while a sweep trains",
     )
     parser.add_argument(
         "--every",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 ABOUT = """\
 Trains a grid of VAEs over normalization x output head x beta, and compares
 them: commas make a grid. Records, table and picture go to RUNS/SWEEP/. The same
-command again skips what has ended and goes on with what was interrupted."""
+command again skips what has ended and continues what was interrupted."""
 EXAMPLES = (
     "norm=zscore,minus1_1 head=tanh,linear",
     "beta=0.1,1,4 data=cifar10 train.epochs=20 sweep=mine",

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from vae_sweep.config import RunConfig
 
 ABOUT = """\
-Prints what a point is set to, as YAML, and what theory says of it. Or, of a
-recorded run, which its folder, its run_id or the hash at its end names: how it
-ended, its settings, its numbers and its files. Writes nothing."""
+Prints the settings of a point as YAML, and its prediction. Or a recorded run,
+named by its folder, its run_id or the hash at the end of that: how it ended, its
+settings, its numbers and its files. Writes nothing."""
 EXAMPLES = ("norm=zscore head=tanh", "1a2b3c4d", "runs/main/RUN_ID")
 
 

@@ -138,8 +138,8 @@ class Study:
     """Published sweeps by the name of their experiment."""
 
     def __init__(self, sweep: Path | str):
-        """`sweep` is a folder of published sweeps, or one sweep, which then stands for
-        every experiment."""
+        """`sweep` is a folder of published sweeps, or one sweep, which is then used
+        for every experiment."""
         folder = Path(sweep)
         parts = sorted(path.parent for path in folder.glob("*/about.json"))
         self.by_name = {part.name: _read(part) for part in parts}

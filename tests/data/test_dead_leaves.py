@@ -50,7 +50,7 @@ def test_chunks_do_not_repeat(monkeypatch):
     assert len(np.unique(generate(10, 8, seed=0).reshape(10, -1), axis=0)) == 10
 
 
-def test_colour_moments_are_near_cifar10s(u):
+def test_color_moments_are_near_cifar10s(u):
     # means and standard deviations of CIFAR-10's training images, as widely published
     np.testing.assert_allclose(u.mean((0, 2, 3)), [0.4914, 0.4822, 0.4465], atol=0.015)
     np.testing.assert_allclose(u.std((0, 2, 3)), [0.2470, 0.2435, 0.2616], atol=0.01)

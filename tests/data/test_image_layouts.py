@@ -395,9 +395,9 @@ def test_images_that_two_splits_share_are_counted(tmp_path, capsys):
     [_, *warnings] = lines(capsys)
     assert warnings == [
         "warning: 2 of 4 test images are in train too, pixel by pixel: the test numbers "
-        "are not of unseen images",
+        "do not measure unseen images",
         "warning: 1 of 4 test images are in val too, pixel by pixel: the test numbers "
-        "are not of unseen images",
+        "do not measure unseen images",
     ]
 
 

@@ -706,6 +706,12 @@ def test_cifar(tmp_path, monkeypatch, name, labels, train_files):
     check_splits(load_images(torchvision_set(name, tmp_path)), *written)
 
 
+def test_without_torchvision_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
+    config = torchvision_set("cifar10", tmp_path)
+    fails(config, "data=cifar10 needs torchvision", "pip install 'vae-sweep[torchvision]'")
+
+
 def test_cifar_from_an_archive_put_where_the_message_says(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", no_network)
     monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", no_network)

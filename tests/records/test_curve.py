@@ -74,7 +74,9 @@ def test_a_file_without_the_checkpoints_rows_is_put_aside_and_begins_anew(curve,
     curve.path.write_bytes(damaged)
     later = again(curve)
     said = later.resume(stated)
-    assert said.endswith("has not the rows of its checkpoint: kept as training.csv.old-1")
+    assert said.endswith(
+        "lacks rows that its checkpoint states: kept as training.csv.old-1"
+    )
     assert curve.path.with_name("training.csv.old-1").read_bytes() == damaged
     later.append(MORE)
     rows = reader.read_training(curve.path.parent, None)

@@ -48,7 +48,7 @@ def test_a_name_of_several_runs(runs, name):
         ("ffff0000", "none of the 3 runs"),
         (ONE.replace("8e1e", "8e1f"), f"did you mean {ONE}?"),
         ("0e718e1f", "did you mean 0e718e1e?"),
-        ("a", f"a sweep of 2; name one, as {{runs}}/a/{TWO}"),
+        ("a", f"a sweep of 2, not a run; name one of its runs, such as {{runs}}/a/{TWO}"),
         ("", "got ''"),
     ],
 )

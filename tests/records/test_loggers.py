@@ -251,7 +251,7 @@ def test_a_logger_that_raises_is_off_with_one_warning_and_the_others_complete(
     place = f"({kind} in mine.py, line {LINE[error]}: "
     run_id = configs[0].run_id
     assert f"mine:{bad} is off for {run_id} {place}" in warning.getMessage()
-    assert "Training goes on" in warning.getMessage()
+    assert "Training continues" in warning.getMessage()
     for config in configs:
         assert [what[0] for what in told(config.run_dir, bad)] == calls
         assert_whole(config.run_dir, "Told")

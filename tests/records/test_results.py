@@ -380,7 +380,7 @@ def test_what_follows_from_the_data_set_is_not_said_beside_it(tmp_path):
     ]
     assert {*results.data_sets(loaded.runs)} == {"mnist", "npz"}
     assert "2 data sets (" in results.mixed(loaded)
-    assert any("comparable only" in line for line in printed(loaded))
+    assert any("compare numbers only" in line for line in printed(loaded))
     data = {"name": "npz", "cache": "c", "val_images": 7, "path": "b.npz", "test_images": 9}
     write_run(tmp_path, summary(), data=data)
     named = {*results.data_sets(results.load(tmp_path).runs)}

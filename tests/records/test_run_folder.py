@@ -579,3 +579,17 @@ def test_a_warmup_that_follows_from_the_images_is_part_of_the_identity(
     assert config.decisive["train"]["lr_warmup"] == 50
     identity = RunFolder(config, "abc", steps).identity
     assert (identity == RunFolder(config, "abc").identity) == same
+
+
+def test_a_version_is_stated_of_what_is_installed(monkeypatch):
+    """torchvision is an extra."""
+    known = run_folder.version
+
+    def version(name):
+        if name == "torchvision":
+            raise run_folder.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(run_folder, "version", version)
+    stated = run_folder._machine.__wrapped__()["versions"]
+    assert stated.keys() == {*run_folder.DISTRIBUTIONS} - {"torchvision"}

@@ -462,7 +462,7 @@ def test_a_page_says_where_data_sets_are_mixed_and_marks_the_best_of_each(tmp_pa
     warnings = [text for attributes, text in page.find("p") if "role" in attributes]
     assert len(warnings) == 1
     assert warnings[0].startswith("These runs are of 2 data sets (")
-    assert warnings[0].endswith("numbers are comparable only among runs of one.")
+    assert warnings[0].endswith("compare numbers only within one of them.")
     best = [
         t for attributes, t in page.find("td") if " best" in attributes.get("class", "")
     ]
@@ -617,7 +617,7 @@ def test_sorting_and_filters_in_a_browser(tmp_path, width):
     assert said["cards"] == said["drawn"] == 1
     assert said["count"].startswith("1 of 4 runs shown")
     assert said["overflow"] <= 0
-    phone = width < 640  # a label then stands for the columns of identity
+    phone = width < 640  # a label then replaces the columns of identity
     assert said["betas"] == ([] if phone else ["0.0625", "0.5", "0.5", "16"])
     assert said["filtered"] == ([] if phone else ["linear"])
     assert said["reset"] == (0 if phone else 4)

@@ -74,7 +74,7 @@ def test_seeds_are_one_line(monkeypatch):
     lines = printed(thrice, 160, monkeypatch)
     assert words_of(lines) == words_of(printed(once, 160, monkeypatch))
     assert sum(line.startswith(("zscore", "unit")) for line in lines) == 8
-    assert any("3 seeds, all alike" in line for line in lines)
+    assert any("3 seeds, all the same" in line for line in lines)
     assert "seed" not in lines[0].split() + lines[1].split()
 
 

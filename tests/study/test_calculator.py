@@ -384,9 +384,9 @@ def refusal(config: RunConfig) -> str | None:
 
 
 KINDS = (
-    *("reaches every target", "lie outside", "leaves an autoencoder", "learned noise"),
+    *("reaches every target", "lie outside", "is a plain autoencoder", "learned noise"),
     *("no linear optimum in closed form", "multiplies beta", "all 10 latents"),
-    *("next to nothing", "most latents", "latents in use"),
+    *("almost no effect", "most latents", "latents in use"),
 )
 
 
@@ -503,7 +503,7 @@ class TestPage:
 
     def test_a_beta_of_0_is_an_autoencoder(self, tab):
         tab.fill("beta", "0")
-        assert "leaves an autoencoder" in tab.text("balance")
+        assert "is a plain autoencoder" in tab.text("balance")
         assert "implies no noise" in tab.text("equal")
 
     def test_it_fits_a_phone_and_a_desk(self, browser):

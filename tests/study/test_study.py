@@ -16,7 +16,7 @@ from vae_sweep.errors import UserError
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
+NOTEBOOKS = make.NOTEBOOKS
 RESULTS = ROOT / "experiments" / "results"
 there = all((RESULTS / name / "about.json").exists() for name in make.EXPERIMENTS)
 of_tables = pytest.mark.skipif(not there, reason="the study's tables are not published")
@@ -36,7 +36,8 @@ def smoke(tmp_path_factory) -> Path:
 def test_there_are_six():
     begin = [path.stem[:2] for path in NOTEBOOKS]
     assert begin == ["01", "02", "03", "04", "05", "ex"]
-    assert [*make.NOTEBOOKS] == NOTEBOOKS
+    found = {path.name for path in (ROOT / "analysis").glob("*.ipynb")}
+    assert found == {path.name for path in [*NOTEBOOKS, make.QUICKSTART]}
 
 
 # zmq and the kernel's own loop have warnings that are none of ours
@@ -52,6 +53,35 @@ def test_a_notebook_runs_on_the_smallest_sweep(notebook, smoke, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_the_quickstart_runs_in_an_empty_folder(tmp_path, monkeypatch):
+    """On a few steps; what is committed was made with those that it states."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("VAE_SWEEP_CACHE", str(tmp_path / "cache"))
+    committed = nbformat.read(make.QUICKSTART, as_version=4)
+    few = nbformat.read(make.QUICKSTART, as_version=4)
+    code = [cell for cell in few.cells if cell.cell_type == "code"]
+    code[0].source = "steps = 3"
+    assert '"train.steps": steps' in code[1].source
+    code[1].source = code[1].source.replace("steps}", 'steps, "data.images": 1200}')
+    copy = tmp_path / make.QUICKSTART.name
+    nbformat.write(few, copy)
+    make.render(copy, tmp_path / "made.ipynb")
+    made = nbformat.read(tmp_path / "made.ipynb", as_version=4)
+    kinds = [
+        kind
+        for cell in made.cells
+        for out in cell.get("outputs", [])
+        for kind in out.get("data", {})
+    ]
+    assert kinds.count("image/png") >= 5
+    assert kinds.count("text/html") >= 3
+    assert (tmp_path / "my_vae/model.py").exists()
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert str(ROOT) not in make.QUICKSTART.read_text()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_cell_that_raises_is_an_error(smoke, tmp_path):
     broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])

@@ -72,7 +72,7 @@ SCALES = {
 
 @pytest.fixture(scope="module", params=SCALES)
 def problem(request, tmp_path_factory):
-    """(LinearGaussian, centred targets [n, N], scale [C])."""
+    """(LinearGaussian, centered targets [n, N], scale [C])."""
     scale = SCALES[request.param]
     images = make_images(400).numpy()
     spectra = Spectra(images, "images", tmp_path_factory.mktemp("cache"))

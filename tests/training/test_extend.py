@@ -150,7 +150,7 @@ def test_what_cannot_be_continued_is_refused(config_of, case):
 def test_schedules_that_follow_the_length_are_refused(config_of, given, what):
     first, more = config_of(*given), config_of(*given, "train.steps=50")
     grid.run([first])
-    with pytest.raises(UserError, match=f"its {what} follows the run's length") as refused:
+    with pytest.raises(UserError, match=f"its {what} depends on the run's") as refused:
         grid.run([extended(more, first.run_id)])
     assert "train.lr_schedule=constant and a constant beta" in str(refused.value)
     assert not more.run_dir.exists()
@@ -159,7 +159,7 @@ def test_schedules_that_follow_the_length_are_refused(config_of, given, what):
 def test_weights_alone_are_not_enough(config_of):
     first = config_of("log.optimizer_state=false")
     grid.run([first])
-    with pytest.raises(UserError, match=r"log.optimizer_state=true keeps"):
+    with pytest.raises(UserError, match=r"log.optimizer_state=true for runs"):
         grid.run([extended(config_of("train.steps=50"), first.run_id)])
 
 
@@ -182,7 +182,9 @@ def test_a_run_of_other_steps_is_named(config_of, capsys):
     grid.run([config_of("train.steps=30"), config_of("train.steps=30", "seed=1")])
     said = " ".join(capsys.readouterr().out.split())
     assert "2 points are new runs of 30 steps, beside the same of 20 steps" in said
-    assert f"extend={short_hash(config_of().run_id)} beside train.steps=30 goes on" in said
+    assert (
+        f"extend={short_hash(config_of().run_id)} beside train.steps=30 continues" in said
+    )
     grid.run([config_of("train.steps=30", "head=linear")])  # nothing like it
     assert "new run" not in capsys.readouterr().out
 

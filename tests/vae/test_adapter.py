@@ -439,7 +439,7 @@ DEFAULTS = {
         ({"decoded": "self.dec(z * torch.nan).view(-1, *self.shape)"}, "finite, got nan"),
         ({"init": "self.requires_grad_(False)"}, "must have parameters to train"),
         ({"init": "self.enc.requires_grad_(False)"}, "that mu or logvar depends on"),
-        ({"init": "self.enc = nn.LazyLinear(8)"}, r"enc\.weight waits for a first batch"),
+        ({"init": "self.enc = nn.LazyLinear(8)"}, r"enc\.weight is lazy"),
         ({"init": "self.w = nn.Parameter(torch.ones(2) * 1j)"}, "real parameters, got w"),
         ({"decode": "decoded"}, "has no decode; define it"),
         (
@@ -518,5 +518,5 @@ def test_runs_that_share_what_they_must_not_are_found(write):
     }
     module = write(BROKEN.format(**{**DEFAULTS, **state}))
     config_of(f"{module}:Net")
-    with pytest.raises(UserError, match="whatever runs stand beside it"):
+    with pytest.raises(UserError, match="whatever runs train beside it"):
         verify_runs(builder(f"{module}:Net"), SHAPE, LATENT)

@@ -211,7 +211,7 @@ def parse(line: str, parser: OverridesParser) -> Override:
         line.encode()
         override = parser.parse_override(line)
     except UnicodeEncodeError:
-        raise UserError(f"an option is UTF-8 text, got {text}; type it anew") from None
+        raise UserError(f"an option is UTF-8 text, got {text}; type it again") from None
     except (HydraException, ValueError, RecursionError):
         key, _, value = text.partition("=")
         if key == "sweep":
@@ -221,7 +221,7 @@ def parse(line: str, parser: OverridesParser) -> Override:
         elif set(value) & set("\"'"):
             remedy = "check its quotes"
         else:
-            remedy = f"quote what is no plain word: '{key}=\"{value}\"'"
+            remedy = f"quote a value that is not a plain word: '{key}=\"{value}\"'"
         raise UserError(f"cannot read the option {text}; {remedy}") from None
     return override
 
@@ -233,7 +233,7 @@ def choices() -> dict[str, tuple[str, ...]]:
 
 
 def own_name(group: str, option: str) -> str | None:
-    """The module:object that a user's option stands for; None of one of ours."""
+    """The module:object of a user's option; None for a built-in one."""
     own = options.own_option(group, option)
     return own["name"] if own else None
 
@@ -434,7 +434,7 @@ def _check_brackets(override: Override, text: str) -> None:
 
 
 def values_of(override: Override, most: int | None = None) -> list[Any]:
-    """What an option stands for, quotes removed; of a sweep each value, up to `most`."""
+    """An option's value, quotes removed; of a sweep each value, up to `most`."""
     if not override.is_sweep_override():
         return [override.value()]
     count(override)

@@ -1,4 +1,4 @@
-"""Named grids: what `experiments=NAME` stands for."""
+"""Named grids: the files behind `experiments=NAME`."""
 
 import itertools
 import shlex

@@ -53,6 +53,7 @@ class Parser(argparse.ArgumentParser):
         return typed
 
     def error(self, message: str) -> NoReturn:
+        """Raises UserError with the message and where the help is."""
         raise UserError(f"{message}; {self.prog} --help shows examples")
 
 

@@ -59,6 +59,7 @@ def cached_json(path: Path) -> dict[str, Any]:
 
 
 def keep_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content` with its checksum, as a whole."""
     kept = {CHECKSUM: _json_checksum(content), "content": content}
     _replace(path, lambda file: file.write(json.dumps(kept, indent=1).encode()))
 
@@ -106,6 +107,7 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, NDArray
 
 
 def say(text: str) -> None:
+    """Prints a line on stderr."""
     console = Console(stderr=True, force_jupyter=False)  # plain text there, too
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -86,6 +86,7 @@ class Datasets:
         self.lines: list[str] = []  # about them, see `say`
 
     def of(self, config: DataConfig) -> Dataset:
+        """The data set of `config`, loaded at the first call."""
         if config not in self.loaded:
             self.loaded[config] = load(config, self.lines.append)
         return self.loaded[config]
@@ -99,6 +100,7 @@ class Datasets:
 
 
 def load(config: DataConfig, tell: Callable[[str], None] = say) -> Dataset:
+    """Reads a source and splits it; `tell` gets a line for each thing to say of it."""
     given = splits.named(config.name).read(config)
     made = splits.split(given, config, tell)
     if given.transform is not None:

@@ -51,6 +51,7 @@ class Folder:
 
     @property
     def name(self) -> str:
+        """The last part of its path."""
         return os.path.basename(self.path)
 
     def below(self) -> Iterator["Folder"]:
@@ -71,6 +72,7 @@ class Folder:
         return found
 
     def holds_images(self) -> bool:
+        """Whether it or a folder below it has an image."""
         return any(folder.images for folder in self.below())
 
 

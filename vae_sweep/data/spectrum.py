@@ -104,6 +104,7 @@ class Spectra:
         return self.images.mean(0, dtype=np.float64) / 255
 
     def covariance(self) -> NDArray[np.float64]:
+        """Of the images' pixels u, float64 [N, N]; computed once."""
         if self._covariance is None:
             if len(self.images) * self.pixels**2 > SLOW:
                 say(

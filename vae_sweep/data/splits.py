@@ -99,7 +99,7 @@ def _shared(splits: Splits) -> list[str]:
             if count:
                 said.append(
                     f"{count} of {len(digests[split])} {split} images are in {other} too, "
-                    f"pixel by pixel: the {split} numbers are not of unseen images"
+                    f"pixel by pixel: the {split} numbers do not measure unseen images"
                 )
     return said
 
@@ -110,8 +110,8 @@ def _digests(pixels: Pixels) -> list[bytes]:
 
 
 def _shuffled(images: Pixels) -> Pixels:
-    """In one fixed random order: folders are sorted by class, and a split's first images
-    must stand for all of it."""
+    """In one fixed random order: folders are sorted by class, and the first images of a
+    split must be like all of it."""
     return np.ascontiguousarray(images[np.random.default_rng(1).permutation(len(images))])
 
 

@@ -26,10 +26,17 @@ TORCHVISION = {  # data.name -> class in torchvision.datasets
 def read(config: TorchvisionConfig) -> Given:
     """A set with its own test split.
 
-    Raises UserError where it can neither be read nor downloaded.
+    Raises:
+        UserError: torchvision is not installed, or the set can neither be read nor
+            downloaded.
     """
-    from torchvision import datasets  # slow to import
-
+    try:
+        from torchvision import datasets  # slow to import
+    except ImportError as error:
+        raise UserError(
+            f"data={config.name} needs torchvision, which cannot be imported ({error}); "
+            f"pip install 'vae-sweep[torchvision]'"
+        ) from None
     dataset: Any = getattr(datasets, TORCHVISION[config.name])
     root = config.cache_dir / "torchvision"
     folder, names = _files(dataset, root)

@@ -32,6 +32,7 @@ class CurveFile:
 
     @property
     def sha256(self) -> str:
+        """The digest of `whole`."""
         return hashlib.sha256(self.whole).hexdigest()
 
     def stated(self) -> dict[str, str]:
@@ -55,8 +56,8 @@ class CurveFile:
             return None
         if not self._is_there():
             missing = about.get("training_rows", "0") != "0"
-            return f"{self.path} is missing: it begins anew" if missing else None
-        return f"{self.path} has not the rows of its checkpoint: {self._set_aside()}"
+            return f"{self.path} is missing: a new one is begun" if missing else None
+        return f"{self.path} lacks rows that its checkpoint states: {self._set_aside()}"
 
     def of(self, about: Mapping[str, str]) -> bytes | None:
         """The header and rows of the checkpoint that states `about`, nothing of none; None

@@ -66,8 +66,8 @@ def _none(text: str, runs: Path) -> str:
         inside = sorted(filter(is_run, path.iterdir())) if path.is_dir() and text else []
         if inside:
             return (
-                f"a run was to be named, but {path} is a sweep of {len(inside)}; name one, "
-                f"as {inside[0]}"
+                f"{path} is a sweep of {len(inside)}, not a run; name one of its runs, "
+                f"such as {inside[0]}"
             )
     rule = (
         f"a run is named by its folder, its run_id, or the first {LEAST} to 8 digits of "

@@ -382,7 +382,7 @@ class _Guarded:
         cause = f"{self._name} {said}".replace(self._config.run_id, "")
         log.log(
             logging.DEBUG if cause in _warned else logging.WARNING,
-            "%s is off for %s (%s). Training goes on; its records: %s",
+            "%s is off for %s (%s). Training continues; the local records: %s",
             *(_shown(self._name), self._config.run_id, said, self._config.run_dir),
         )
         _warned.add(cause)

@@ -337,8 +337,8 @@ def _weights(folder: Path) -> tuple[State, str | None]:
     path = folder / "state.safetensors"
     if not path.exists():
         raise UserError(
-            f"{folder} has no weights (state.safetensors); the command that made the run "
-            f"goes on with it, and with rerun=all repeats it"
+            f"{folder} has no weights (state.safetensors); repeat the command that made "
+            f"the run, with rerun=all if it had finished"
         )
     try:
         about = checkpoint.read_about(path)

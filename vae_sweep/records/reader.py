@@ -253,6 +253,7 @@ class Rows:
 
     @property
     def steps(self) -> list[int]:
+        """The step of each row."""
         place = self.columns.index("step") if self.cells else 0
         return [int(row[place]) for row in self.cells]
 
@@ -269,10 +270,12 @@ class Rows:
 
     @property
     def content(self) -> bytes:
+        """The file's bytes: the header and the rows."""
         return b"".join(self.lines)
 
     @property
     def sha256(self) -> str:
+        """The digest of `content`."""
         return hashlib.sha256(self.content).hexdigest()
 
 

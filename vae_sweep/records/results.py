@@ -402,8 +402,8 @@ def mixed(results: Results) -> str | None:
         return None
     shown = ", ".join(names[:REASONS]) + (", ..." if len(names) > REASONS else "")
     return (
-        f"these runs are of {len(names)} data sets ({shown}): numbers are comparable only "
-        f"among runs of one"
+        f"these runs are of {len(names)} data sets ({shown}): compare numbers only within "
+        f"one of them"
     )
 
 

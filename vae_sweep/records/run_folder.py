@@ -20,7 +20,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -446,7 +446,7 @@ class RunFolder:
         due = [s for s in range(0, step + 1, every) if s < step]
         same = kept.steps[-1:] == [step] if sha256 is None else kept.sha256 == sha256
         if not (same and kept.steps in (due, [*due, step])):
-            raise _Unfit("has not its rows in metrics.csv")
+            raise _Unfit("does not match the rows of metrics.csv")
         return kept
 
     def _content(self) -> bytes | None:
@@ -594,6 +594,7 @@ class RunFolder:
 
     @property
     def pictures(self) -> list[Path]:
+        """The pictures of the last evaluation, whether they are there or not."""
         return [self.path / name for name in PICTURES]
 
     def finish(self, summary: Summary) -> None:
@@ -653,8 +654,12 @@ def _machine() -> dict[str, Any]:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     except OSError:
         commit = ""
+    versions = {}
+    for name in DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):  # torchvision is an extra
+            versions[name] = version(name)
     return {
-        "versions": {name: version(name) for name in DISTRIBUTIONS},
+        "versions": versions,
         "commit": commit or None,
         "processor": processor(),
     }

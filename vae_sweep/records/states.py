@@ -57,6 +57,7 @@ class Sweep(NamedTuple):
 
     @property
     def counts(self) -> Counter[str]:
+        """Status -> number of runs."""
         return Counter(run.status for run in self.runs)
 
     @property

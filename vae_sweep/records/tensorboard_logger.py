@@ -42,10 +42,12 @@ class TensorboardLogger:
         return f"TensorBoard: look at it with: tensorboard --logdir {_folder(config)}"
 
     def row(self, row: Mapping[str, float]) -> None:
+        """See loggers.Logger."""
         for key, value in numbers(row).items():
             self._writer.add_scalar(key, value, int(row["step"]))
 
     def images(self, step: int, path: Path) -> None:
+        """See loggers.Logger."""
         import numpy as np
         from PIL import Image
 
@@ -54,6 +56,7 @@ class TensorboardLogger:
         self._writer.add_image(path.stem, pixels, step, dataformats="HWC")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        """See loggers.Logger."""
         self._writer._get_file_writer().add_summary(self._end)
         self._writer.close()
 

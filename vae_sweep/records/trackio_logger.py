@@ -55,15 +55,18 @@ class TrackioLogger:
         )
 
     def row(self, row: Mapping[str, float]) -> None:
+        """See loggers.Logger."""
         self._run.log(numbers(row), step=int(row["step"]))
 
     def images(self, step: int, path: Path) -> None:
+        """See loggers.Logger."""
         import trackio
 
         image = trackio.Image(str(path), caption=CAPTIONS.get(path.stem))
         self._run.log({path.stem: image}, step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        """See loggers.Logger."""
         self._run.finish()
 
 

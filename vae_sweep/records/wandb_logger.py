@@ -100,11 +100,13 @@ class WandbLogger:
             sys.modules["wandb"].teardown()
 
     def row(self, row: Mapping[str, float]) -> None:
+        """See loggers.Logger."""
         step = int(row["step"])
         if step >= self._next:
             self._run.log(dict(row), step=step)
 
     def images(self, step: int, path: Path) -> None:
+        """See loggers.Logger."""
         import wandb
 
         if step >= self._next:
@@ -112,6 +114,7 @@ class WandbLogger:
             self._run.log({path.stem: image, "step": step}, step=step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        """See loggers.Logger."""
         # else the last row, still open for a picture, is written after the summary
         self._run.log({}, commit=True)
         self._run.summary.update(dict(summary))

@@ -30,6 +30,7 @@ class Console(console.Console):
         self._warn = warn or (lambda text: print(WARNING + text, file=sys.stderr))
 
     def print(self, *objects: Any, **arguments: Any) -> None:
+        """As rich prints; in a notebook as text."""
         if self.is_jupyter:
             text = console.Console(force_jupyter=False, width=self.width)
             text.print(*objects, **arguments)

@@ -34,6 +34,7 @@ def curves(
         column: One of theirs.
         over_seeds: Means over the seeds of a point, in a band from the least to the
             largest; otherwise a line per run.
+        theme: `light` or `dark`.
 
     Returns:
         A figure with a legend of the points below.
@@ -54,6 +55,7 @@ def rate_distortion(
     Args:
         finals: `Results.finals`, or some of its rows.
         theory: `Results.theory`, whose curves of linear optima are drawn as well.
+        theme: `light` or `dark`.
     """
     looks = style.of_points(finals)
     known = pd.DataFrame({"run_id": [], "kl": [], "psnr": []}) if theory is None else theory
@@ -67,10 +69,12 @@ def rate_distortion(
 def predicted(
     finals: pd.DataFrame, name: str = "psnr", theme: ThemeName = "light"
 ) -> Figure:
-    """Observed against predicted `name`, `psnr` or `kl`: a marker per run.
+    """Observed against predicted values: a marker per run.
 
     Args:
         finals: `Results.finals`, or some of its rows.
+        name: `psnr` (dB) or `kl` (nats per image).
+        theme: `light` or `dark`.
     """
     looks = style.of_points(finals)
     with style.drawn(THEMES[theme]):

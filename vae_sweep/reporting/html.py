@@ -62,6 +62,7 @@ class Pictures(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Bytes of what a page adds for this run."""
         return sum(len(shown[0]) for shown in self[2:] if shown)
 
 

@@ -87,7 +87,7 @@ def run(configs: list[RunConfig]) -> None:
             said = f"{path}: {error.strerror or error}; set runs=FOLDER"
             if error.errno not in FORBIDDEN:
                 raise UserError(f"predictions are written to {said}") from None
-            console.say(f"warning: the table was not kept in {said}")
+            console.say(f"warning: the table was not written to {said}")
         else:
             console.say(f"table: {path}")
 
@@ -107,7 +107,7 @@ def print_predictions(predicted: pd.DataFrame, console: Console) -> None:
     table = _table(shown.assign(targets=ends), console)
     table.caption = "active units to bits/dim: of a linear VAE at its optimum"
     if len(shown) < len(predicted):
-        table.caption += f"; {seeds} seeds, all alike"
+        table.caption += f"; {seeds} seeds, all the same"
     console.print(table)
     _print_sentences(shown, console)
 

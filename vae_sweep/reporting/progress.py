@@ -125,6 +125,7 @@ class Display:
             self.say("  ".join(filter(None, self._line(point))))
 
     def ended(self, run: Path, summary: Summary) -> None:
+        """A run has ended: finished, diverged or failed."""
         point = self.points[run]
         point.ended = summary
         self._update()
@@ -143,6 +144,7 @@ class Display:
         self._update()
 
     def say(self, text: str) -> None:
+        """Prints a line above the display."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stopping(self) -> bool:

@@ -147,9 +147,9 @@ def _check(folder: Path, loaded: Model) -> None:
             if not torch.allclose(a, b.to(a), equal_nan=True, **CLOSE):
                 raise UserError(
                     f"{name} of the written model.py differs from the run's by up to "
-                    f"{(a - b.to(a)).abs().max().item():.2g}; its network computes "
-                    f"otherwise outside vae-sweep, by numbers that it keeps in no buffer "
-                    f"perhaps"
+                    f"{(a - b.to(a)).abs().max().item():.2g}; keep every number that the "
+                    f"network computes with in a parameter or a buffer, or load the run "
+                    f"with vae_sweep.load"
                 )
 
 
@@ -219,9 +219,9 @@ def _function(head: Head, name: str) -> str:
         if getattr(module, own, None) is head.function:
             return f"{prefix}.{own}(a)"
     raise UserError(
-        f"head={name} computes by a function that is none of torch's or "
-        f"torch.nn.functional's, and cannot be written into model.py; make it one of these "
-        f"or load the run with vae_sweep.load"
+        f"head={name} has a function that is neither torch's nor torch.nn.functional's, "
+        f"and cannot be written into model.py; use one of these, or load the run with "
+        f"vae_sweep.load"
     )
 
 
@@ -510,7 +510,7 @@ def _limits(loaded: Model, summary: Summary, sources: dict[Path, Path]) -> list[
     found = [
         f"It takes images of {height}x{width} with {channels} channel"
         f"{'' if channels == 1 else 's'}, and was measured on {config.data.name} alone.",
-        "Its numbers are those of one seed; images that it samples were not rated.",
+        "Its numbers are those of one seed; the quality of its samples was not rated.",
     ]
     if loaded.status != "finished":
         found.insert(0, f"The run did not finish: it is {loaded.status}.")
@@ -518,7 +518,7 @@ def _limits(loaded: Model, summary: Summary, sources: dict[Path, Path]) -> list[
     if active is not None and active < loaded.latent:
         found.append(
             f"{loaded.latent - int(active)} of {loaded.latent} latents do not vary with "
-            f"the images, and decode to next to nothing."
+            f"the images and have almost no effect on the output."
         )
     if getattr(config.data, "binarize", False):
         found.append("It was trained on black and white pixels, drawn from gray ones.")
@@ -526,8 +526,12 @@ def _limits(loaded: Model, summary: Summary, sources: dict[Path, Path]) -> list[
         found.append("It was trained in bfloat16; model.py computes in float32.")
     needing = [str(p) for p, f in sources.items() if _needs_us(f, p)]
     if needing:
-        found.append(f"{', '.join(needing)} imports vae_sweep, which it then needs.")
-    found.append("No license comes with the weights; that of the images may bind them.")
+        found.append(
+            f"{', '.join(needing)} imports vae_sweep, so vae-sweep must be installed."
+        )
+    found.append(
+        "The weights have no license of their own; the license of the images may apply."
+    )
     return found
 
 

@@ -164,7 +164,7 @@ def header(name: str) -> list[str]:
 
 
 def absent(name: str, value: float) -> str:
-    """What stands for a number that is not finite: a cap of inf is no cap."""
+    """How a number that is not finite is printed: a cap of inf is no cap."""
     return "?" if name == "PSNR cap (dB)" and math.isnan(value) else "–"
 
 
@@ -244,6 +244,7 @@ class Point(NamedTuple):
 
     @property
     def seeds(self) -> str:
+        """How many seeds, and how many of them have finished."""
         count = len(self.members)
         return str(count) if self.finished == count else f"{self.finished} of {count}"
 

@@ -1,4 +1,4 @@
-"""The errors that no network can go under with a given head: exact, before training."""
+"""Floors: lower bounds of the error that a head's range sets, exact, before training."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from vae_sweep.vae.normalize import Affine, levels
 
 
 class Floor(NamedTuple):
-    """The errors that no network can go under with a given head.
+    """Lower bounds of the error of any network with a given head.
 
     `outside` is the share of targets beyond its range, `mse` per element in target
     space, `mse_pixel` per element in [0, 1] space, the latter also as `psnr_cap` in dB

@@ -156,7 +156,7 @@ def _of_range(head: str, outside: float, caps: dict[str, float]) -> str:
 
 def _of_noise(config: RunConfig, point: Point, optimum: Optimum, sigma: float) -> str:
     if point.beta == 0:
-        return "beta=0 leaves an autoencoder, whose KL nothing limits"
+        return "beta=0 is a plain autoencoder: nothing limits its KL"
     if math.isnan(sigma):
         return f"likelihood={config.likelihood} has no linear optimum in closed form"
     noise = f"{'implied' if point.sigma > 0 else 'learned'} noise {_short(sigma)}/255"
@@ -179,7 +179,7 @@ def _of_noise(config: RunConfig, point: Point, optimum: Optimum, sigma: float) -
     if 3 * sigma < rest:
         return (
             f"{noise} is far below the {_short(rest)}/255 that {latent} linear latents "
-            f"leave as error: expect the KL to weigh next to nothing"
+            f"leave as error: expect the KL term to have almost no effect"
         )
     if used < latent / 2:
         return f"{noise}: expect most latents to be unused, {used} of {latent} in use"

@@ -108,6 +108,7 @@ class Captured:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
+        """Takes a step."""
         if self.graph is not None:
             self.graph.replay()
         elif self.calls < EAGER:

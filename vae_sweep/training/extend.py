@@ -59,13 +59,13 @@ def begun(p: Prepared) -> Begun:
     _check_settings(p, config, steps)
     if p.steps <= steps:
         raise UserError(
-            f"extend={name} goes on to more steps than the run's {steps}, got {p.steps}; "
+            f"extend={name} needs more steps than the run's {steps}, got {p.steps}; "
             f"set train.steps={2 * steps}, or leave extend out"
         )
     if summary is not None and summary.status == "diverged":
         raise UserError(
-            f"extend={name} diverged at step {summary.diverged_at}, from where nothing "
-            f"goes on; leave extend out, and lower train.lr"
+            f"extend={name} diverged at step {summary.diverged_at} and cannot be "
+            f"continued; leave extend out, and lower train.lr"
         )
     if claim.is_held(path):
         raise UserError(f"extend={name}: {path} trains now; wait for it, or stop it")
@@ -73,18 +73,20 @@ def begun(p: Prepared) -> Begun:
     kept.path, kept.curve = path, CurveFile(path)  # which may have been moved
     if kept.stated_identity() != kept.identity:
         raise UserError(
-            f"extend={name} was trained on other images than {p.config.data.name} now "
-            f"gives; leave extend out"
+            f"extend={name} was trained on other images than data={p.config.data.name} now "
+            f"has; leave extend out"
         )
     shape = state_shape(p.config, p.point, p.dataset.shape)
     state, rows, training = kept.left(shape, steps)
     if state is None:
-        raise UserError(f"extend={name} has no checkpoint to go on from; leave extend out")
+        raise UserError(
+            f"extend={name} has no checkpoint to continue from; leave extend out"
+        )
     if not is_whole(state):
         raise UserError(
-            f"extend={name} kept its weights alone when it had finished, and goes on only "
-            f"with its optimizer's state, which log.optimizer_state=true keeps of runs to "
-            f"come; leave extend out: it is then trained from its first step"
+            f"extend={name} needs the run's optimizer state, which was not kept when it "
+            f"finished; leave extend out to train from the first step, and set "
+            f"log.optimizer_state=true for runs that are to be continued"
         )
     _check_schedules(p, config, steps, state.step)
     every = p.config.train.eval_every
@@ -114,7 +116,7 @@ def others(points: list[Prepared]) -> str | None:
         begun(p._replace(config=p.config.model_copy(update={"extend": name})))
     except UserError:
         return said
-    return f"{said}; extend={name} beside train.steps={p.steps} goes on from one of these"
+    return f"{said}; extend={name} beside train.steps={p.steps} continues one of these"
 
 
 def rows_until(rows: Rows, step: int, evaluated: bool) -> Rows:
@@ -145,7 +147,7 @@ def _check_settings(p: Prepared, config: RunConfig, steps: int) -> None:
     there = " ".join(f"{key}={theirs[key]}" for key in differ[:4] if key in theirs)
     more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
     raise UserError(
-        f"extend={p.config.extend} goes on with that run's settings, got {here}{more}; "
+        f"extend={p.config.extend} continues that run's settings, got {here}{more}; "
         f"type {there or 'those'}, or leave extend out"
     )
 
@@ -191,8 +193,9 @@ def _check_schedules(p: Prepared, config: RunConfig, steps: int, until: int) -> 
         if not np.array_equal(was, would):
             first = int(np.argmax(was != would))
             raise UserError(
-                f"extend={p.config.extend} cannot go on to {p.steps} steps: its {what} "
-                f"follows the run's length (at step {first} it was {was[first]:.3g} of the "
-                f"full one, in the longer run it is {would[first]:.3g}); runs with "
-                f"train.lr_schedule=constant and a constant beta can; leave extend out"
+                f"extend={p.config.extend} cannot continue to {p.steps} steps: its "
+                f"{what} depends on the run's length (at step {first} it was "
+                f"{was[first]:.3g} of the full one, in the longer run it is "
+                f"{would[first]:.3g}); runs with train.lr_schedule=constant and a constant "
+                f"beta can; leave extend out"
             )

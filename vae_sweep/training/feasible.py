@@ -57,18 +57,18 @@ def warnings(config: RunConfig, steps: int) -> list[str]:
     warmup = train.warmup(steps)
     if warmup >= steps and warmup:
         found.append(
-            f"train.lr_warmup={warmup} is not over after the {steps} steps of the run, so "
-            f"that its learning rate never reaches train.lr; train.lr_warmup=auto is a "
-            f"tenth of a run"
+            f"train.lr_warmup={warmup} is not over when the run ends at step {steps}, so "
+            f"its learning rate never reaches train.lr; train.lr_warmup=auto is a tenth of "
+            f"the run"
         )
     if train.optimizer != "adam" and train.lr * train.weight_decay > 1:
         found.append(
             f"train.lr={train.lr:g} times train.weight_decay={train.weight_decay:g} is "
-            f"above 1, so that each step turns the weights' signs; lower one of them"
+            f"above 1, so each step flips the sign of the weights; lower one of them"
         )
     if train.optimizer != "sgd" and train.momentum != 0.9:
         found.append(
             f"train.momentum={train.momentum:g} has no effect with train.optimizer="
-            f"{train.optimizer}; it is sgd's"
+            f"{train.optimizer}; only sgd uses it"
         )
     return found + config.beta.warnings(steps)

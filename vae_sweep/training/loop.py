@@ -55,13 +55,17 @@ class Progress(Protocol):
         """A run was evaluated."""
         ...
 
-    def ended(self, run: Path, summary: Summary) -> None: ...
+    def ended(self, run: Path, summary: Summary) -> None:
+        """A run has ended: finished, diverged or failed."""
+        ...
 
     def leave(self, run: Path) -> None:
         """A run is another process's: it trains it, or has ended it."""
         ...
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str) -> None:
+        """A line for the user."""
+        ...
 
     def stopping(self) -> bool:
         """Whether training is to write checkpoints and end, now."""
@@ -134,6 +138,7 @@ class Recorder:
         self.pulse = Pulse(trainer.step, trainer.steps)
 
     def train(self) -> list[Summary | None]:
+        """Trains to the end, or until it is to stop: the summary of each run that ended."""
         trainer, every = self.trainer, self.trainer.config.eval_every
         for r, run in list(self.open.items()):
             self._guarded(r, self._tell_again, r, run)

@@ -89,6 +89,7 @@ class Total:
     of_pass: Callable[[Pass], Tensor]
 
     def __call__(self, p: Pass) -> Tensor:
+        """The sum over a pass, floating [R, ...]."""
         return self.of_pass(p)
 
 
@@ -124,6 +125,7 @@ class Metric:
 
     @property
     def functions(self) -> tuple[PerImage, ...]:
+        """The functions of an image whose means `reduce` gets."""
         return self.per_image if isinstance(self.per_image, tuple) else (self.per_image,)
 
     def value(self, split: "Split") -> Tensor:
@@ -164,10 +166,12 @@ class Split:
         self.likelihoods = cohort.likelihoods.likelihoods
 
     def mean(self, function: PerImage) -> Tensor:
+        """The mean of a function over the split's images, float64 [R] or [R, K]."""
         return self._means[function]
 
     @property
     def mse_pixel(self) -> Tensor:
+        """Mean squared error per element in [0, 1] space, unclipped, [R]."""
         return self.mean(sse_pixel).sum(1) / self.pixels
 
     @property
@@ -204,6 +208,7 @@ class Split:
         return torch.where(chosen, -self.log_likelihood, torch.nan)
 
     def elbo(self, kind: Kind) -> Tensor:
+        """The ELBO in nats per image, [R]; nan where the likelihood is of another kind."""
         return -self.nll(kind) - self.mean(kl)
 
     def elbo_calibrated(self, squared_error: PerImage) -> Tensor:
@@ -213,6 +218,7 @@ class Split:
         return objective.elbo(sse, self.mean(kl), sse / self.pixels, self.pixels)
 
     def bits_per_dim(self, elbo: Tensor) -> Tensor:
+        """Bits per dimension of an ELBO in nats per image."""
         return objective.bits_per_dim(elbo, self.pixels)
 
     @property
@@ -225,15 +231,18 @@ class Split:
 
     @property
     def loss(self) -> Tensor:
+        """The objective per image, [R]."""
         return self.recon + self.beta * self.cohort.kl_weight.double() * self.mean(kl)
 
     @property
     def recon_share(self) -> Tensor:
+        """The reconstruction term's share of the loss, [R]; nan where it has none."""
         # a density's logarithm is no share of anything: it may have either sign
         is_share = [e.kind != "density" or e.noise == "implied" for e in self.likelihoods]
         return torch.where(self.where(is_share), self.recon / self.loss, torch.nan)
 
     def where(self, flags: list[bool]) -> Tensor:
+        """`flags` as a bool tensor [R] on the device."""
         return torch.tensor(flags, device=self.beta.device)
 
 
@@ -241,10 +250,12 @@ IMAGE = (-3, -2, -1)  # axes of [R, B, C, H, W]
 
 
 def sse(p: Pass) -> Tensor:
+    """Squared error per image in target space, [R, B]."""
     return objective.squared_error(p.t, p.t_hat).sum(IMAGE)
 
 
 def error(p: Pass) -> Tensor:
+    """The reconstruction error that the objective weighs, [R, B]."""
     return p.error
 
 
@@ -254,6 +265,7 @@ def sse_pixel(p: Pass) -> Tensor:
 
 
 def sse_clipped(p: Pass) -> Tensor:
+    """Squared error per image in [0, 1] space, of clipped outputs, [R, B]."""
     return objective.squared_error(p.u, p.u_hat.clamp(0, 1)).sum(IMAGE)
 
 
@@ -269,10 +281,12 @@ def sse_tanh_range(p: Pass) -> Tensor:
 
 
 def sse_clipped_tanh_range(p: Pass) -> Tensor:
+    """`sse_clipped` of `in_tanh_range`, [R, B]."""
     return objective.squared_error(p.u, in_tanh_range(p).clamp(0, 1)).sum(IMAGE)
 
 
 def kl(p: Pass) -> Tensor:
+    """KL per image against N(0, I), nats, [R, B]."""
     return objective.kl_divergence(p.mu, p.logvar)
 
 

@@ -170,7 +170,7 @@ class Trainer:
         self._used += 1
 
     def _load(self, block: Block) -> None:
-        """Puts a block where the step finds it, always the same place."""
+        """Copies a block into the fixed buffers that the step reads."""
         dtype = self.cohort.dtype
         images = block.images.to(dtype) if self.feed.random else block.images
         cast = Block(images, *(t.to(dtype) for t in block[1:]))

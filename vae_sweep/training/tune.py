@@ -61,6 +61,7 @@ class Tuner:
 
 
 def convolutions(cohort: Cohort) -> list[Conv]:
+    """The convolutions of a cohort, in the order of its modules."""
     return [m for m in cohort.modules() if isinstance(m, Conv)]
 
 

@@ -176,7 +176,7 @@ class Stacked(nn.Module):
 
         if reached([p for p in originals if p.requires_grad], a, mu, logvar):
             raise UserError(
-                "keeps a parameter where it is not registered, too, as in a list; use "
+                "also keeps a parameter where it is not registered, such as in a list; use "
                 "torch.nn.ParameterList"
             )
         self._encoder = reached(mine, mu, logvar)

@@ -382,18 +382,22 @@ def own_head(name: str) -> None:
 
 @cache
 def own_likelihood(name: str) -> None:
+    """Checks the user's likelihood of this name, once."""
     check_likelihood(likelihoods.named(name), f"likelihood={name}")
 
 
 @cache
 def own_norm(name: str, group: str) -> None:
+    """Checks the user's normalization of this name, once."""
     check_norm(normalize.named(name, group), f"{group}={name}")
 
 
 @cache
 def own_reduction(name: str) -> None:
+    """Checks the user's reduction of this name, once."""
     check_reduction(objective.reduction(name), f"reduction={name}")
 
 
 def own_schedule(config: BetaConfig) -> None:
+    """Checks the user's beta schedule of this point."""
     check_schedule(schedules.schedule(config), f"beta={config.name}")

@@ -102,6 +102,7 @@ class Cohort(nn.Module):
 
     @property
     def latent(self) -> int:
+        """D, the size of mu."""
         return self.model.latent
 
     def pixels_of(self, images: Tensor) -> Tensor:

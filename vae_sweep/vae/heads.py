@@ -103,6 +103,7 @@ class Head:
 
 
 def identity(a: Tensor) -> Tensor:
+    """The linear head's function."""
     return a
 
 
@@ -185,6 +186,7 @@ class Heads(nn.Module):
         self.register_buffer("seen", torch.zeros(runs))
 
     def forward(self, a: Tensor) -> Tensor:
+        """Outputs of all heads, [R, B, C, H, W], in target space."""
         outputs = []
         for head, part in self._parts(a):
             y = head.function(a[part])

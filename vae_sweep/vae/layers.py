@@ -183,6 +183,7 @@ class Conv(nn.Module):
         self.bias = _uniform((outputs,), bound, generators)
 
     def forward(self, x: Runs) -> Runs:
+        """[R, B, in, H, W] -> [R, B, out, H', W'], or a list over the runs of both."""
         if isinstance(x, Tensor):
             return getattr(self, self.chosen(x.device))(x)
         if self.way in (None, "loop"):
@@ -269,6 +270,7 @@ class Linear(nn.Module):
         self.bias = _uniform((outputs,), bound, generators)
 
     def forward(self, x: Runs) -> Runs:
+        """[R, B, in] -> [R, B, out], or a list over the runs of both."""
         if isinstance(x, Tensor):
             return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
         return list(map(F.linear, x, apart(self.weight), apart(self.bias)))
@@ -282,6 +284,7 @@ class Elementwise(nn.Module):
         self.function = function
 
     def forward(self, x: Runs) -> Runs:
+        """The function of each element."""
         return self.function(x) if isinstance(x, Tensor) else list(map(self.function, x))
 
 
@@ -289,6 +292,7 @@ class Residual(nn.Sequential):
     """x plus what its layers make of x, of the same shape."""
 
     def forward(self, input: Runs) -> Runs:
+        """The input plus what the layers make of it."""
         found = super().forward(input)
         if isinstance(input, Tensor):
             return input + found
@@ -309,6 +313,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(runs, channels))
 
     def forward(self, x: Runs) -> Runs:
+        """[R, B, C, H, W], standardized per run and channel."""
         state = (self.running_mean, self.running_var, self.weight, self.bias)
 
         def normed(y: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor):
@@ -329,6 +334,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(runs, channels))
 
     def forward(self, x: Runs) -> Runs:
+        """[R, B, C, H, W], standardized per run, image and group."""
         if isinstance(x, Tensor):
             weight, bias = self.weight.flatten(), self.bias.flatten()
             y = F.group_norm(_merge(x), len(x) * self.groups, weight, bias)

@@ -106,6 +106,7 @@ class _Mirrored(nn.Module):
         return self._decode(sample(mu, logvar, noise)), joined(mu), joined(logvar)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters that mu and logvar depend on."""
         return [*self.encoder.parameters(), *self.to_posterior.parameters()]
 
 
@@ -275,9 +276,11 @@ class LinearVAE(nn.Module):
         return self.decode(of_runs(reparameterized, mu, logvar, noise)), mu, logvar
 
     def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters that mu and logvar depend on."""
         return [*self.to_mu.parameters(), self.logvar]
 
     def start_output(self, gain: Tensor, center: Tensor) -> None:
+        """Starts the last layer, W h + b, as gain * W h + center, per channel [R, C]."""
         last = self.from_latent
         start_layer(last.weight, last.bias, 1, gain, center)
 
@@ -289,6 +292,7 @@ class LinearVAE(nn.Module):
 
     @classmethod
     def size(cls, config: LinearConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """(parameters, least activations per image), counted without making it."""
         pixels, d = math.prod(shape), config.latent
         return pixels * d + d + d + d * pixels + pixels, pixels + 2 * d
 
@@ -324,6 +328,7 @@ class MlpVAE(_Mirrored):
         return joined(self.decoder(z)).unflatten(2, self.shape)
 
     def start_output(self, gain: Tensor, center: Tensor) -> None:
+        """Starts the last layer, W h + b, as gain * W h + center, per channel [R, C]."""
         last: Any = self.decoder[-1]
         start_layer(last.weight, last.bias, 1, gain, center)
 

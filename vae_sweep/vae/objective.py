@@ -49,8 +49,8 @@ def check_reduction(name: str, likelihood: str, is_squared: bool) -> None:
     """Raises UserError where a reduction has no meaning for a likelihood's error."""
     if reduction(name) is _half and not is_squared:
         raise UserError(
-            f"reduction={name} is the 1/2 of a Gaussian's squared error, which "
-            f"likelihood={likelihood} has not; set reduction=sum"
+            f"reduction={name} is the factor 1/2 of a Gaussian's squared error, and "
+            f"likelihood={likelihood} has no squared error; set reduction=sum"
         )
 
 

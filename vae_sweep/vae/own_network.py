@@ -97,8 +97,8 @@ def _check_parameters(module: nn.Module) -> None:
     for name, t in [*module.named_parameters(), *module.named_buffers()]:
         if is_lazy(t):
             raise UserError(
-                f"must state the sizes of its layers, but {name} waits for a first batch; "
-                f"shape has what it takes"
+                f"must know the sizes of its layers in __init__, but {name} is lazy; "
+                f"compute them from shape"
             )
         if t.is_complex():
             raise UserError(f"must have real parameters, got {name} of {t.dtype}")
@@ -255,7 +255,7 @@ def verify_runs(
             for name, y in _everything(one.train(training), x[own], noise[own]).items():
                 if not y[0].equal(found[name][r]):
                     raise UserError(
-                        f"must give a run the same numbers whatever runs stand beside it, "
+                        f"must give a run the same numbers whatever runs train beside it, "
                         f"got another {name}; keep what changes in buffers"
                     )
 
@@ -284,6 +284,7 @@ class Own:
     def __call__(
         self, config: OwnModel, shape: Shape, generators: Sequence[Generator]
     ) -> Stacked:
+        """The networks of several runs as one module."""
         return Stacked(self.maker(config, shape), shape, config.latent, generators)
 
     def maker(self, config: OwnModel, shape: Shape) -> Make:

@@ -73,7 +73,7 @@ def check(config: RunConfig) -> None:
     if likelihood.takes == "logit":
         if not normalize.is_identity(config.target_norm):
             raise UserError(
-                f"likelihood={name} is one of values in [0, 1], which needs target=unit, "
+                f"likelihood={name} is defined on values in [0, 1] and needs target=unit, "
                 f"got target={config.target_norm}; set target=unit"
             )
         if not head.is_unit:
@@ -139,8 +139,8 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
             begin = start(head, likelihood, target, zscore, mean, std)
         except ValueError:
             raise UserError(
-                f"model.output_init=data needs a head that takes the mean of the targets, "
-                f"and is not flat there, got head={config.head}; set "
+                f"model.output_init=data needs a head that can output the mean of the "
+                f"targets and has a slope there, got head={config.head}; set "
                 f"model.output_init=random"
             ) from None
     return Point(

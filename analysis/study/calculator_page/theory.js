@@ -206,7 +206,7 @@ function optimumLearned(linear, temper) {
 function check({ likelihood: name, head, reduction }, target, options) {
   const likelihood = options.likelihoods[name];
   if (likelihood.logit && !isIdentity(target.affine))
-    throw new Wrong("target", `likelihood=${name} is one of values in [0, 1], which needs ` +
+    throw new Wrong("target", `likelihood=${name} is defined on values in [0, 1] and needs ` +
       `target=unit, got target=${target.name}; set target=unit`);
   if (likelihood.logit && !options.heads[head].unit) {
     const fitting = Object.keys(options.heads).filter((word) => options.heads[word].unit);
@@ -214,8 +214,8 @@ function check({ likelihood: name, head, reduction }, target, options) {
       `head=${head}; set head=${fitting.slice(0, -1).join(", ")} or ${fitting.at(-1)}`);
   }
   if (reduction === "gaussian" && !likelihood.squared)
-    throw new Wrong("reduction", `reduction=gaussian is the 1/2 of a Gaussian's squared ` +
-      `error, which likelihood=${name} has not; set reduction=sum`);
+    throw new Wrong("reduction", `reduction=gaussian is the factor 1/2 of a Gaussian's ` +
+      `squared error, and likelihood=${name} has no squared error; set reduction=sum`);
 }
 
 /** What can be said of a set-up before it is trained.
@@ -315,7 +315,7 @@ function rangeSentence(head, { outside, psnrCap }) {
 /** {text, level}: level "" where nothing is unusual. */
 function noiseSentence({ likelihood, reduction, beta, latent }, found) {
   const { sigma, multiplier, optimum } = found;
-  if (beta === 0) return { text: "beta=0 leaves an autoencoder, whose KL nothing limits", level: "warn" };
+  if (beta === 0) return { text: "beta=0 is a plain autoencoder: nothing limits its KL", level: "warn" };
   if (sigma === null && found.learns)
     return { text: `likelihood=${likelihood} learns its noise, of which nothing is known here ` +
       "for these images: vae-sweep predict computes it", level: "" };
@@ -333,7 +333,7 @@ function noiseSentence({ likelihood, reduction, beta, latent }, found) {
   const rest = 255 * Math.sqrt(optimum.msePixel);
   if (3 * sigma < rest)
     return { text: `${noise} is far below the ${noiseOf(rest)}/255 that ${latent} linear latents ` +
-      "leave as error: expect the KL to weigh next to nothing", level: "warn" };
+      "leave as error: expect the KL term to have almost no effect", level: "warn" };
   if (used < latent / 2)
     return { text: `${noise}: expect most latents to be unused, ${used} of ${latent} in use`, level: "warn" };
   return { text: `${noise} leaves ${used} of ${latent} latents in use`, level: "" };
