@@ -30,7 +30,17 @@ include_patterns = [
     *("analysis/README.md", "analysis/*.ipynb", "experiments/README.md"),
     *("benchmarks/README.md", "tests/README.md", "tests/golden/README.md"),
 ]
-USE = ("reading", "options", "images", "running", "python", "extending", "logging", "api")
+USE = (
+    "reading",
+    "options",
+    "images",
+    "running",
+    "scaling",
+    "python",
+    "extending",
+    "logging",
+    "api",
+)
 LISTED = {  # caption -> pages of the sidebar
     "Use": [f"docs/{name}" for name in USE],
     "Read": ["analysis/README", "experiments/README", "benchmarks/README"],

@@ -66,7 +66,8 @@ def blocks(page: str) -> Iterator[Block]:
     for found in FENCE.finditer(text):
         reason = NO_RUN.search(text[: found.start()])
         line = text.count("\n", 0, found.start()) + 1
-        yield Block(page, line, *found.groups(), reason[1] if reason else "")
+        language, code = found.groups()
+        yield Block(page, line, language, code, reason[1] if reason else "")
 
 
 def prose(page: str) -> str:

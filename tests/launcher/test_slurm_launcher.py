@@ -182,7 +182,7 @@ def test_waiting_ends_with_the_queue_and_with_a_table(command, folder, monkeypat
     assert out.index("queued already") < out.index("interrupted") < out.index("table: ")
     assert err.count("\n") == 1
     assert "-s1-" in err
-    assert "has not ended; the same command goes on with it" in err
+    assert "has not ended; the same command continues it" in err
 
 
 def test_what_is_to_be_repeated_is_put_aside_before(command, folder):

@@ -211,7 +211,7 @@ def test_a_killed_task_ends_the_wait_and_the_same_command_goes_on(cluster, local
     _, err = waiting.communicate(timeout=PATIENCE_S)
     assert waiting.returncode == 1
     assert err.count("\n") == 1
-    assert "has not ended; the same command goes on with it" in err
+    assert "has not ended; the same command continues it" in err
     assert set(cluster.states("killed").values()) == {"interrupted"}
     again = cluster.submitted("seed=0", "sweep=killed", WAIT)
     assert "goes on from step" in cluster.log("killed", again)

@@ -202,8 +202,7 @@ class Trainer:
         loss = self._loss(now)
         # not every likelihood learns a noise
         gradients = torch.autograd.grad(loss.sum(), self.parameters, materialize_grads=True)
-        for place, gradient in zip(self.rows.places, gradients, strict=True):
-            place.copy_(gradient)
+        torch._foreach_copy_(self.rows.places, gradients)
         self.losses.copy_(loss.detach())
         alive = (self.died < 0) & self.losses.isfinite()
         dies = (self.died < 0) & ~alive
@@ -257,7 +256,8 @@ class Trainer:
     def _pixels(self, batch: Tensor) -> Tensor:
         """u [R or 1, B, C, H, W] of a batch: indices [R, B] or [B], or drawn pixels."""
         if self.feed.random is None:
-            return self.cohort.pixels_of(self.images[batch])
+            chosen = self.images.index_select(0, batch.flatten())
+            return self.cohort.pixels_of(chosen.unflatten(0, batch.shape))
         return batch if batch.ndim == 5 else batch[None]
 
     def _condition_gradients(self, alive: Tensor) -> None:

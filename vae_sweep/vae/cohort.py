@@ -108,10 +108,10 @@ class Cohort(nn.Module):
     def pixels_of(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] (shared) or [R, B, C, H, W] -> u in [0, 1], [R or 1, ...]; on
         CPU channels-last, as the layers' activations."""
-        if not images.is_cuda:
-            rows = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
-            images = rows.unflatten(0, images.shape[:-3])
         u = images.to(self.shift.dtype) / 255
+        if not images.is_cuda:
+            rows = u.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+            u = rows.unflatten(0, u.shape[:-3])
         return u if u.ndim == 5 else u[None]
 
     def forward(self, u: Tensor, noise: Tensor) -> Forward:

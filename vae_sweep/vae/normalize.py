@@ -32,7 +32,14 @@ Norm = Callable[[Tensor], Affine]  # level counts [C, 256] -> Affine
 
 
 def _per_channel(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like)[..., None, None]
+    """[..., C] as [..., C, 1, 1], or at every pixel where the channels of `like` are its
+    innermost axis: three numbers along it take five times as long as whole rows."""
+    value = value.to(like)[..., None, None]
+    if like.is_cuda or like.stride(-3) != 1:
+        return value
+    last = value.movedim(-3, -1)
+    rows = last.expand(*last.shape[:-3], *like.shape[-2:], -1).contiguous()
+    return rows.movedim(-1, -3)
 
 
 def histograms(images: Tensor) -> Tensor:
