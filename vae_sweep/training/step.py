@@ -202,7 +202,7 @@ class Trainer:
         loss = self._loss(now)
         # not every likelihood learns a noise
         gradients = torch.autograd.grad(loss.sum(), self.parameters, materialize_grads=True)
-        torch._foreach_copy_(self.rows.places, gradients)
+        torch._foreach_copy_(self.rows.places, gradients)  # pyright: ignore
         self.losses.copy_(loss.detach())
         alive = (self.died < 0) & self.losses.isfinite()
         dies = (self.died < 0) & ~alive
