@@ -498,7 +498,7 @@ def run_cases() -> Iterator[Case]:
 
 
 def sweep_cases() -> Iterator[Case]:
-    for file in ("overview.png", "table.csv", ".lock", "report.html", "sweep.json"):
+    for file in ("overview.png", "table.csv", "report.html", "sweep.json"):
         for kind, harm in ANY.items():
             yield Case("npz", file, kind, "finished", harm)
     for kind, harm in STRAYS.items():

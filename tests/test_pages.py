@@ -71,7 +71,7 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("page", sorted({block.page for block in RUN}))
 def test_a_page_runs_as_it_is(page, tmp_path, cache):
     last = FIRST + LAST[page] if page in LAST else ""
@@ -193,7 +193,7 @@ def test_targets_of_make_exist(page):
 # --- docstrings ---
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_examples_of_docstrings_run(tmp_path, cache):
     """All in turn, of functions that are found as vae_sweep.NAME."""
     import vae_sweep
@@ -214,7 +214,7 @@ def test_examples_of_docstrings_run(tmp_path, cache):
 # --- the site ---
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_site_builds_strictly_and_loads_nothing(tmp_path):
     pytest.importorskip("sphinx")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", "docs", "."]

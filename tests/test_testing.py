@@ -92,7 +92,7 @@ def test_the_options_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for block in FILES:
-        (tmp_path / block.name).write_text(block.code)
+        (tmp_path / block.file).write_text(block.code)
     testing.check_norm("robust:ROBUST")
     testing.check_head("softsign:SOFTSIGN")
     testing.check_head("softsign:RESCALED")
@@ -105,7 +105,7 @@ def test_the_options_of_the_page(tmp_path, monkeypatch):
     testing.check_metric("mae:MAE")
     testing.check_logger("film:Film")
     for block in FILES:  # other tests have files of these names
-        sys.modules.pop(block.name.removesuffix(".py"), None)
+        sys.modules.pop(block.file.removesuffix(".py"), None)
 
 
 class Gaussian(Likelihood):

@@ -49,7 +49,9 @@ def alone(configs_of):
     return of
 
 
-@pytest.mark.parametrize(("count", "kills", "seed"), [(2, 4, 0), (4, 6, 1)])
+@pytest.mark.parametrize(
+    ("count", "kills", "seed"), [(2, 4, 0), pytest.param(4, 6, 1, marks=pytest.mark.long)]
+)
 def test_killed_processes_end_with_every_point_once(configs_of, alone, count, kills, seed):
     configs = configs_of(*SOME)
     last = struggle(configs, count, kills, seed)

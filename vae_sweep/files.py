@@ -79,8 +79,17 @@ def create(path: Path, content: bytes, sync: bool = False) -> bool:
     folder, one gets True. `sync` as in `write_atomically`.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written; its `filename` is `path`.
     """
+    try:
+        return _create(path, content, sync)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _create(path: Path, content: bytes, sync: bool) -> bool:
     with ExitStack() as stack:
         file = _open_unnamed(path.parent)
         if file is None:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Computes what is known of a grid of VAEs before training: which targets the head
-cannot reach, the decoder noise that beta implies, the optimum of a linear VAE with
-that noise, and warnings in words. It takes what `vae-sweep run` takes. The table
-is also written to RUNS/SWEEP/predicted.csv."""
+cannot reach, the decoder noise that beta implies, the optimum of a linear VAE
+with that noise, and warnings in words. It takes what `vae-sweep run` takes. The
+table is also written to RUNS/SWEEP/predicted.csv."""
 EXAMPLES = (
     "norm=zscore,minus1_1 head=tanh,linear beta=0.1,1,4",
     "data=cifar10 reduction=sum,mean",

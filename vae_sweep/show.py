@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Prints the settings of a point as YAML, and its prediction. Or a recorded run,
-named by its folder, its run_id or the hash at the end of that: how it ended, its
-settings, its numbers and its files. Writes nothing."""
+named by its folder, its run_id or the hash at the end of that: how it ended,
+its settings, its numbers and its files. Writes nothing."""
 EXAMPLES = ("norm=zscore head=tanh", "1a2b3c4d", "runs/main/RUN_ID")
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 ABOUT = """\
-Shows the state of each run of a sweep: running, interrupted, finished, diverged,
-failed or waiting. It only reads, also while the sweep trains. Without a folder:
-a line for each sweep in runs/."""
+Shows the state of each run of a sweep: running, interrupted, finished,
+diverged, failed or waiting. It only reads, also while the sweep trains. Without
+a folder: a line for each sweep in runs/."""
 EXAMPLES = ("", "runs/main", "runs/main --all", "runs/main runs/other --json")
 LISTED = 30  # runs that are listed one by one; of a larger sweep those that need a look
 WORDS = ("running", "finished", "waiting", "interrupted", "diverged", "failed")

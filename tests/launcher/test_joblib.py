@@ -3,7 +3,7 @@
 import pytest
 from helpers import Cli
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 POINT = (
     *("model=mlp", "model.widths=[8]", "model.latent=2", "data=npz", "log=[]"),
