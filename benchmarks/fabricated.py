@@ -32,9 +32,10 @@ def save_images(path: Path) -> None:
     """An npz of smooth random images, whose spectrum falls as that of photographs."""
     generator = np.random.default_rng(0)
     n, height, width, channels = IMAGES
-    noise = generator.normal(size=(n, height, width, channels))
+    noise = generator.normal(size=(n, height, width, 1))
+    noise = noise + 0.3 * generator.normal(size=(n, height, width, channels))
     waves = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width)))
-    spectrum = np.fft.fft2(noise, axes=(1, 2)) / (waves + 0.03)[None, :, :, None] ** 1.5
+    spectrum = np.fft.fft2(noise, axes=(1, 2)) / (waves + 0.03)[None, :, :, None] ** 2
     smooth = np.fft.ifft2(spectrum, axes=(1, 2)).real
     smooth /= 3 * smooth.std(axis=(1, 2, 3), keepdims=True)
     np.savez(path, images=(255 * (0.5 + smooth).clip(0, 1)).astype(np.uint8))

@@ -49,6 +49,9 @@ class Cost(NamedTuple):
     memory: float
 
 
+Medians = dict[str, dict[int, Cost]]  # of each cost, by points
+
+
 def overrides(points: int, sweep: str) -> list[str]:
     """A grid of so many points, a multiple of 100."""
     betas = ",".join(f"{0.1 * 1.05**k:.4g}" for k in range(points // (20 * SEEDS)))
@@ -104,16 +107,21 @@ def main() -> None:
             if n <= REPORTED:
                 pages[n] = (folder / f"runs/n{n}/report.html").stat().st_size / 1e6
         clicks = _clicks(folder / f"runs/n{max(pages)}/report.html")
-    medians = {
-        name: {
-            n: Cost(*map(statistics.median, zip(*of, strict=True))) for n, of in by.items()
-        }
-        for name, by in spent.items()
-    }
+    medians = _medians(spent)
     text = _section(medians, pages, clicks, typed.note)
     print(text)
     _write(HERE / "README.md", text)
     _draw(medians, HERE / "growth.png")
+
+
+def _medians(spent: dict[str, dict[int, list[Cost]]]) -> Medians:
+    return {
+        name: {
+            n: Cost(*map(statistics.median, zip(*costs, strict=True)))
+            for n, costs in by_size.items()
+        }
+        for name, by_size in spent.items()
+    }
 
 
 def _save_images(path: Path) -> None:
@@ -191,7 +199,6 @@ def _logs(pairs: list[tuple[int, float]]) -> list[tuple[float, float]]:
     return [(log(points), log(value)) for points, value in pairs]
 
 
-Medians = dict[str, dict[int, Cost]]
 SHOWN = {
     "cpu": ("CPU, s", ".1f"),
     "wall": ("wall, s", ".1f"),

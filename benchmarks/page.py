@@ -42,7 +42,8 @@ ACTS = {  # what a person does -> the milliseconds that it takes
     "filter cleared": SEARCH + "await type('hardtanh'); return type('');",
     "a run opened": """
         const links = [...document.querySelectorAll("#runs tbody a")];
-        const link = links[Math.floor(Math.random() * links.length)];
+        const others = links.filter((each) => each.hash !== location.hash);
+        const link = others[Math.floor(Math.random() * others.length)];
         return until(() => link.click(), hash());""",
     "a run lit from the legend": """
         const buttons = [...document.querySelectorAll(".legend button")];

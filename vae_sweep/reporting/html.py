@@ -47,7 +47,7 @@ MANY = 24  # runs, from which on a point shows one seed's pictures, the others o
 COMMANDS = 5  # and other facts of this many kinds; the rest is counted
 STATUSES = ("diverged", "failed", "interrupted", "running")  # of runs that did not finish
 QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
-ROOM = 8e6  # characters of the page for pictures; runs beyond show none
+ROOM = 6e6  # characters of the page for pictures; runs beyond link to theirs
 # columns of numbers that are shown if asked
 ASKED = ("PSNR diff.", "KL diff.", "units diff.")
 
