@@ -214,16 +214,16 @@ def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Colle
     found = sorted(path.name for path in folder.iterdir() if is_run(path))
     if not found:
         raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
+    there = {*found}
     chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
-    missing = [run_id for run_id in chosen if run_id not in found]
+    missing = [run_id for run_id in chosen if run_id not in there]
     if missing or not chosen:
         raise UserError(
             f"asked for run {', '.join(missing) or 'none'}; {folder} holds {len(found)} "
             f"runs, the first of which is {found[0]}"
         )
-    chosen += [run_id for run_id in found if rest and run_id not in chosen]
+    chosen = list(dict.fromkeys([*chosen, *(found if rest else ())]))
     runs, skipped = _readable(folder / run_id for run_id in chosen)
-    there = {*found}
     waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in there]
     return runs, skipped, waiting
 

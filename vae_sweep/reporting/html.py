@@ -107,6 +107,9 @@ def page(
     open_runs = unfinished(loaded, looked)
     running = [run for run in open_runs if run["status"] == "running"]
     points = points_of(looked)
+    members: dict[str, list[int]] = {}  # label of a point -> places of its runs
+    for run_id, look in looked.items():
+        members.setdefault(look.label, []).append(place[run_id])
     mixed = results.mixed(loaded)
     names = [folder.resolve().name for folder in folders]
     groups = _groups(board.rows, loaded)
@@ -144,10 +147,7 @@ def page(
             themes=style.THEMES,
             markers=style.MARKERS,
             number_of={marker: i for i, marker in enumerate(style.MARKERS)},
-            legend=[
-                (label, look, [place[r] for r, of in looked.items() if of.label == label])
-                for label, look in points.items()
-            ],
+            legend=[(label, look, members[label]) for label, look in points.items()],
             crowded=len(points) > style.COLORS,
             groups=groups,
             links=_links(groups, loaded, beside or folders[0]),
