@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 ROUNDS = 5
-# from an act until the frame that shows it is made: a message that is sent before a frame
-# is drawn comes after it
+# from an act until the frame that shows it is made: a timeout that is set before a frame is
+# drawn comes after it
 UNTIL = """
 const until = (act, heard = Promise.resolve()) => {
   const start = performance.now();
   act();
-  return heard.then(() => new Promise((done) => requestAnimationFrame(() => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => done(performance.now() - start);
-    port2.postMessage(0);
-  })));
+  return heard.then(() => new Promise((done) => requestAnimationFrame(
+    () => setTimeout(() => done(performance.now() - start)))));
 };
 const hash = () => new Promise((done) =>
   addEventListener("hashchange", done, { once: true }));
