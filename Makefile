@@ -32,6 +32,7 @@ browser: .venv/installed
 
 survival: .venv/installed
 	$(BIN)/python -m tests.survival --kills 150 --seed 0 --readme tests/README.md
+	$(BIN)/python -m tests.survival.together --sweeps 16 --seed 0
 	$(BIN)/python tests/odd_configs.py --odd-configs 3000 --through-command 100 \
 	  --readme tests/README.md
 	$(BIN)/python tests/damage.py --readme tests/README.md

@@ -3,11 +3,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from vae_sweep import files
-from vae_sweep.files import remove_leftovers, replace, temporary_name, write_atomically
+from vae_sweep.files import (
+    clock,
+    create,
+    leftovers,
+    replace,
+    temporary_name,
+    write_atomically,
+)
 
 
 @pytest.fixture(params=["unnamed", "named"])
@@ -81,12 +89,53 @@ def test_a_process_killed_while_it_writes_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_are_removed_and_other_files_are_not(tmp_path):
+def test_what_is_left_over_is_told_from_other_files(tmp_path):
     for name in (".lock", "metrics.csv", ".hydra"):
         (tmp_path / name).write_text("")
-    temporary_name(tmp_path / "metrics.csv").write_text("half")
-    remove_leftovers(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {".lock", "metrics.csv", ".hydra"}
+    left = temporary_name(tmp_path / "metrics.csv")
+    left.write_text("half")
+    assert leftovers(tmp_path) == [left]
+
+
+def test_a_file_is_created_once(way, tmp_path):
+    assert create(tmp_path / "a", b"first", sync=True)
+    assert not create(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(FileNotFoundError):
+        create(tmp_path / "nowhere" / "a", b"")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT])
+def test_a_file_is_created_once_where_there_are_no_links(tmp_path, monkeypatch, code):
+    def refuse(*_, **__):
+        raise OSError(code, "no links here")
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    assert create(tmp_path / "a", b"first")
+    assert not create(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_link_whose_answer_was_lost_is_known_by_its_count(tmp_path, monkeypatch):
+    """NFS then asks again, and hears that the name is there."""
+    real = os.link
+
+    def twice(source, path, **options):
+        real(source, path, **options)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    monkeypatch.setattr(files.os, "link", twice)
+    assert create(tmp_path / "a", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_clock_is_that_of_files_and_leaves_none(way, tmp_path):
+    before = time.time()
+    assert before - 1 < clock(tmp_path) < time.time() + 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_links_to_unnamed_files_the_named_way_serves(tmp_path, monkeypatch):

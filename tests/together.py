@@ -78,7 +78,10 @@ class Process:
         self.process.join()
 
     def said(self) -> str:
-        return " ".join(self.output.read_text().split())
+        try:
+            return " ".join(self.output.read_text().split())
+        except FileNotFoundError:  # it is only starting
+            return ""
 
     def wait(self) -> int | None:
         """Its exit code; None where it goes on too long."""

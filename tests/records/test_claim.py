@@ -289,4 +289,6 @@ def test_of_many_processes_one_gets_each_run(tmp_path):
 
 
 def test_a_claim_states_its_schema():
-    assert json.loads(claims._encoded(Stated(host="a")))["schema"] == claims.SCHEMA
+    assert (
+        json.loads(claims._encoded(Stated(schema=3, host="a")))["schema"] == claims.SCHEMA
+    )

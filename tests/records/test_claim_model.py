@@ -86,7 +86,7 @@ def model(monkeypatch):
     """The operations of claim.py, as ones that the player is asked for."""
 
     def own() -> Stated:
-        return Stated(token=player.do("own"))
+        return Stated(schema=3, token=player.do("own"))
 
     def read(path):
         content = player.do("read", number(path))

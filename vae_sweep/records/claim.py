@@ -239,6 +239,7 @@ _clocks: dict[int, tuple[float, float]] = {}  # device -> offset of its clock, w
 
 def _own() -> Stated:
     return Stated(
+        schema=SCHEMA,
         host=platform.node(),
         boot=_boot(),
         pid=os.getpid(),
@@ -361,7 +362,7 @@ def _read(path: Path) -> _Found | None:
     try:
         return _Found(Stated.model_validate(json.loads(content)), touched)
     except (ValueError, ValidationError, RecursionError):
-        return _Found(Stated(), touched)
+        return _Found(Stated(schema=SCHEMA), touched)
 
 
 def _encoded(stated: Stated) -> bytes:

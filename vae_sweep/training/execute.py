@@ -158,6 +158,7 @@ class _Execution:
         for p in self.over:
             if self.summaries.get(p.folder.path) is None:
                 self.takes.give_up(p)
+                self.display.leave(p.folder.path)
             else:
                 self.takes.end(p)
         self.over.clear()
