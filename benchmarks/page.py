@@ -35,7 +35,7 @@ ACTS = {  # what a person does -> the milliseconds that it takes
     "sorted by a column": """
         const buttons = [...document.querySelectorAll("#runs thead th button")];
         return until(() => buttons.find((b) => b.textContent.includes("KL")).click());""",
-    "filtered by a word": SEARCH + "return type('hardtanh');",
+    "filtered by a word": SEARCH + "await type(''); return type('hardtanh');",
     "filter cleared": SEARCH + "await type('hardtanh'); return type('');",
     "a run opened": """
         const links = [...document.querySelectorAll("#runs tbody a")];
