@@ -274,6 +274,7 @@ def many(tmp_path_factory) -> Path:
 
 def to_the_end(page) -> list[int]:
     """The runs of the table in their order, after scrolling it to its end."""
+    page.wait_for_function("changes.length === 0")  # figures and pictures follow the table
     count = -1
     while count != (count := page.locator("#runs tbody tr").count()):
         page.evaluate("document.getElementById('runs').scrollTo(0, 1e6)")

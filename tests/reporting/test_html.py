@@ -358,11 +358,11 @@ def test_pictures_end_where_the_page_has_no_room(tmp_path, monkeypatch):
     said = [text for _, text in page.find("p")]
     assert said.count("in the run's folder: reconstructions") == 1
     [link] = [a["href"] for a, text in page.find("a") if text == "reconstructions"]
-    assert Image.open(tmp_path / unquote(link)).size == (24, 12)
+    assert (tmp_path / unquote(link)).samefile(tmp_path / ids[2] / "reconstructions.png")
     elsewhere = report.write(tmp_path, output=tmp_path / ids[0] / "page.html")
     other = Page(elsewhere.read_text())
     [link] = [a["href"] for a, text in other.find("a") if text == "reconstructions"]
-    assert Image.open(elsewhere.parent / unquote(link)).size == (24, 12)
+    assert (elsewhere.parent / unquote(link)).is_file()
 
 
 def test_the_best_points_have_their_pictures_in_the_page(tmp_path, monkeypatch):
