@@ -260,11 +260,12 @@ def _write(path: Path, text: str) -> None:
 
 def _draw(medians: Medians, path: Path) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     from vae_sweep.reporting import style
 
     with style.drawn():
+        sizes = list(next(iter(medians.values())))
         figure = Figure(figsize=(10, 4.4), layout="constrained", dpi=130)
         frames = figure.subplots(1, 2)
         panels = {"cpu": ("CPU time", "CPU, s"), "memory": ("Peak memory", "MB")}
@@ -281,17 +282,18 @@ def _draw(medians: Medians, path: Path) -> None:
                     lw=1.4,
                     label=f"{name}: {slope(values):.2f}",
                 )
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
         low, high = frames[0].get_ylim()
-        sizes = list(next(iter(medians.values())))
         ends = sizes[0], sizes[-1]
         for power, dots in ((1, ":"), (2, "--")):
             line = [low * (n / ends[0]) ** power for n in ends]
+            quiet = style.LIGHT.quiet
             name = f"slope {power}"
-            frames[0].plot(
-                ends, line, color=style.LIGHT.grid, ls=dots, zorder=1, label=name
-            )
+            frames[0].plot(ends, line, color=quiet, ls=dots, lw=1, zorder=1, label=name)
         frames[0].set_ylim(low, high)
         handles, names = frames[0].get_legend_handles_labels()
         figure.legend(
@@ -301,7 +303,7 @@ def _draw(medians: Medians, path: Path) -> None:
             ncols=3,
             fontsize=8,
             frameon=False,
-            title="slope of the CPU time over the upper half of the sizes",
+            title="and the slope of its CPU time over the upper half of the sizes",
             title_fontsize=8,
         )
         figure.savefig(path)
