@@ -1,16 +1,25 @@
 """What benchmarks measure with, where a wrong number would not show."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import Cli
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import benchmarks.judge
 from benchmarks.bare import Bare
 from benchmarks.configs import configs
+from benchmarks.growth import overrides, slope
 from benchmarks.judge import EVERY, Ended, Judge, See, calibrated_bits, trained_by_us
-from vae_sweep import grid
+from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
+from vae_sweep import grid, report
+from vae_sweep.records import results
+from vae_sweep.records.run_folder import FILES
 from vae_sweep.vae.cohort import Cohort
 from vae_sweep.vae.normalize import histograms
 from vae_sweep.vae.point import point
@@ -113,3 +122,43 @@ def test_a_judge_sees_a_run_wherever_it_trains(tmp_path):
         found.append((judge.step, judge.bits, len(judge.own)))
     assert found[0][::2] == found[1][::2] == (60, 2)  # after 25 and 50, apart from the last
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_fabricated_runs_are_finished_ones(tmp_path):
+    """Of which the real command asks nothing more, and every reader everything."""
+    cli = Cli(tmp_path)
+    asked = ["head=tanh,linear", "seed=0,1", "data=npz", "data.path=images.npz"]
+    asked += ["model.widths=[4]", "model.latent=2", "train.workers=1", "sweep=made"]
+    line = [sys.executable, "-m", "benchmarks.fabricated", *asked]
+    environment = {**cli.env, "PYTHONPATH": str(Path(__file__).parents[1])}
+    made = subprocess.run(
+        line, env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr
+    folder = tmp_path / "runs/made"
+    before = {path: path.read_bytes() for path in folder.glob("*/*") if path.is_file()}
+    assert len(before) == 4 * len(FILES)
+    out, _ = cli(*asked)
+    assert "4 points have ended already; rerun=all repeats them" in out
+    assert {path: path.read_bytes() for path in before} == before
+    found = results.load(folder)
+    assert list(found.finals["status"]) == ["finished"] * 4
+    assert (len(found.curves), len(found.training)) == (4 * 11, 4 * 100)
+    assert found.finals[["test/psnr", "predicted_psnr"]].notna().all(axis=None)
+    assert report.write(folder).read_text().count("<img") == 1 + 4 * 2
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_a_slope_is_the_exponent_of_what_grows(power):
+    values = {n: 3.0 * n**power for n in (1_000, 2_000, 5_000, 10_000)}
+    assert slope({100: 7.0, 300: 5.0, **values}) == pytest.approx(power)
+
+
+def test_grids_of_any_hundred_points_grow_into_each_other():
+    few, many = (
+        {tuple(job) for job in union(OverridesParser.create().parse_overrides(over))}
+        for over in (overrides(300, "s"), overrides(2000, "s"))
+    )
+    assert (len(few), len(many)) == (300, 2000)
+    assert few < many

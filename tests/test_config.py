@@ -236,3 +236,11 @@ def test_the_warmup_is_a_tenth_of_the_run_at_most_50(steps, warmup):
     assert config.decisive["train"]["lr_warmup"] == warmup
     explicit = make_config(f"train.steps={steps}", f"train.lr_warmup={warmup}")
     assert explicit.run_id == config.run_id
+
+
+def test_a_changed_copy_has_an_id_of_its_own():
+    config = make_config()
+    assert config.run_id == make_config().run_id
+    other = config.model_copy(update={"seed": config.seed + 1})
+    assert other.run_id == make_config(f"seed={config.seed + 1}").run_id != config.run_id
+    assert other.model_copy(update={"seed": config.seed}) == config

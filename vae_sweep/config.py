@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -674,7 +674,7 @@ class RunConfig(Frozen):
         train["lr_warmup"] = self.train.warmup(self.train.steps or MOST_STEPS)
         return {**values, "target": self.target_norm}
 
-    @property
+    @cached_property  # asked a dozen times of each point
     def run_id(self) -> str:
         """Readable, at most 64 characters of [a-z0-9._-], ends in a hash of `decisive`."""
         target = "" if self.target_norm == self.norm else self.target_norm
@@ -687,6 +687,14 @@ class RunConfig(Frozen):
         canonical = json.dumps(self.decisive, sort_keys=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         return f"{name[:55]}-{digest}"
+
+    def model_copy(
+        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> "RunConfig":
+        """As pydantic's, which copies what was computed of the original as well."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("run_id", None)
+        return copied
 
 
 @cache

@@ -43,8 +43,8 @@ def write(
     from vae_sweep.reporting import html, tables
 
     loaded = results.read_all(folders)
-    content = html.page(folders, tell, every, loaded).encode()
     path = output or folders[0] / "report.html"
+    content = html.page(folders, tell, every, loaded, path.parent).encode()
     try:
         write_atomically(path, content)
         for folder in folders:

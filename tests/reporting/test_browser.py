@@ -1,15 +1,17 @@
 """The report in a real browser: values under the pointer, themes, a sweep that trains."""
 
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
-from helpers import Cli, summary, write_run
+from helpers import ROWS, Cli, summary, write_run
 from playwright.sync_api import Error
 
 from vae_sweep import report
@@ -251,3 +253,82 @@ def test_mistakes_in_following_are_one_line(sweep, typed, said):
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+HEADS = ("linear", "tanh")
+ORDER = "[...document.querySelectorAll('#runs tbody tr')].map((row) => row.dataset.run)"
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """300 runs of 100 points, of which one has no numbers yet."""
+    folder = tmp_path_factory.mktemp("runs") / "many"
+    for i, (head, beta, seed) in enumerate(product(HEADS, range(1, 51), range(3))):
+        numbers = summary()
+        numbers["final"] |= {"val/psnr": 10 + 37 * i % 300 / 20, "val/kl": float(i)}
+        ended = numbers if i else None
+        rows = ["0,0,1,1,1,,,,,,"] if i == 0 else ROWS
+        write_run(folder, ended, rows=rows, head=head, beta__value=float(beta), seed=seed)
+    return folder
+
+
+def to_the_end(page) -> list[int]:
+    """The runs of the table in their order, after scrolling it to its end."""
+    page.wait_for_function("changes.length === 0")  # figures and pictures follow the table
+    count = -1
+    while count != (count := page.locator("#runs tbody tr").count()):
+        page.evaluate("document.getElementById('runs').scrollTo(0, 1e6)")
+        page.wait_for_timeout(100)
+    return list(map(int, page.evaluate(ORDER)))
+
+
+def test_a_table_of_hundreds_of_runs_sorts_and_filters(many, opened):
+    finals = results.load(many).finals
+    page = opened(report.write(many))
+    assert 0 < page.locator("#runs tbody tr").count() < len(finals)  # more come
+    assert to_the_end(page) == list(range(len(finals)))
+    button = page.locator("#runs thead th:has-text('val PSNR') button")
+    for ascending in (True, False):
+        button.click()
+        expected = finals["val/psnr"].sort_values(ascending=ascending, kind="stable")
+        found = finals["val/psnr"].to_numpy()[to_the_end(page)]
+        assert found.tolist()[:-1] == expected.tolist()[:-1]
+        assert math.isnan(found[-1])  # what is not known is last, whichever way
+    page.fill("#words", "tanh b17-s")
+    wanted = finals[(finals["head"] == "tanh") & (finals["beta"] == "17")]
+    expected = wanted["val/psnr"].sort_values(ascending=False)
+    assert to_the_end(page) == expected.index.tolist()  # and is still sorted
+    assert page.locator("#count").inner_text().startswith("3 of 300 runs shown")
+    runs = """[...document.querySelectorAll(`{}`)]
+      .filter((e) => e.style.display !== "none" && (e.closest("details")?.open ?? true))
+      .map((e) => e.dataset.run)"""
+    for selector in (".plot:nth-child(4) .runs > g", ".card"):
+        those = page.evaluate(runs.format(selector))
+        assert {*map(int, those)} <= {*expected.index}
+        assert len(those) == (3 if "plot" in selector else 1)  # other seeds are folded
+    page.select_option("select[data-column=seed]", "2")
+    assert to_the_end(page) == [i for i in expected.index if finals["seed"][i] == 2]
+    assert len(page.evaluate(runs.format(".card"))) == 1
+    page.locator("button[type=reset]").click()
+    page.wait_for_function("document.querySelectorAll('#runs tbody tr').length > 3")
+    assert len(to_the_end(page)) == len(finals)
+
+
+def test_a_run_far_down_is_opened_and_found_again(many, opened):
+    page = opened(report.write(many))
+    number = 299
+    page.evaluate(f"location.hash = 'run-{number}'")
+    page.wait_for_function("document.querySelector('.card:target')")
+    card = page.locator(f"#run-{number}")
+    page.wait_for_timeout(300)
+    assert card.is_visible()
+    assert 0 <= card.bounding_box()["y"] < 900
+    assert page.locator("#runs tr.lit").count() == 0  # its row is not in the page yet
+    assert to_the_end(page)[-1] == number
+    assert page.locator("#runs tr.lit").get_attribute("data-run") == str(number)
+
+
+def test_all_rows_are_printed(many, opened):
+    page = opened(report.write(many))
+    page.pdf()
+    assert page.locator("#runs tbody tr").count() == 300

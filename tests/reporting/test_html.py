@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -354,7 +356,44 @@ def test_pictures_end_where_the_page_has_no_room(tmp_path, monkeypatch):
     monkeypatch.setattr(html, "ROOM", size + 1)
     page = made(tmp_path)
     said = [text for _, text in page.find("p")]
-    assert said.count("the page has no room for its pictures; its folder has them") == 1
+    assert said.count("in the run's folder: reconstructions") == 1
+    [link] = [a["href"] for a, text in page.find("a") if text == "reconstructions"]
+    assert (tmp_path / unquote(link)).samefile(tmp_path / ids[2] / "reconstructions.png")
+    elsewhere = report.write(tmp_path, output=tmp_path / ids[0] / "page.html")
+    other = Page(elsewhere.read_text())
+    [link] = [a["href"] for a, text in other.find("a") if text == "reconstructions"]
+    assert (elsewhere.parent / unquote(link)).is_file()
+
+
+def test_the_best_points_have_their_pictures_in_the_page(tmp_path, monkeypatch):
+    ids = [write_run(tmp_path, summary(), beta__value=float(k)) for k in range(1, 4)]
+    for run_id, bits in zip(ids, (5.0, 4.0, 6.0), strict=True):
+        vary(tmp_path / run_id, **{"val/bits_per_dim_calibrated": bits})
+    monkeypatch.setattr(html, "ROOM", 1)
+    page = made(tmp_path)
+    alts = [attributes["alt"] for attributes, _ in page.find("img")]
+    assert [alt for alt in alts if "of the images above" in alt] == [
+        "β 2: reconstructions of the images above"
+    ]
+    assert "pictures of 1 of the 3 runs, those of the best points first" in page.text
+
+
+def test_a_page_grows_by_a_few_kilobytes_a_run(tmp_path, monkeypatch):
+    """So that 2,000 runs, and ROOM for pictures, are a page that browsers take."""
+    monkeypatch.setattr(html, "ROOM", 0)
+    curve = "".join(f"{step},{1e3 / (step + 1)},0.1,30.5\n" for step in range(0, 2500, 25))
+    rows = [f"{s},1,5,6,0.5,{s / 100},{s / 50},-9,4,7," for s in range(0, 2501, 250)]
+    sizes = []
+    for betas in (range(1, 11), range(11, 31)):
+        for beta, seed in product(betas, (0, 1)):
+            run_id = write_run(
+                tmp_path, summary(), rows=rows, beta__value=float(beta), seed=seed
+            )
+            (tmp_path / run_id / "training.csv").write_text(f"step,loss,mse,kl\n{curve}")
+        sizes.append(report.write(tmp_path).stat().st_size)
+    # their curves are thinned only from some hundred runs on
+    curves = 3 * len(curve.splitlines()) * len("123.45 123.45L")
+    assert (sizes[1] - sizes[0]) / 40 - curves < 5_000
 
 
 def drawn(folder: Path) -> list[svg.Picture]:

@@ -258,7 +258,5 @@ def test_a_users_head_is_solved_for_the_mean(typed):
 
 
 def test_a_users_head_without_the_mean_is_refused(typed):
-    with pytest.raises(
-        UserError, match=r"needs a head that can output .* got head=mine_\w+:J"
-    ):
+    with pytest.raises(UserError, match=r"needs a head that can .* got head=mine_\w+:J"):
         prepared([typed("model=linear", "norm=unit", "head=mine:JUMP")])

@@ -6,6 +6,7 @@ the runs, and several are judged together by Holm's step-down correction.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -107,6 +108,7 @@ def exact(value: float) -> Interval:
     return Interval(value, value, value, 10**9)
 
 
+@cache
 def _far(level: float, n: int) -> float:
     """How many standard errors an interval of n values goes to either side."""
     return float(stats.t.ppf((1 + level) / 2, n - 1))
@@ -132,7 +134,7 @@ def interval(
         return Interval(mean, math.nan, math.nan, n, lost, level)
     if np.ptp(sample) == 0:  # of which a mean may differ by rounding
         return Interval(sample[0], sample[0], sample[0], n, lost, level)
-    half = float(stats.sem(sample)) * _far(level, n)
+    half = float(sample.std(ddof=1)) / math.sqrt(n) * _far(level, n)
     return Interval(mean, mean - half, mean + half, n, lost, level)
 
 

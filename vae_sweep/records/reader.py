@@ -11,9 +11,11 @@ import io
 import json
 import math
 import re
+from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,12 +114,7 @@ def read_stated(folder: Path) -> Stated:
         Unreadable: There is none, or it is damaged or another run's.
     """
     try:
-        values = yaml.load(_content(folder / "config.yaml").decode(), LOADER)
-        if not isinstance(values, dict):
-            raise Unreadable("config.yaml holds no settings")
-        schema, run_id = values.pop("schema", 1), values.pop("run_id", None)
-        check_schema("config.yaml", schema)
-        config, unknown_keys = validate_recorded(values)
+        return _stated(_content(folder / "config.yaml").decode())
     except FileNotFoundError:
         raise Unreadable("config.yaml is missing") from None
     except PermissionError as error:
@@ -125,6 +122,16 @@ def read_stated(folder: Path) -> Stated:
     except (OSError, UserError, yaml.YAMLError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or re.split("\n|; ", str(error))[0]
         raise Unreadable(f"config.yaml is damaged: {said}") from None
+
+
+@lru_cache(20_000)  # a command reads each several times
+def _stated(text: str) -> Stated:
+    values = yaml.load(text, LOADER)
+    if not isinstance(values, dict):
+        raise Unreadable("config.yaml holds no settings")
+    schema, run_id = values.pop("schema", 1), values.pop("run_id", None)
+    check_schema("config.yaml", schema)
+    config, unknown_keys = validate_recorded(values)
     if run_id is not None and run_id != config.run_id and not unknown_keys:
         raise Unreadable(f"config.yaml was altered: it is not {run_id}'s")
     return Stated(config, run_id or config.run_id)
@@ -219,13 +226,15 @@ class Rows:
         """
         self.lines = lines
         self.columns: tuple[str, ...] = ()
-        self.cells: list[list[float]] = []  # a row's numbers, in the order of the columns
+        self.cells: list[array[float]] = []  # a row's numbers, in the order of the columns
         if not lines:
             return
         try:
             text = b"".join(lines).decode()
             header, *cells = csv.reader(io.StringIO(text), strict=True)
-            self.cells = [[float(cell or "nan") for cell in line] for line in cells]
+            self.cells = [
+                array("d", [float(cell or "nan") for cell in line]) for line in cells
+            ]
         except (ValueError, csv.Error) as error:
             raise Unreadable(f"{name} is damaged: {error}") from None
         self.columns = tuple(header)

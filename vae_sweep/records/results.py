@@ -1,10 +1,12 @@
 """Run folders as tidy tables: every evaluation, every run's end, and the final table."""
 
+import gc
 import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -214,16 +216,16 @@ def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Colle
     found = sorted(path.name for path in folder.iterdir() if is_run(path))
     if not found:
         raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
+    there = {*found}
     chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
-    missing = [run_id for run_id in chosen if run_id not in found]
+    missing = [run_id for run_id in chosen if run_id not in there]
     if missing or not chosen:
         raise UserError(
             f"asked for run {', '.join(missing) or 'none'}; {folder} holds {len(found)} "
             f"runs, the first of which is {found[0]}"
         )
-    chosen += [run_id for run_id in found if rest and run_id not in chosen]
+    chosen = list(dict.fromkeys([*chosen, *(found if rest else ())]))
     runs, skipped = _readable(folder / run_id for run_id in chosen)
-    there = {*found}
     waiting = [run_id for run_id in reader.read_sweep(folder) if run_id not in there]
     return runs, skipped, waiting
 
@@ -245,17 +247,31 @@ def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
     """
     runs, skipped = [], {}
     sweeps: dict[Path, None] = {}
-    for folder in folders:
-        sweeps[folder.parent] = None
-        try:
-            runs.append(_read(folder))
-        except Unreadable as error:
-            skipped[folder.name] = str(error)
+    with _uncollected():
+        for folder in folders:
+            sweeps[folder.parent] = None
+            try:
+                runs.append(_read(folder))
+            except Unreadable as error:
+                skipped[folder.name] = str(error)
     if not runs:
         run_id, reason = next(iter(skipped.items()))
         where = ", ".join(map(str, sweeps))
         raise UserError(f"no run of {where} can be read: {run_id}/{reason}")
     return runs, skipped
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Python's collector rests: of records that are all kept it goes through the first
+    thousands again and again while others are read."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Results:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -46,7 +48,7 @@ MANY = 24  # runs, from which on a point shows one seed's pictures, the others o
 COMMANDS = 5  # and other facts of this many kinds; the rest is counted
 STATUSES = ("diverged", "failed", "interrupted", "running")  # of runs that did not finish
 QUALITY = 95  # of JPEG without chroma subsampling: about 40 dB, far above any run's PSNR
-ROOM = 8e6  # characters of the page for pictures; runs beyond show none
+ROOM = 6e6  # characters of the page for pictures; runs beyond link to theirs
 # columns of numbers that are shown if asked
 ASKED = ("PSNR diff.", "KL diff.", "units diff.")
 
@@ -70,7 +72,7 @@ class Card(NamedTuple):
     """A run's part of the page."""
 
     row: Row
-    pictures: Pictures | None  # None of those for which the page has no room
+    pictures: Pictures | None  # None of those for which the page has no room: see `links`
 
 
 class Group(NamedTuple):
@@ -86,6 +88,7 @@ def page(
     tell: Callable[[str], None] = lambda line: None,
     every: float | None = None,
     loaded: Results | None = None,
+    beside: Path | None = None,
 ) -> str:
     """The HTML page of sweeps; UserError where one holds no runs.
 
@@ -94,6 +97,7 @@ def page(
         tell: Hears, in a line, of runs that are left out.
         every: Seconds after which the page loads itself again; None: never.
         loaded: What the folders hold, where it is read already.
+        beside: The folder that the page will lie in; the first one unless set.
     """
     loaded = loaded or results.read_all(folders)
     for line in results.left_out(loaded):
@@ -105,8 +109,12 @@ def page(
     open_runs = unfinished(loaded, looked)
     running = [run for run in open_runs if run["status"] == "running"]
     points = points_of(looked)
+    members: dict[str, list[int]] = {}  # label of a point -> places of its runs
+    for run_id, look in looked.items():
+        members.setdefault(look.label, []).append(place[run_id])
     mixed = results.mixed(loaded)
     names = [folder.resolve().name for folder in folders]
+    groups = _groups(board.rows, loaded)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -141,12 +149,10 @@ def page(
             themes=style.THEMES,
             markers=style.MARKERS,
             number_of={marker: i for i, marker in enumerate(style.MARKERS)},
-            legend=[
-                (label, look, [place[r] for r, of in looked.items() if of.label == label])
-                for label, look in points.items()
-            ],
+            legend=[(label, look, members[label]) for label, look in points.items()],
             crowded=len(points) > style.COLORS,
-            groups=_groups(board.rows, loaded),
+            groups=groups,
+            links=_links(groups, loaded, beside or folders[0]),
             many=len(board.rows) > MANY,
             differing=differing,
             shared=shared,
@@ -298,6 +304,22 @@ def _jpeg(pixels: np.ndarray) -> tuple[str, int, int]:
     return url, image.width, image.height
 
 
+def _links(groups: list[Group], loaded: Results, beside: Path) -> dict[str, dict[str, str]]:
+    """run_id -> name of a picture that the page has no room for -> address of its file,
+    relative to the folder `beside`, where the page lies."""
+    folders = {run.run_id: run.folder for run in loaded.runs}
+    cards = [card for group in groups for of in group.points.values() for card in of]
+    bare = [card.row.run_id for card in cards if card.pictures is None]
+    return {
+        run_id: {
+            Path(name).stem: quote(os.path.relpath(folders[run_id] / name, beside))
+            for name in PICTURES
+            if (folders[run_id] / name).is_file()
+        }
+        for run_id in bare
+    }
+
+
 def _counts(finals: pd.DataFrame) -> dict[str, int]:
     counted = Counter(finals["status"])
     return {name: counted[name] for name in ("finished", *STATUSES)}
@@ -317,12 +339,14 @@ def _runs(count: int) -> str:
 
 def _groups(rows: list[Row], loaded: Results) -> list[Group]:
     """The cards by the images that were reconstructed; as many have pictures as the page
-    has room for, one seed of each point before the others."""
+    has room for, those of the best points first, and one seed of each before the others."""
     by_point: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         by_point.setdefault(row.look.label, []).append(i)
     seeds = max(map(len, by_point.values()))
-    order = [of[k] for k in range(seeds) for of in by_point.values() if k < len(of)]
+    bits = loaded.finals["val/bits_per_dim_calibrated"].fillna(math.inf).to_numpy()
+    best = sorted(by_point.values(), key=lambda of: bits[of].mean())
+    order = [of[k] for k in range(seeds) for of in best if k < len(of)]
     shown: dict[int, Pictures] = {}
     room = ROOM
     for i in order:

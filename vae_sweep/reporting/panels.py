@@ -188,7 +188,7 @@ def draw_compared(
 
 def _sound(rows: pd.DataFrame, looks: Mapping[str, Look]) -> pd.DataFrame:
     """The rows of runs that did not diverge, where any did not: a view is made for them."""
-    diverged = [run_id for run_id, look in looks.items() if look.marker == DIVERGED]
+    diverged = [r for r in rows["run_id"].unique() if looks[r].marker == DIVERGED]
     sound = rows[~rows["run_id"].isin(diverged)]
     return sound if len(sound) else rows
 

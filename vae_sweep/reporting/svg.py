@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 
 from vae_sweep.reporting.style import LIGHT, MARKERS, Look
 
-VERTICES = 60_000  # of a figure, all runs together
-MOST, LEAST = 300, 24  # of a run
+VERTICES = 40_000  # of a figure, all runs together
+MOST, LEAST = 300, 20  # of a run
 # what matplotlib wrote -> what the page's style says
 COLORS = {
     LIGHT.ink: "var(--ink)",

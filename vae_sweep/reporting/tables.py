@@ -121,7 +121,7 @@ def _print(
     kept, left_out = columns, ()
     for left_out in steps:
         kept = {n: c for n, c in columns.items() if n not in left_out}
-        if _fits(_rich_table(kept, digits), console):
+        if _fits(kept, digits, console):
             break
     else:
         kept = {n: c for n, c in kept.items() if n in (*digits, "status", "run")}
@@ -137,9 +137,15 @@ def _print(
     console.print(Text("; ".join(notes), "italic dim"))
 
 
-def _fits(printed: Table, console: Console) -> bool:
+def _fits(columns: Columns, digits: dict[str, int], console: Console) -> bool:
+    """Whether a table is as wide as the terminal, which its widest cells decide."""
+    widest = {
+        name: [max(cells, key=lambda cell: cell.cell_len)]
+        for name, cells in columns.items()
+    }
     unlimited = console.options.update_width(1000)
-    return console.measure(printed, options=unlimited).maximum <= console.width
+    measured = console.measure(_rich_table(widest, digits), options=unlimited)
+    return measured.maximum <= console.width
 
 
 def _rich_table(columns: Columns, digits: dict[str, int]) -> Table:
