@@ -693,7 +693,7 @@ class RunConfig(Frozen):
     ) -> "RunConfig":
         """As pydantic's, which copies what was computed of the original as well."""
         copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("run_id", None)
+        vars(copied).pop("run_id", None)
         return copied
 
 
