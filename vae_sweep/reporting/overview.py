@@ -235,9 +235,14 @@ def _frames(figure: Figure) -> list[Axes]:
 
 
 def _room(strip: Strip) -> float:
-    """Inches that a row of pictures of a point may take: half of it beside samples."""
+    """Inches that a row of pictures of a point may take: beside samples so much of it that
+    both are of one height."""
     whole = WIDTH - NAMES - 0.3
-    return whole if strip.samples is None else (whole - 0.2) / 2
+    if strip.samples is None:
+        return whole
+    pictures = (strip.reconstructions, strip.samples)
+    own, other = (1 if p is None else p.shape[1] / p.shape[0] for p in pictures)
+    return (whole - 0.2) * own / (own + other)
 
 
 def _height(strip: Strip, most: float) -> float:
@@ -277,7 +282,7 @@ def _draw_set(
             _draw(figure, strip.reconstructions, NAMES, y, _room(strip), height)
         if strip.samples is not None:
             x = NAMES + _room(strip) + 0.2
-            _draw(figure, strip.samples, x, y, _room(strip), height)
+            _draw(figure, strip.samples, x, y, WIDTH - 0.3 - x, height)
         y += height + STRIP_GAP
     return y
 
