@@ -37,11 +37,14 @@ def write(
         every: Seconds after which the page loads itself again; None: never.
 
     Raises:
-        UserError: A folder holds no runs, or the page cannot be written.
+        UserError: A folder holds no runs, `output` is a folder, or the page cannot be
+            written.
     """
     from vae_sweep.records import results
     from vae_sweep.reporting import html, tables
 
+    if output is not None and output.is_dir():
+        raise UserError(f"--output {output} is a folder; name a file: --output FILE")
     loaded = results.read_all(folders)
     path = output or folders[0] / "report.html"
     content = html.page(folders, tell, every, loaded, path.parent).encode()

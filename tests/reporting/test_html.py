@@ -576,6 +576,23 @@ def test_a_folder_in_the_place_of_the_page_is_put_aside(tmp_path):
     assert (tmp_path / "sweep/report.html.old-1").is_dir()
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_page_takes_no_folders_place(tmp_path, link):
+    write_run(tmp_path / "sweep", summary())
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.png").write_bytes(b"an image")
+    if link:
+        (tmp_path / "link").symlink_to(tmp_path / "images")
+    name = tmp_path / ("link" if link else "images")
+    said = command(str(tmp_path / "sweep"), "-o", str(name))
+    assert said.returncode == 2
+    assert (
+        said.stderr == f"error: --output {name} is a folder; name a file: --output FILE\n"
+    )
+    assert (name / "1.png").read_bytes() == b"an image"
+    assert name.is_symlink() == link
+
+
 PROBE = """
 <script>
 const texts = (selector) => [...document.querySelectorAll(selector)]

@@ -152,8 +152,28 @@ def test_schedules_that_follow_the_length_are_refused(config_of, given, what):
     grid.run([first])
     with pytest.raises(UserError, match=f"its {what} depends on the run's") as refused:
         grid.run([extended(more, first.run_id)])
-    assert "train.lr_schedule=constant and a constant beta" in str(refused.value)
+    assert "set train.lr_schedule=constant beta=1" in str(refused.value)
+    was, would = re.findall(r"was (\S+) of .* it is (\S+)\)", str(refused.value))[0]
+    assert was != would
     assert not more.run_dir.exists()
+
+
+def test_other_data_is_said_by_its_name(config_of):
+    first = config_of()
+    grid.run([first])
+    leaves = "data=dead_leaves", "data.images=80", "data.size=8", "data.test_images=10"
+    other = make_config(*TINY, *leaves, "data.val_images=10", "train.steps=50")
+    said = rf"got data=dead_leaves; type data=npz data\.path={first.data.path}, or leave"
+    with pytest.raises(UserError, match=said):
+        grid.run([extended(other, first.run_id)])
+
+
+def test_a_schedule_in_the_way_is_said_before_a_state_that_was_not_kept(config_of):
+    given = "train.lr_schedule=cosine", "log.optimizer_state=false"
+    first = config_of(*given)
+    grid.run([first])
+    with pytest.raises(UserError, match="learning rate depends on the run's length"):
+        grid.run([extended(config_of(*given, "train.steps=50"), first.run_id)])
 
 
 def test_weights_alone_are_not_enough(config_of):

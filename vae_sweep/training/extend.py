@@ -82,13 +82,13 @@ def begun(p: Prepared) -> Begun:
         raise UserError(
             f"extend={name} has no checkpoint to continue from; leave extend out"
         )
+    _check_schedules(p, config, steps, state.step)
     if not is_whole(state):
         raise UserError(
             f"extend={name} needs the run's optimizer state, which was not kept when it "
             f"finished; leave extend out to train from the first step, and set "
             f"log.optimizer_state=true for runs that are to be continued"
         )
-    _check_schedules(p, config, steps, state.step)
     every = p.config.train.eval_every
     due = state.step % every == 0
     return Begun(state, rows_until(rows, state.step, due), training)
@@ -143,6 +143,14 @@ def _check_settings(p: Prepared, config: RunConfig, steps: int) -> None:
     differ = [key for key in keys if ours.get(key) != theirs.get(key)]
     if not differ:
         return
+    if "data.name" in differ:  # whose keys differ as well
+        key = config.data.place
+        place = f" data.{config.data.place}={getattr(config.data, key)}" if key else ""
+        raise UserError(
+            f"extend={p.config.extend} continues a run on other images, got "
+            f"data={p.config.data.name}; type data={config.data.name}{place}, or leave "
+            f"extend out"
+        )
     here = ", ".join(f"{key}={ours.get(key, '(not set)')}" for key in differ[:4])
     there = " ".join(f"{key}={theirs[key]}" for key in differ[:4] if key in theirs)
     more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
@@ -191,11 +199,11 @@ def _check_schedules(p: Prepared, config: RunConfig, steps: int, until: int) -> 
     ]
     for what, (was, would) in (("learning rate", rates), ("beta", betas)):
         if not np.array_equal(was, would):
-            first = int(np.argmax(was != would))
+            most = int(np.argmax(np.abs(was - would)))
             raise UserError(
                 f"extend={p.config.extend} cannot continue to {p.steps} steps: its "
-                f"{what} depends on the run's length (at step {first} it was "
-                f"{was[first]:.3g} of the full one, in the longer run it is "
-                f"{would[first]:.3g}); runs with train.lr_schedule=constant and a constant "
-                f"beta can; leave extend out"
+                f"{what} depends on the run's length (at step {most} it was "
+                f"{was[most]:.3g} of the full one, in the longer run it is "
+                f"{would[most]:.3g}); leave extend out, and for runs that are to be "
+                f"continued set train.lr_schedule=constant beta=1 log.optimizer_state=true"
             )
