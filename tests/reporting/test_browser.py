@@ -274,7 +274,9 @@ def many(tmp_path_factory) -> Path:
 
 def to_the_end(page) -> list[int]:
     """The runs of the table in their order, after scrolling it to its end."""
-    page.wait_for_function("changes.length === 0")  # figures and pictures follow the table
+    until(
+        lambda: page.evaluate("changes.length === 0")
+    )  # figures and pictures follow the table
     count = -1
     while count != (count := page.locator("#runs tbody tr").count()):
         page.evaluate("document.getElementById('runs').scrollTo(0, 1e6)")
@@ -310,7 +312,7 @@ def test_a_table_of_hundreds_of_runs_sorts_and_filters(many, opened):
     assert to_the_end(page) == [i for i in expected.index if finals["seed"][i] == 2]
     assert len(page.evaluate(runs.format(".card"))) == 1
     page.locator("button[type=reset]").click()
-    page.wait_for_function("document.querySelectorAll('#runs tbody tr').length > 3")
+    until(lambda: page.evaluate("document.querySelectorAll('#runs tbody tr').length > 3"))
     assert len(to_the_end(page)) == len(finals)
 
 
@@ -318,7 +320,7 @@ def test_a_run_far_down_is_opened_and_found_again(many, opened):
     page = opened(report.write(many))
     number = 299
     page.evaluate(f"location.hash = 'run-{number}'")
-    page.wait_for_function("document.querySelector('.card:target')")
+    until(lambda: page.evaluate("document.querySelector('.card:target')"))
     card = page.locator(f"#run-{number}")
     page.wait_for_timeout(300)
     assert card.is_visible()
