@@ -277,6 +277,16 @@ def test_settings_without_a_column_are_named_where_they_differ(tmp_path):
     assert any("widths=[4,8,16]" in line for line in printed(loaded))
 
 
+def test_a_warm_up_that_follows_from_the_steps_is_not_said_beside_them(tmp_path):
+    for steps in (100, 200):
+        write_run(tmp_path, summary(), train__steps=steps, train__lr_warmup="auto")
+    loaded = results.load(tmp_path)
+    assert sorted(loaded.finals["other"]) == ["steps=100", "steps=200"]
+    write_run(tmp_path, summary(), train__steps=100, train__lr_warmup=3)
+    loaded = results.load(tmp_path)
+    assert "steps=100 lr_warmup=3" in set(loaded.finals["other"])
+
+
 def test_table_leaves_out_what_is_the_same(tmp_path):
     write_run(tmp_path, summary())
     numbers = [name for name, _ in results.NUMBERS.values()]

@@ -369,6 +369,8 @@ def _others(configs: Sequence[RunConfig]) -> list[str]:
             own.add(key)  # one version of each option, whose name says enough
     kept = _telling(runs)
     own |= {key for key in values if key.startswith("data.") and key not in kept}
+    if all(config.train.lr_warmup == "auto" for config in configs):
+        own.add("train.lr_warmup")  # it follows from the steps
     differing = [key for key, seen in values.items() if len(seen) > 1 and key not in own]
     labeled = [
         {f"beta.{key}" for key in config.beta.parameters}
