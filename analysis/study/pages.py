@@ -1,6 +1,7 @@
 """The pages that the study writes: the front page's answers, docs/answers.md, advice."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,16 @@ from study import trained
 from study.answers import QUESTIONS, Answer, fixes
 from study.balance import beta_factor
 from study.effects import MARGINS, judged, margin, markdown, recipe, rows
-from study.published import Study
+from study.published import Study, Unpublished
 
 
 def front(study: Study) -> str:
     """The answers for the front page, a sentence each."""
-    given = [of(study) for of in QUESTIONS]
+    given = answered(study)
     lines = [f"- **{a.question}** {a.sentence}" for a in given]
+    missing = len(QUESTIONS) - len(given)
+    if missing:
+        lines += ["", f"The grids behind {missing} more questions are still being trained."]
     about = study.of("core").caption
     return "\n".join(
         [
@@ -39,10 +43,19 @@ and at its end; *settled* moved by less than a third of the margin.
 """
 
 
+def answered(study: Study) -> list[Answer]:
+    """The answers whose experiments are published."""
+    given = []
+    for of in QUESTIONS:
+        with suppress(Unpublished):
+            given.append(of(study))
+    return given
+
+
 def page(study: Study) -> str:
     """docs/answers.md: every answer with its tables, its limits and its commands."""
     lines = ["# The answers and their numbers", "", "Made by `make study`.", "", RULE]
-    given = [of(study) for of in QUESTIONS]
+    given = answered(study)
     for answer in given:
         lines += [f"## {answer.question}", "", answer.sentence, ""]
         lines += shown(answer)

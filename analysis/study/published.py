@@ -134,6 +134,10 @@ def results_of(sweep: Path | str) -> Results:
     return _read(folder).results if published else results.load(folder)
 
 
+class Unpublished(UserError):
+    """An experiment whose table is not there yet."""
+
+
 class Study:
     """Published sweeps by the name of their experiment."""
 
@@ -146,12 +150,12 @@ class Study:
         self.single = None if parts else load(folder)
 
     def of(self, experiment: str) -> Published:
-        """Raises UserError where the study lacks it."""
+        """Raises Unpublished where the study lacks it."""
         if self.single is not None:
             return self.single
         if experiment not in self.by_name:
             there = ", ".join(self.by_name)
-            raise UserError(f"the study needs {experiment}, published; there are {there}")
+            raise Unpublished(f"the study needs {experiment}, published; there are {there}")
         return self.by_name[experiment]
 
 

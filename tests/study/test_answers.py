@@ -13,6 +13,7 @@ from study.answers import (
     range_mismatch,
     ranges_or_balance,
 )
+from study.published import Unpublished
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +132,22 @@ def test_the_front_page_has_a_sentence_per_question():
     bullets = [line for line in said.splitlines() if line.startswith("- **")]
     assert len(bullets) == 5
     assert "planted: 10 training, 10 test images; conv network, latent=16" in said
+
+
+def test_what_is_not_published_is_not_answered():
+    class Young(Truth):
+        def of(self, experiment):
+            if experiment not in ("core", "original"):
+                raise Unpublished(experiment)
+            return super().of(experiment)
+
+    said = pages.front(Young())
+    bullets = [line for line in said.splitlines() if line.startswith("- **")]
+    assert len(bullets) == 2
+    assert "The grids behind 3 more questions are still being trained." in said
+    whole = pages.page(Young())
+    assert [line for line in bullets if line.removeprefix("- **").split("**")[0] in whole]
+    assert "## Are the networks trained?" in whole
 
 
 def test_the_page_shows_pairs_limits_and_commands():

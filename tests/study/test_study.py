@@ -146,14 +146,17 @@ def test_every_experiment_is_published():
         assert table.about["commit"]
 
 
-@of_tables
 def test_the_pages_say_what_the_tables_say():
-    committed = Study(RESULTS)
-    page, costs = make.PAGE.read_text(), make.LIST.read_text()
+    committed, page = Study(RESULTS), make.PAGE.read_text()
     assert make.front_page(page, committed) == page
     assert pages.front(committed) in page
     assert make.ANSWERS.read_text() == pages.page(committed)
-    assert make.cost_list(costs, committed) == costs
+
+
+@of_tables
+def test_the_list_of_grids_says_what_they_cost():
+    costs = make.LIST.read_text()
+    assert make.cost_list(costs, Study(RESULTS)) == costs
 
 
 def test_each_experiment_has_one_place_for_its_images():
