@@ -86,6 +86,18 @@ def test_the_table_fits_with_whole_names(width, monkeypatch):
     assert len(names) == 8  # none is broken over lines
 
 
+@pytest.mark.parametrize(("width", "rest"), [(64, True), (40, False)])
+def test_a_narrow_table_keeps_noise_and_cap_beside_the_points(width, rest, monkeypatch):
+    lines = printed(grid(), width, monkeypatch, terminal=True)
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("range"))]
+    assert all(len(line) <= width for line in table)
+    assert "…" not in "".join(table)  # no number is cut
+    assert "PSNR cap" in table[0]
+    assert "sigma" in table[0]
+    assert sum(line.startswith(("zscore", "unit")) for line in table) == 8
+    assert any(": of a linear VAE" in line for line in table) == rest
+
+
 def test_one_point_has_its_name(monkeypatch):
     lines = words_of(printed(grid().head(1), 160, monkeypatch))
     assert lines[1].startswith("  zscore · tanh · β 0.1: 30 %")

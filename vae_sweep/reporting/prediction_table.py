@@ -39,12 +39,14 @@ NUMBERS = {
     "in range\n(dB)": ("psnr_clipped", "{:.2f}"),
     "bits/dim": ("bits_per_dim", "{:.3f}"),
 }
+OPTIMUM = ("active_units", "kl", "mse_pixel", "psnr", "psnr_clipped", "bits_per_dim")
 # of a table that would be wider than the terminal; the file has them all
 LESS = (
     *("floor_mse", "floor_mse_pixel", "beta_pixel", "mse_pixel"),
     *("psnr_cap_val", "psnr_cap_test", "psnr_clipped"),
 )
-LEAST = ("targets", "outside")  # of one that then still is
+# of one that then still is, one after the other; the noise and the cap stay
+LEAST = ("targets", "outside", "bits_per_dim", "active_units", "kl", "psnr")
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)  # as of a sweep that is another's
 NAMED = 6  # points named beside a sentence that several share
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.]*\w)")
@@ -100,14 +102,18 @@ def print_predictions(predicted: pd.DataFrame, console: Console) -> None:
     seeds = predicted["seed"].nunique()
     if len(shown) * seeds == len(predicted):
         shown = shown.assign(seed=shown["seed"].iloc[0])  # which tells no two apart
-    ends = [
+    targets = [
         f"{low:.3g}..{high:.3g}"
         for low, high in zip(shown["target_low"], shown["target_high"], strict=True)
     ]
-    table = _table(shown.assign(targets=ends), console)
-    table.caption = "active units to bits/dim: of a linear VAE at its optimum"
-    if len(shown) < len(predicted):
-        table.caption += f"; {seeds} seeds, all the same"
+    table = _table(shown.assign(targets=targets), console)
+    headers = [str(column.header) for column in table.columns]
+    of_optimum = [h for h in headers if h in NUMBERS and NUMBERS[h][0] in OPTIMUM]
+    ends = [h.partition(" (")[0].replace("\n", " ") for h in of_optimum]
+    span = " to ".join(dict.fromkeys([ends[0], ends[-1]])) if ends else ""
+    said = [f"{span}: of a linear VAE at its optimum"] if span else []
+    said += [f"{seeds} seeds, all the same"] if len(shown) < len(predicted) else []
+    table.caption = "; ".join(said) or None
     console.print(table)
     _print_sentences(shown, console)
 
@@ -117,16 +123,21 @@ def _table(predicted: pd.DataFrame, console: Console) -> Table:
     labels = results.labels(predicted)  # of two sweeps, a point may stand in both
     names = pd.DataFrame({"point": [labels[run_id] for run_id in predicted["run_id"]]})
     less = {name: of for name, of in NUMBERS.items() if of[0] not in LESS}
-    least = [name for name, (column, _) in less.items() if column not in LEAST]
-    unlimited = console.options.update_width(1000)
-    for identity, numbers in (
+    least = [
+        [name for name, (column, _) in less.items() if column not in LEAST[:count]]
+        for count in range(2, len(LEAST) + 1)
+    ]
+    choices = [
         (results.distinguishing(predicted), list(NUMBERS)),
         (names, list(less)),
-        (names, least),
-    ):
-        table = _rich_table(predicted, identity, numbers)
+        *((names, numbers) for numbers in least),
+    ]
+    unlimited = console.options.update_width(1000)
+    table = _rich_table(predicted, *choices[0])
+    for choice in choices[1:]:
         if console.measure(table, options=unlimited).maximum <= console.width:
             break
+        table = _rich_table(predicted, *choice)
     return table
 
 
