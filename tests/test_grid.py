@@ -414,9 +414,9 @@ def test_a_run_that_another_command_began_meanwhile_is_left_to_it(
     """It made the folder while this one prepared its points, which takes seconds."""
     config, other, real = config_of(), config_of("seed=1"), grid._prepare
 
-    def prepare(points, ready, console):
+    def prepare(points, ready, console, *rest):
         claim_elsewhere(config.run_dir)
-        return real(points, ready, console)
+        return real(points, ready, console, *rest)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
     theirs, ours = grid.run([config, other])
@@ -438,12 +438,12 @@ def test_a_sweep_that_another_command_ended_meanwhile_is_not_trained_again(
 ):
     config, real = config_of(), grid._prepare
 
-    def prepare(points, ready, console):
+    def prepare(points, ready, console, *rest):
         with monkeypatch.context() as alone:
             alone.setattr(grid, "_prepare", real)
             grid.run([config])
         monkeypatch.setattr(execute, "train", None)  # what follows trains nothing
-        return real(points, ready, console)
+        return real(points, ready, console, *rest)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
     [summary] = grid.run([config])

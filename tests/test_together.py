@@ -119,13 +119,13 @@ def test_what_another_process_repeated_meanwhile_is_not_repeated_again(
     grid.run([config])
     repeated, real = config.model_copy(update={"rerun": "all"}), grid._prepare
 
-    def prepare(points, ready, console):
+    def prepare(points, ready, console, *rest):
         with monkeypatch.context() as other:
             other.setattr(grid, "_prepare", real)
             [summary] = grid.run([repeated])
         assert summary.status == "finished"
         monkeypatch.setattr(grid, "_prepare", real)
-        return real(points, ready, console)
+        return real(points, ready, console, *rest)
 
     monkeypatch.setattr(grid, "_prepare", prepare)
     [summary] = grid.run([repeated])

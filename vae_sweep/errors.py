@@ -22,6 +22,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def reason(error: BaseException) -> str:
     """An exception in a line: its type and the first line of what it says."""
     return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")

@@ -8,8 +8,8 @@ files, the content is written beside its place and moved there.
 import errno
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -42,11 +42,18 @@ def replace(path: Path, write: Callable[[IO[bytes]], object], sync: bool = True)
     Raises:
         OSError: As `write_atomically`.
     """
-    try:
+    with _naming(path):
         if path.is_dir() and not path.is_symlink():
             put_aside(path)
         if not _replace_unnamed(path, write, sync):
             _replace_named(path, write, sync)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system name `path`, whatever file they came of."""
+    try:
+        yield
     except OSError as error:
         if error.errno is not None:
             error.filename, error.filename2 = str(path), None
@@ -60,16 +67,15 @@ def append(path: Path, size: int, content: bytes) -> None:
         OSError: It cannot be written. `path` is then what it was before, and its `filename`
             is `path`.
     """
-    with path.open("r+b") as file:
+    with _naming(path), path.open("r+b") as file:
         try:
             file.seek(size)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        except OSError as error:
+        except OSError:
             with suppress(OSError):
                 os.ftruncate(file.fileno(), size)
-            error.filename = str(path)
             raise
 
 
@@ -81,16 +87,7 @@ def create(path: Path, content: bytes, sync: bool = False) -> bool:
     Raises:
         OSError: The file cannot be written; its `filename` is `path`.
     """
-    try:
-        return _create(path, content, sync)
-    except OSError as error:
-        if error.errno is not None:
-            error.filename, error.filename2 = str(path), None
-        raise
-
-
-def _create(path: Path, content: bytes, sync: bool) -> bool:
-    with ExitStack() as stack:
+    with _naming(path), ExitStack() as stack:
         file = _open_unnamed(path.parent)
         if file is None:
             temporary = temporary_name(path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Datasets
-from vae_sweep.errors import Failed, UserError
+from vae_sweep.errors import Failed, UserError, counted
 from vae_sweep.records import claim, loggers, results, states
 from vae_sweep.records.claim import Claims, Stated
 from vae_sweep.records.find import is_run, run_folder
@@ -53,15 +53,10 @@ class Ended(NamedTuple):
     is_elsewhere: bool = False
 
 
-def run(configs: list[RunConfig]) -> list[Summary | Failed | None]:
+def run(configs: list[RunConfig], part: bool = False) -> list[Summary | Failed | None]:
     """`train` with what a command prints; a point's summary, or the error that says what
     became of it; None of one that another process still trains."""
-    return [_outcome(each) for each in train(configs, Console(least=120))]
-
-
-def run_part(configs: list[RunConfig]) -> list[Summary | Failed | None]:
-    """`run` of a part of a sweep, of which other processes train the rest."""
-    return [_outcome(each) for each in train(configs, Console(least=120), part=True)]
+    return [_outcome(each) for each in train(configs, Console(least=120), part=part)]
 
 
 def train(
@@ -98,11 +93,7 @@ def train(
         elsewhere: dict[Path, Stated] = {}
         _report(console, points, elsewhere, table, draw=False, part=part)
     else:
-        _check_longer(points)
-        looks = {p.folder.path: p.folder.ended() for p in points}
-        ready: Ready = {}
-        todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
-        begun = _check_extended(console, _prepare(todo, ready, console))
+        looks, ready, begun = _validated(points, console)
         datasets.say(console.say)
         for folder in folders:
             if folder not in there:
@@ -129,9 +120,9 @@ def hand_out(
         configs: The points.
         elsewhere: What each process has that trains a cohort.
         send: Called with the cohorts, the longest first, once the points are listed; each
-            is for `run_part`, in a process of its own on any machine that sees the sweep's
-            folder. What is to be repeated is put aside by then, so that a cohort that is
-            begun again goes on.
+            is for `run` as a part, in a process of its own on any machine that sees the
+            sweep's folder. What is to be repeated is put aside by then, so that a cohort
+            that is begun again goes on.
 
     Returns:
         The folders of the runs that were sent; None where all had ended.
@@ -142,16 +133,11 @@ def hand_out(
     console, datasets = Console(least=120), Datasets()
     located = locate(configs, datasets)
     points = list({p.folder.path: p for p in located}.values())
-    _check_longer(points)
-    looks = {p.folder.path: p.folder.ended() for p in points}
-    todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
-    if not todo:
+    looks, ready, begun = _validated(points, console, elsewhere)
+    if not ready:
         return None
     from vae_sweep.training.plan import cohorts_elsewhere
-    from vae_sweep.training.prepare import prepare
 
-    ready = {p.folder.path: p for p in prepare(todo, console.say, elsewhere)}
-    begun = _check_extended(console, list(ready.values()))
     datasets.say(console.say)
     for folder in dict.fromkeys(p.folder.path.parent for p in points):
         enter(folder)
@@ -189,13 +175,32 @@ def _is_to_train(p: Located, summary: Summary | None) -> bool:
     return summary is None or p.config.rerun in ("all", summary.status)
 
 
-def _prepare(points: list[Located], ready: "Ready", console: Console) -> "list[Prepared]":
+def _validated(
+    points: list[Located], console: Console, elsewhere: "Elsewhere | None" = None
+) -> "tuple[dict[Path, Look], Ready, dict[Path, Begun]]":
+    """What is there of all points, those that are to train, prepared for this process or
+    one `elsewhere`, and what of these begins with another run; by folder, nothing written.
+    Raises UserError where one cannot train."""
+    _check_longer(points)
+    looks = {p.folder.path: p.folder.ended() for p in points}
+    ready: Ready = {}
+    todo = [p for p in points if _is_to_train(p, looks[p.folder.path][0])]
+    begun = _check_extended(console, _prepare(todo, ready, console, elsewhere))
+    return looks, ready, begun
+
+
+def _prepare(
+    points: list[Located],
+    ready: "Ready",
+    console: Console,
+    elsewhere: "Elsewhere | None" = None,
+) -> "list[Prepared]":
     """Those of `points`, each prepared once; raises UserError as `prepare`."""
     new = [p for p in points if p.folder.path not in ready]
     if new:
         from vae_sweep.training.prepare import prepare
 
-        ready |= {p.folder.path: p for p in prepare(new, console.say)}
+        ready |= {p.folder.path: p for p in prepare(new, console.say, elsewhere)}
     return [ready[p.folder.path] for p in points]
 
 
@@ -380,7 +385,8 @@ class _Training:
             return execute(made, display, takes)
 
     def _say_joined(self, left: int) -> None:
-        rest = f"{left} of {_points(len(self.points))} left for this process"
+        points = counted(len(self.points), "point")
+        rest = f"{left} of {points} left for this process"
         rest = rest if left else "waiting for the other processes to end"
         self.console.say(f"{self._by_others()}; {rest}")
 
@@ -394,11 +400,8 @@ class _Training:
         shown += [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
         are = "is" if len(self.elsewhere) == 1 else "are"
         who = named[0][0] if len(named) == 1 else "; ".join(shown)
-        return f"{_points(len(self.elsewhere))} {are} being trained elsewhere ({who})"
-
-
-def _points(count: int) -> str:
-    return "1 point" if count == 1 else f"{count} points"
+        points = counted(len(self.elsewhere), "point")
+        return f"{points} {are} being trained elsewhere ({who})"
 
 
 def _outcome(ended: Ended) -> Summary | Failed | None:
@@ -421,8 +424,8 @@ def _say_skipped(console: Console, ended: list[Summary]) -> None:
     if not ended:
         return
     points = "1 point has" if len(ended) == 1 else f"{len(ended)} points have"
-    counted = Counter(summary.status for summary in ended)
-    odd = [f"{counted[name]} {name}" for name in ("diverged", "failed") if counted[name]]
+    statuses = Counter(summary.status for summary in ended)
+    odd = [f"{statuses[name]} {name}" for name in ("diverged", "failed") if statuses[name]]
     of_them = f" ({', '.join(odd)})" if odd else ""
     them = "it" if len(ended) == 1 else "them"
     console.say(f"{points} ended already{of_them}; rerun=all repeats {them}")

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.vae_sweep_launcher.compositions import Compositions
 from hydra_plugins.vae_sweep_launcher.grid_launcher import GridLauncher
-from vae_sweep.errors import UserError, shown
+from vae_sweep.errors import UserError, counted, shown
 from vae_sweep.files import write_atomically
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class SlurmLauncher(GridLauncher):
         ours = {path: queued[run] for path, run in found.items() if run in queued}
         waited = set(ours.values())  # the jobs that train what was asked for
         if ours:
-            points, names = _counted(len(ours), "point"), ", ".join(sorted(waited))
+            points, names = counted(len(ours), "point"), ", ".join(sorted(waited))
             console.say(f"queued already: {points}, in job {names}; scancel takes them out")
         memory = self.keys["mem_gb"]
         elsewhere = Elsewhere(
@@ -159,7 +159,7 @@ def submit(
             f"the cluster has"
         ) from None
     name = jobs[0].job_id.partition("_")[0]
-    count, of = _counted(sum(map(len, cohorts)), "point"), _counted(len(jobs), "task")
+    count, of = counted(sum(map(len, cohorts)), "point"), counted(len(jobs), "task")
     console.say(f"submitted {count} as job {name} of {of}, {_each(keys)}")
     console.say(f"logs: {folder}/{name}_*log.out; scancel {name} ends it with checkpoints")
     tasks = [[str(config.run_dir.absolute()) for config in part] for part in cohorts]
@@ -249,14 +249,10 @@ def _gpus(keys: dict[str, Any]) -> int:
 def _each(keys: dict[str, Any]) -> str:
     """What a task has."""
     gpus, memory = _gpus(keys), keys["mem_gb"]
-    said = [_counted(keys["cpus_per_task"], "CPU")]
-    said += [_counted(gpus, "GPU")] if gpus else []
+    said = [counted(keys["cpus_per_task"], "CPU")]
+    said += [counted(gpus, "GPU")] if gpus else []
     said += [] if memory is None else [f"{memory:g} GB"]
-    return "each " + ", ".join([*said, _counted(keys["timeout_min"], "minute")])
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return "each " + ", ".join([*said, counted(keys["timeout_min"], "minute")])
 
 
 def _check_programs() -> None:

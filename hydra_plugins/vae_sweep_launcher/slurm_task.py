@@ -35,7 +35,8 @@ class Part:
             ARGUMENTS.set(arguments)
             from vae_sweep import grid
 
-            outcomes = grid.run_part([validate(values) for values in json.loads(points)])
+            configs = [validate(values) for values in json.loads(points)]
+            outcomes = grid.run(configs, part=True)
         failed = [str(each) for each in outcomes if isinstance(each, Failed)]
         if failed:
             print("error: " + "\n".join(dict.fromkeys(failed)), file=sys.stderr)

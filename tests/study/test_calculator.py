@@ -465,10 +465,10 @@ class TestPage:
         context.close()
 
     def test_what_an_address_cannot_say_is_told(self, browser):
-        other = Tab(browser, "#head=softmax&colour=red&beta=2")
+        other = Tab(browser, "#head=softmax&hue=red&beta=2")
         said = other.text("problem")
         assert "head=softmax" in said
-        assert "colour=red" in said
+        assert "hue=red" in said
         assert other("form.elements.head.value") == "tanh"
         assert other("form.elements.beta.value") == "2"
         assert other.errors == []

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vae_sweep.config import Own, RunConfig, leaves
-from vae_sweep.errors import UserError
+from vae_sweep.errors import UserError, counted
 from vae_sweep.records import claim, reader
 from vae_sweep.records.find import is_run, short_hash
 from vae_sweep.records.reader import Unreadable
@@ -298,7 +298,7 @@ def left_out(results: Results) -> list[str]:
 
 
 def _counted(text: str, runs: Mapping[str, str]) -> str:
-    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    count = counted(len(runs), "run")
     shown = [f"{run_id} ({why})" for run_id, why in runs.items()][:REASONS]
     return f"left out {text.format(count)}: {'; '.join(shown)}"
 

@@ -20,6 +20,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from vae_sweep.errors import counted
 from vae_sweep.records import heartbeat, results
 from vae_sweep.records.reader import (
     PICTURES,
@@ -321,20 +322,19 @@ def _links(groups: list[Group], loaded: Results, beside: Path) -> dict[str, dict
 
 
 def _counts(finals: pd.DataFrame) -> dict[str, int]:
-    counted = Counter(finals["status"])
-    return {name: counted[name] for name in ("finished", *STATUSES)}
+    statuses = Counter(finals["status"])
+    return {name: statuses[name] for name in ("finished", *STATUSES)}
 
 
 def _distinct(values: Iterable[str]) -> list[str]:
     """Each value once, with its number of runs where there are several."""
-    counted = Counter(values).most_common()
-    shown = [f"{v} ({_runs(n)})" if len(counted) > 1 else v for v, n in counted[:COMMANDS]]
-    more = len(counted) - COMMANDS
+    by_value = Counter(values).most_common()
+    shown = [
+        f"{value} ({counted(n, 'run')})" if len(by_value) > 1 else value
+        for value, n in by_value[:COMMANDS]
+    ]
+    more = len(by_value) - COMMANDS
     return [*shown, f"and {more} more"] if more > 0 else shown
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
 
 
 def _groups(rows: list[Row], loaded: Results) -> list[Group]:

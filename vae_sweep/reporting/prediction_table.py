@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vae_sweep.config import RunConfig
 from vae_sweep.data.dataset import Datasets
-from vae_sweep.errors import UserError
+from vae_sweep.errors import UserError, counted
 from vae_sweep.files import write_atomically
 from vae_sweep.records import results
 from vae_sweep.reporting.console import Console
@@ -181,7 +181,7 @@ def _print_sentences(predicted: pd.DataFrame, console: Console) -> None:
         for said, rows in sorted(groups.items(), key=lambda item: item[0] in rest):
             name = words[said]
             if name is None and len(rest) == 1 < len(groups):
-                name = f"the other {_count(rows)}"
+                name = f"the other {counted(len(rows), 'point')}"
             merged = _merged([pairs[i][number] for i in rows])
             line = Text(f"{name or _named(predicted, rows)}: {merged}.")
             if console.is_terminal:
@@ -206,10 +206,6 @@ def _merged(texts: list[str]) -> str:
     return NUMBER.sub(lambda _: next(found), texts[0])
 
 
-def _count(rows: list[int]) -> str:
-    return "1 point" if len(rows) == 1 else f"{len(rows)} points"
-
-
 def _in_words(predicted: pd.DataFrame, rows: list[int]) -> str | None:
     """Some points by what they alone have, `norm=zscore head=tanh (10 points)`; None where
     there is no such thing.
@@ -219,7 +215,7 @@ def _in_words(predicted: pd.DataFrame, rows: list[int]) -> str | None:
         rows: Those that are meant.
     """
     if len(rows) == len(predicted) > 1:
-        return f"all {_count(rows)}"
+        return f"all {counted(len(rows), 'point')}"
     chosen = predicted.iloc[rows]
     said, met = [], pd.Series(True, index=predicted.index)
     same = bool((predicted["target"] == predicted["norm"]).all())
@@ -230,7 +226,7 @@ def _in_words(predicted: pd.DataFrame, rows: list[int]) -> str | None:
             name = "" if column == "other" else f"{column}="
             said.append(name + ",".join(map(str, values)))
     alone = said and int(met.sum()) == len(rows)
-    return f"{' '.join(said)} ({_count(rows)})" if alone else None
+    return f"{' '.join(said)} ({counted(len(rows), 'point')})" if alone else None
 
 
 def _named(predicted: pd.DataFrame, rows: list[int]) -> str:

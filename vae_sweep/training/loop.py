@@ -179,8 +179,8 @@ class Recorder:
         """Says how far the runs are, every few seconds, and gives those up that others have
         taken over; writes checkpoints and raises Paused where training is to end early."""
         if self.pulse.is_due:
-            for r, run in list(self.open.items()):
-                self._guarded(r, run.folder.check)
+            for r in list(self.open):
+                self._guarded(r, lambda: None)
             self.pulse.beat(self._folders(), self.trainer.step)
         if self.progress.stopping():
             self._look()
@@ -189,9 +189,12 @@ class Recorder:
             raise Paused
 
     def _guarded(self, r: int, write: Any, *arguments: Any) -> None:
-        """Calls `write`. A run whose files somebody changed meanwhile is given up here."""
-        path = self.open[r].folder.path
+        """Calls `write`, where the run is still this process's. One that others took over,
+        or whose files somebody changed meanwhile, is given up here."""
+        folder = self.open[r].folder
+        path = folder.path
         try:
+            folder.check()
             write(*arguments)
             return
         except RecordsChanged as error:
@@ -256,7 +259,6 @@ class Recorder:
 
     def _save(self, r: int) -> None:
         """A checkpoint, and before it the rows of training.csv that belong to it."""
-        self.open[r].folder.check()
         self._append_curve(r)
         self.open[r].folder.save_state(self.trainer.state(r))
 
@@ -315,7 +317,6 @@ class Recorder:
 
     def _finish(self, r: int, diverged_at: int | None) -> None:
         run = self.open[r]
-        run.folder.check()
         self._append_curve(r)
         rows = run.folder.rows()
         summary = run.about.but(

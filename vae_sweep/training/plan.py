@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vae_sweep.config import RunConfig
+from vae_sweep.errors import counted
 from vae_sweep.system import machine
 from vae_sweep.training.device import EAGER, Elsewhere, gpus_of
 from vae_sweep.training.prepare import Prepared
@@ -42,10 +43,10 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         sizes = [len(cohort) for cohort in self.cohorts]
-        points = "1 point" if sum(sizes) == 1 else f"{sum(sizes)} points"
+        points = counted(sum(sizes), "point")
         how = f"cohorts of {', '.join(map(str, sorted(set(sizes), reverse=True)))}"
         if self.device.type == "cpu":
-            threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+            threads = counted(self.threads, "thread")
             each = f"{self.workers} processes" if self.workers > 1 else "1 process"
             how = f"{each} of {threads}, {how}"
         elif self.workers > 1:
