@@ -66,12 +66,12 @@ def bare_step(
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Callable[[], None]:
     """One step of fused Adam on uint8 `images` [n, C, 32, 32] that are in memory."""
-    model = Bare(config).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    model = Bare(config).to(images.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    mean, std = torch.tensor(0.5), torch.tensor(0.25)
+    mean, std = torch.tensor([0.5, 0.25], device=images.device)
 
     def step() -> None:
-        index = torch.randint(len(images), (batch,))
+        index = torch.randint(len(images), (batch,), device=images.device)
         x = ((images[index].float() / 255 - mean) / std).contiguous(memory_format=layout)
         optimizer.zero_grad()
         sse, kl = model.terms(x)

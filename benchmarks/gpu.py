@@ -6,6 +6,7 @@ A model-step is one step of one run. Takes the default net at batch 128 in fp32,
 bf16: a bare loop (eager, fused Adam), one run captured as a CUDA graph, and cohorts of R
 runs captured as one. All take turns. Beside them the bytes and FLOP that a step cannot do
 without, per second, as shares of what a plain copy and a large matrix product reach here.
+`--sizes 1 8 64` takes these R alone, `--precisions` and `--rounds` less of the rest.
 `--device=cpu` runs the same on CPU with few steps, to see that it works.
 """
 
@@ -58,6 +59,11 @@ class Clock:
         self._wait()
         return (time.perf_counter() - start) / self.steps
 
+    def warm(self, call: Callable[[], object]) -> float:
+        """Seconds per call, once it has run: libraries are loaded then."""
+        call()
+        return self.seconds(call)
+
     def _wait(self) -> None:
         if self.cuda:
             torch.cuda.synchronize()
@@ -75,16 +81,16 @@ class Clock:
 
 def ceilings(clock: Clock, device: str, size: int) -> tuple[float, dict[str, float]]:
     """(bytes per second of a copy, FLOP per second of a matrix product by precision)."""
-    source = torch.ones(size * size * 8, device=device)
+    source = torch.randn(size * size * 8, device=device)
     into = torch.empty_like(source)
-    rate = 2 * source.nbytes / clock.seconds(lambda: into.copy_(source))
+    rate = 2 * source.nbytes / clock.warm(lambda: into.copy_(source))
     flops = {}
     for precision in PRECISIONS:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        a = torch.ones(size, size, device=device, dtype=dtype)
+        a = torch.randn(size, size, device=device, dtype=dtype)
         allowed = "tf32" if precision == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = allowed
-        flops[precision] = 2 * size**3 / clock.seconds(lambda a=a: a @ a)
+        flops[precision] = 2 * size**3 / clock.warm(lambda a=a: a @ a)
     return rate, flops
 
 
@@ -129,11 +135,15 @@ def rows(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
-    device = parser.parse_args().device
+    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS)
+    parser.add_argument("--rounds", type=int)
+    args = parser.parse_args()
+    device = args.device
     on_cpu = device == "cpu"
     clock = Clock(device, 2 if on_cpu else 50)
-    sizes = [1, 2] if on_cpu else [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    rounds, size = (1, 512) if on_cpu else (7, 8192)
+    sizes = args.sizes or ([1, 2] if on_cpu else [1, 2, 4, 8, 16, 32, 64, 128, 256])
+    rounds, size = args.rounds or (1 if on_cpu else 7), 512 if on_cpu else 8192
     images = torch.randint(0, 256, (10_000, *SHAPE), dtype=torch.uint8, device=device)
     copy, products = ceilings(clock, device, size)
     console = Console(width=110)
@@ -144,7 +154,7 @@ def main() -> None:
         + ", ".join(f"{p} {f / 1e12:.1f}" for p, f in products.items())
         + " TFLOP/s"
     )
-    for precision in PRECISIONS[:: 2 if on_cpu else 1]:
+    for precision in args.precisions or PRECISIONS[:: 2 if on_cpu else 1]:
         found = rows(images, precision, sizes, clock, rounds, device)
         traffic, flops = necessary(images, precision)
         console.print(
