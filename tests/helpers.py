@@ -43,6 +43,7 @@ TINY = (  # a network and a data set on which hundreds of steps take a second
 PLAIN = {  # what tests rest on, whatever the defaults are
     "beta": "constant",
     "model": "conv",
+    "model.output_init": "random",
     "train.steps": 500,
     "train.batch_size": 128,
     "train.lr": 0.001,
