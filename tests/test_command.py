@@ -110,6 +110,11 @@ def test_the_word_run_may_be_left_out(cli):
     assert "predicted.csv" in out
 
 
+def test_a_command_behind_options_is_answered(capsys, monkeypatch):
+    _, err = said(capsys, monkeypatch, "beta=1,2", "predict", code=2)
+    assert err == "error: a command comes first: vae-sweep predict KEY=VALUE ...\n"
+
+
 # a folder that is missing, one without runs, a name that two runs have
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["status", "report", "show"])

@@ -59,6 +59,7 @@ def main() -> None:
                 return
         elif name not in COMMANDS:
             _check_option(name)
+            _check_order(rest)
             name, rest = "run", sys.argv[1:]
     sys.argv[1:] = rest
     import_module(f"vae_sweep.{name}").main()
@@ -79,6 +80,13 @@ def _check_option(word: str) -> None:
         f"the first word is a command, or an option as KEY=VALUE, got {shown(word)}; "
         f"{remedy}"
     )
+
+
+def _check_order(words: list[str]) -> None:
+    """Raises UserError where a command stands behind options."""
+    for word in words:
+        if word in COMMANDS:
+            raise UserError(f"a command comes first: vae-sweep {word} KEY=VALUE ...")
 
 
 if __name__ == "__main__":

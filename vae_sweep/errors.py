@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +31,11 @@ def counted(count: int, noun: str) -> str:
 def reason(error: BaseException) -> str:
     """An exception in a line: its type and the first line of what it says."""
     return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
+
+
+def no_folder(path: Path) -> str:
+    """What is wrong with a `path` that was to be a folder."""
+    return f"{path} is a file" if path.exists() else f"there is no folder {path}"
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:

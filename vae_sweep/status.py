@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_sweep.command import plain
-from vae_sweep.errors import UserError
+from vae_sweep.errors import UserError, no_folder
 from vae_sweep.records import states
 from vae_sweep.records.find import short_hash
 from vae_sweep.records.heartbeat import SILENT_S
@@ -63,7 +63,7 @@ def _run(typed: argparse.Namespace) -> None:
 def _sweeps_in(folder: Path) -> list[Path]:
     """The sweeps of a folder that holds several; none of a sweep's own."""
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; name one: vae-sweep status FOLDER")
+        raise UserError(f"{no_folder(folder)}; name one: vae-sweep status FOLDER")
     if states.is_sweep(folder):
         return []
     found = sorted(path for path in folder.iterdir() if states.is_sweep(path))

@@ -115,6 +115,15 @@ def test_what_is_wrong_is_answered_with_what_is_right(typed):
     assert "multirun to" not in str(refused.value)
 
 
+def test_images_in_place_of_their_kind_are_answered_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "mine.npz").touch()
+    for typed, kind in {"photos": "image_folder", "mine.npz": "npz"}.items():
+        with pytest.raises(UserError, match=rf"data={kind} data.path={typed}$"):
+            arguments.read([f"data={typed}"])
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

@@ -143,6 +143,18 @@ def test_a_runs_own_folder_is_no_sweep(tmp_path):
         results.load(tmp_path / run_id)
 
 
+def test_a_folder_of_sweeps_names_them_and_a_file_is_called_one(tmp_path):
+    for sweep in ("b", "a"):
+        write_run(tmp_path / sweep, None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"sweeps: {tmp_path}/a, {tmp_path}/b$"):
+        results.load(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}/file is a file"):
+        results.load(tmp_path / "file")
+    with pytest.raises(UserError, match=f"there is no folder {tmp_path}/c"):
+        results.load(tmp_path / "c")
+
+
 def printed(loaded: results.Results, width: int = 100) -> list[str]:
     file = io.StringIO()
     tables.print_table(loaded, Console(file=file, width=width))
@@ -236,7 +248,7 @@ def test_order_and_restriction(tmp_path):
 def test_what_is_not_there_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*absent"):
         results.load(tmp_path / "absent")
-    with pytest.raises(UserError, match=r"no sub-folder .*config\.yaml"):
+    with pytest.raises(UserError, match="holds no runs"):
         results.load(tmp_path)
     run_id = write_run(tmp_path, None)
     with pytest.raises(UserError, match="nothing-like-it"):

@@ -66,7 +66,7 @@ def test_looks_cycle_where_there_are_more_heads_and_norms_than_styles():
     count = 2 * max(style.COLORS, len(style.DASHES), len(style.MARKERS))
     finals = pd.DataFrame(
         {
-            "run_id": [f"r{i}" for i in range(count)],
+            "run_id": [f"r{i:02d}" for i in range(count)],
             "norm": [f"n{i}" for i in range(count)],
             "target": [f"n{i}" for i in range(count)],
             "head": [f"h{i}" for i in range(count)],
@@ -76,10 +76,11 @@ def test_looks_cycle_where_there_are_more_heads_and_norms_than_styles():
         }
     )
     looks = style.of_points(finals)
+    assert style.of_points(finals[::-1]) == looks
     assert len(looks) == count
     assert {look.marker for look in looks.values()} == {*style.MARKERS} - {style.DIVERGED}
     assert {look.dashes for look in looks.values()} == {*style.DASHES}
-    assert looks["r0"].hue == looks[f"r{style.COLORS}"].hue != looks["r1"].hue
+    assert looks["r00"].hue == looks[f"r{style.COLORS}"].hue != looks["r01"].hue
 
 
 @pytest.mark.parametrize(("later", "shown"), [(2, True), (3, False)])

@@ -152,11 +152,13 @@ def test_missing_and_damaged_pictures_are_left_out(tmp_path):
         assert pictures(figure) == []
 
 
-@pytest.mark.parametrize("points", [1, 4, 12, 30])
-def test_no_text_is_clipped_or_overlaps(tmp_path, points):
+@pytest.mark.parametrize(("points", "widths"), [(1, 3), (4, 3), (12, 3), (30, 3), (4, 16)])
+def test_no_text_is_clipped_or_overlaps(tmp_path, points, widths):
     heads = ("tanh", "linear", "tanh_standardized")
     for head, beta in list(product(heads, range(1, 11)))[:points]:
-        write_run(tmp_path, summary(), head=head, beta__value=float(beta))
+        wide = [8 * beta] * widths if widths > 3 else [4, 8]  # a long label
+        values = {"head": head, "beta__value": float(beta), "model__widths": wide}
+        write_run(tmp_path, summary(), **values)
     figure = drawn(tmp_path)
     boxes = {}
     for text in figure.findobj(Text):

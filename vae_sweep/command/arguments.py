@@ -410,6 +410,9 @@ def _check_choice(override: Override, text: str) -> None:
         meant = nearest(value, known) if isinstance(value, str) else None
         if (meant is None and group == "beta") or not isinstance(value, str):
             remedy = f"{group} takes {also or 'one of '}{', '.join(known)}"
+        elif group == "data" and Path(value).exists():
+            kind = "image_folder" if Path(value).is_dir() else "npz"
+            remedy = f"images of your own are data={kind} data.path={shown(value)[1:-1]}"
         elif meant is None:
             own = ", or your own by module:object" if group in OPEN else ""
             remedy = f"there are {', '.join(known)}{own}"

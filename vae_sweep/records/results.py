@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vae_sweep.config import Own, RunConfig, leaves
-from vae_sweep.errors import UserError, counted
+from vae_sweep.errors import UserError, counted, no_folder
 from vae_sweep.records import claim, reader
 from vae_sweep.records.find import is_run, short_hash
 from vae_sweep.records.reader import Unreadable
@@ -212,10 +212,12 @@ Collected = tuple[list[Run], dict[str, str], list[str]]  # runs, skipped, waitin
 def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Collected:
     """What Results has of a sweep before it is made frames of."""
     if not folder.is_dir():
-        raise UserError(f"results are read from runs/<sweep>; there is no folder {folder}")
+        raise UserError(f"results are read from runs/<sweep>; {no_folder(folder)}")
     found = sorted(path.name for path in folder.iterdir() if is_run(path))
     if not found:
-        raise UserError(f"no sub-folder of {folder} has a config.yaml: it holds no runs")
+        sweeps = sorted({path.parent for path in folder.glob("*/*") if is_run(path)})
+        remedy = f": {', '.join(map(str, sweeps[:8]))}" if sweeps else ""
+        raise UserError(f"{folder} holds no runs; name one or several sweeps{remedy}")
     there = {*found}
     chosen = list(dict.fromkeys(found if run_ids is None else run_ids))
     missing = [run_id for run_id in chosen if run_id not in there]

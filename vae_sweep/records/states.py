@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
-from vae_sweep.errors import UserError
+from vae_sweep.errors import UserError, no_folder
 from vae_sweep.records import claim, heartbeat, reader
 from vae_sweep.records.find import is_run
 from vae_sweep.records.heartbeat import Heartbeat
@@ -100,7 +100,7 @@ def read(folder: Path) -> Sweep:
         UserError: There is no such folder, or it holds no runs.
     """
     if not folder.is_dir():
-        raise UserError(f"a sweep is a folder runs/<sweep>; there is no folder {folder}")
+        raise UserError(f"a sweep is a folder runs/<sweep>; {no_folder(folder)}")
     if not is_sweep(folder):
         hint = "; vae-sweep show prints a run" if is_run(folder) else ""
         raise UserError(f"{folder} holds no runs{hint}")

@@ -322,9 +322,8 @@ LETTERS, LINE = 38, 125  # of a label in a line; of the notes at the top
 
 
 def _broken(label: str) -> str:
-    """A long label in two lines, where it has a space."""
-    if len(label) <= LETTERS:
-        return label
-    spaces = [i for i, letter in enumerate(label) if letter == " "]
-    middle = min(spaces, key=lambda i: abs(i - len(label) / 2), default=LETTERS)
-    return f"{label[:middle]}\n{label[middle:].strip()}"
+    """A long label in up to four lines."""
+    lines = textwrap.wrap(
+        label, LETTERS, break_on_hyphens=False, max_lines=4, placeholder=" ..."
+    )
+    return "\n".join(lines)

@@ -108,9 +108,11 @@ def points_of(looks: dict[str, Look]) -> dict[str, Look]:
 
 
 def _looks(runs: pd.DataFrame, names: dict[str, str]) -> dict[str, Look]:
-    order = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
-    heads = {head: i for i, head in enumerate(dict.fromkeys(runs["head"]))}
-    norms = {norm: i for i, norm in enumerate(dict.fromkeys(runs["norm"]))}
+    ordered = runs.sort_values("run_id")  # a run looks the same in whatever order it comes
+    points = dict.fromkeys(names[run_id] for run_id in ordered["run_id"])
+    order = {name: i for i, name in enumerate(points)}
+    heads = {head: i for i, head in enumerate(dict.fromkeys(ordered["head"]))}
+    norms = {norm: i for i, norm in enumerate(dict.fromkeys(ordered["norm"]))}
     markers = [marker for marker in MARKERS if marker != DIVERGED]
     looks = {}
     for run in runs.to_dict("records"):
