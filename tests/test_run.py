@@ -219,7 +219,7 @@ def test_an_earlier_versions_sweep_in_the_folder(cli):
     (cli.folder / "runs/main").mkdir(parents=True)
     with FileLock(cli.folder / "runs/main/.lock"):
         _, err = cli(*SMALL, code=2)
-    assert "another sweep is running in runs/main" in err
+    assert "an earlier version of vae-sweep is training in runs/main" in err
 
 
 def test_a_truncated_checkpoint_is_said_and_kept(grid, cli):

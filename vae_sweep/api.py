@@ -47,8 +47,8 @@ def sweep(*, quiet: bool = False, **options: Any) -> Results:
     from there. Scripts need no `__main__` guard.
 
     Args:
-        quiet: Whether nothing is printed, but once that images are made or downloaded.
-            Warnings are Python's in any case.
+        quiet: Whether to print nothing, except one line when images are made or
+            downloaded. Warnings are Python warnings in any case.
         **options: Groups and keys as on the command line, values as Python objects. A
             list is an axis of the grid, a tuple one value that is a list, as of
             model.widths; of `log` and `metric`, of which a point may have several, a list

@@ -104,8 +104,8 @@ def check_sources(sources: Mapping[str, str]) -> None:
     for module, digest in sources.items():
         if sha256(module) != digest:
             raise UserError(
-                f"{source_file(module)} was edited while its runs trained; start them "
-                f"again: with what it is now they are other runs"
+                f"{source_file(module)} was edited while its runs trained; start the "
+                f"command again: the edited file makes new runs"
             )
 
 

@@ -32,7 +32,8 @@ def main() -> None:
     if words and not words[0].startswith("-") and _is_run(words[0]):
         parser = plain.Parser("show", ABOUT, EXAMPLES)
         parser.add_argument("run", nargs="+")
-        parser.add_argument("--runs", default="runs", help="where sweeps lie; runs")
+        folder = "folder of the sweeps; runs unless set"
+        parser.add_argument("--runs", default="runs", help=folder)
         plain.main(parser, _show_runs)
         return
     with stop.handled():

@@ -200,7 +200,7 @@ def make_it_fit(study: Study) -> Answer:
     gains = tables["PSNR over z-scored inputs with tanh"]
     groups = {
         f"more than {margin('dB')} is gained by": "higher",
-        "within it are": EQUAL,
+        f"less than {margin('dB')} is gained or lost by": EQUAL,
         "worse are": "lower",
         "undecided are": "undecided",
     }

@@ -320,7 +320,7 @@ def test_runs_of_earlier_versions_are_loaded_by_their_images(golden):
 def test_of_earlier_versions_other_images_or_none_are_refused(golden):
     [folder] = golden.glob("schema3/finished/zscore-linear-*")
     np.savez("images.npz", images=make_images(120, seed=7).permute(0, 2, 3, 1).numpy())
-    with pytest.raises(UserError, match=r"these are others now \(data=npz, images.npz\)"):
+    with pytest.raises(UserError, match=r"these have changed \(data=npz, images.npz\)"):
         vae_sweep.load(folder)
     Path("images.npz").unlink()
     with pytest.raises(UserError, match=r"images.npz.*; bring them back to load it"):

@@ -520,7 +520,7 @@ def test_picture_is_originals_above_reconstructions(folder):
 
 def test_a_sweep_that_an_earlier_version_trains_is_refused(tmp_path):
     with FileLock(tmp_path / ".lock"):
-        with pytest.raises(UserError, match=r"another sweep is running .* earlier version"):
+        with pytest.raises(UserError, match=r"an earlier version .* is training in"):
             enter(tmp_path)
     enter(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] in ([".lock"], [])

@@ -201,9 +201,12 @@ def test_a_run_of_other_steps_is_named(config_of, capsys):
     capsys.readouterr()
     grid.run([config_of("train.steps=30"), config_of("train.steps=30", "seed=1")])
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 points are new runs of 30 steps, beside the same of 20 steps" in said
     assert (
-        f"extend={short_hash(config_of().run_id)} beside train.steps=30 continues" in said
+        "2 points are new runs of 30 steps; the same settings ran 20 steps before" in said
+    )
+    assert (
+        f"train.steps=30 extend={short_hash(config_of().run_id)} continues such a run"
+        in said
     )
     grid.run([config_of("train.steps=30", "head=linear")])  # nothing like it
     assert "new run" not in capsys.readouterr().out

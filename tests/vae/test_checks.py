@@ -164,7 +164,7 @@ def wrong(**what) -> Likelihood:
         (wrong(kind="odd"), "kind must be one of density, mass, cross_entropy"),
         (wrong(noise="odd"), "noise must be one of"),
         (wrong(takes="odd"), "takes must be image or logit"),
-        (wrong(takes="logit"), "has noise='none'"),
+        (wrong(takes="logit"), "takes='logit' needs noise='none'"),
         (
             wrong(log_prob=lambda self, u, m, s: gaussian(u, m.mean(), s)),
             "elementwise",
@@ -185,7 +185,7 @@ def wrong(**what) -> Likelihood:
             wrong(
                 log_prob=lambda self, u, m, s: StudentT().log_prob(u, m, s), noise="optimal"
             ),
-            "optimal noise are of Gaussians",
+            "need a Gaussian log_prob",
         ),
         (
             wrong(
@@ -252,8 +252,8 @@ def test_wrong_reductions_are_refused_with_what_was_found(reduction, found):
 @pytest.mark.parametrize(
     ("schedule", "found"),
     [
-        (Schedule(-1.0), "finite number from 0, got -1.0"),
-        (Schedule(lambda n, d, implied: math.nan), "finite number from 0, got nan"),
+        (Schedule(-1.0), "finite and 0 or more, got -1.0"),
+        (Schedule(lambda n, d, implied: math.nan), "finite and 0 or more, got nan"),
         (Schedule(lambda n: 1.0), "its final raised TypeError"),  # pyright: ignore
         (Schedule(1.0, lambda p: p / 2), "end at 1, the final beta, got 0.5"),
         (Schedule(1.0, lambda p: 1.0), "an array of numbers"),  # pyright: ignore

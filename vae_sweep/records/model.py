@@ -399,7 +399,7 @@ def _ends_of_images(config: RunConfig, identity: str | None, folder: Path) -> En
     """The same from the run's images, where the configuration says that they are."""
     why = (
         f"{folder.name} was written by a version that did not keep the constants of its "
-        f"normalization, which are those of its images"
+        f"normalization, so that its training images are needed"
     )
     try:
         images = dataset.load(config.data, lambda line: None)
@@ -410,7 +410,7 @@ def _ends_of_images(config: RunConfig, identity: str | None, folder: Path) -> En
     of_images = RunFolder(config, images.fingerprint, steps)
     if identity not in (None, of_images.identity):
         raise UserError(
-            f"{why}, and these are others now (data={config.data.name}"
+            f"{why}, and these have changed (data={config.data.name}"
             + (f", {getattr(config.data, config.data.place)}" if config.data.place else "")
             + "); bring them back to load it"
         )

@@ -140,8 +140,8 @@ def enter(folder: Path) -> None:
         ) from None
     if is_locked(folder / ".lock"):
         raise UserError(
-            f"another sweep is running in {folder}, by an earlier version of vae-sweep, "
-            f"which shares it with nobody; wait for it, or set sweep=NAME"
+            f"an earlier version of vae-sweep is training in {folder} and cannot share it; "
+            f"wait until it ends, or set sweep=NAME"
         )
 
 

@@ -111,12 +111,12 @@ def others(points: list[Prepared]) -> str | None:
     p, name, steps = found[0]
     count = len(found)
     those = "1 point is a new run" if count == 1 else f"{count} points are new runs"
-    said = f"{those} of {p.steps} steps, beside the same of {steps} steps"
+    said = f"{those} of {p.steps} steps; the same settings ran {steps} steps before"
     try:
         begun(p._replace(config=p.config.model_copy(update={"extend": name})))
     except UserError:
         return said
-    return f"{said}; extend={name} beside train.steps={p.steps} continues one of these"
+    return f"{said}; train.steps={p.steps} extend={name} continues such a run"
 
 
 def rows_until(rows: Rows, step: int, evaluated: bool) -> Rows:

@@ -104,7 +104,7 @@ class Metric:
         name: Of its columns, `val/<name>` and those of the other splits: a lower-case
             identifier.
         per_image: What is measured of each image: given a Pass, a floating tensor [R, B] or
-            [R, B, K]. Several such functions where one does not do.
+            [R, B, K]. A tuple of such functions where one is not enough.
         reduce: The number, [R], of the means over the split's images, float64 [R] or [R, K]
             of each function; the mean itself unless set.
         label, unit: As tables show it: `val <label> (<unit>)`.

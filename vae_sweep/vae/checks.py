@@ -121,7 +121,7 @@ def check_head(head: Head, what: str = "head") -> None:
         wrong = (torch.sigmoid(logit) - share).abs() > 1e-6
         if bool(wrong.any()):
             found = f"{torch.sigmoid(logit)[wrong][0]:.4g} for {share[wrong][0]:.4g}"
-            rule = "the sigmoid of its logit must be its output's place in its range"
+            rule = "the sigmoid of its logit must be (output - low) / (high - low)"
             _refuse(what, rule, f"{found} at {_at((near,), wrong)}")
 
 
@@ -199,7 +199,7 @@ def check_likelihood(likelihood: Likelihood, what: str = "likelihood") -> None:
     if likelihood.takes not in ("image", "logit"):
         _refuse(what, "takes must be image or logit", repr(likelihood.takes))
     if likelihood.takes == "logit" and likelihood.noise != "none":
-        _refuse(what, "what takes the logit has noise='none'", repr(likelihood.noise))
+        _refuse(what, "takes='logit' needs noise='none'", repr(likelihood.noise))
     u, std = _drawn(0, 1), _drawn(0.1, 1)[0, :, :1, :1]
     given = _drawn(-2, 2) if likelihood.takes == "logit" else _drawn(0, 1).flip(0)
     _check_elementwise(what, "log_prob", likelihood.log_prob, u, given, std)
@@ -305,7 +305,8 @@ def _check_gaussian(likelihood: Likelihood, what: str) -> None:
     mean, std = torch.full_like(u, 0.3), torch.full_like(u, 0.2)
     expected = likelihoods.gaussian(u, mean, std)
     if not torch.allclose(likelihood.log_prob(u, mean, std), expected, rtol=1e-6):
-        _refuse(what, "is_gaussian and optimal noise are of Gaussians", "another density")
+        rule = "is_gaussian=True and noise='optimal' need a Gaussian log_prob"
+        _refuse(what, rule, "another density")
 
 
 # --- norms, reductions, schedules ---
@@ -356,7 +357,7 @@ def check_schedule(schedule: Schedule, what: str = "beta") -> None:
         if callable(final):
             final = _called(what, "final", final, 3072, 128, implied)
         if not isinstance(final, int | float) or not 0 <= final < math.inf:
-            _refuse(what, "its final beta must be a finite number from 0", repr(final))
+            _refuse(what, "its final beta must be finite and 0 or more", repr(final))
     progress = np.arange(1001) / 1000
     found = _called(what, "multiplier", schedule.multiplier, progress.copy())
     values = np.asarray(found)

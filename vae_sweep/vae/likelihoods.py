@@ -28,7 +28,8 @@ SERIES_BELOW = 0.1  # logits where a power series replaces 0 / 0
 class Likelihood:
     """A likelihood of pixels u in [0, 1], given what the decoder says of them.
 
-    An own one is a class like this with `log_prob`, and what differs of:
+    A likelihood of your own is a subclass with `log_prob`, and with those of the attributes
+    below that differ from the default:
 
     Args:
         kind: "density" over [0, 1], "mass" over the 256 levels, or "cross_entropy".

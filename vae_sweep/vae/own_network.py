@@ -105,7 +105,8 @@ def _check_parameters(module: nn.Module) -> None:
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor):
             raise UserError(
-                f"must have a state of tensors alone, got {name}; register_buffer keeps one"
+                f"must have only tensors in its state_dict, got {name}; register it as a "
+                f"buffer"
             )
     if not any(p.requires_grad for p in module.parameters()):
         raise UserError("must have parameters to train, got none")
