@@ -60,7 +60,7 @@ docs: .venv/installed
 	@echo "the site: build/site/index.html"
 
 # TESTS chooses others: make coverage TESTS="tests/vae -m 'not slow'"
-TESTS = -m "not browser"
+TESTS = -m "not browser and not long and not slurm"
 coverage: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov \
 	  --cov-report=term:skip-covered $(TESTS)
@@ -68,7 +68,7 @@ coverage: .venv/installed
 # Older versions of dependencies warn of newer ones of theirs, which are no errors here.
 test-lowest: .lowest/installed
 	PATH="$(CURDIR)/.lowest/bin:$$PATH" OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -q -n 2 \
-	  --dist loadfile -W default -m "not slow and not browser"
+	  --dist loadfile -W default -m "not slow and not browser and not long and not slurm"
 
 .lowest/installed: pyproject.toml .venv/installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
