@@ -253,7 +253,8 @@ def _plane(
         axes.plot(*ordered.to_numpy().T, color=LIGHT.quiet, linewidth=1.2, zorder=1)
         x, y = ordered.iloc[-1]
         text = f"{name} {value:.3g}"
-        axes.annotate(text, (x, y), xytext=(5, -9), textcoords="offset points", size=7)
+        place: Any = {"xytext": (-3, 5), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(text, (x, y), size=7, **place)
     for norm in NORMS:
         rows = means[means.index.get_level_values("norm") == norm]
         style: Any = {"linestyle": "", "markersize": 6, "markeredgecolor": "white"}
