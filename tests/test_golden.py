@@ -26,7 +26,7 @@ SCHEMAS = ("schema1", "schema2", "schema3")
 SWEEPS = ("finished", "interrupted", "diverged", "image_folder")
 TINY = (
     *("model=small", "model.latent=4", "model.widths=[4,8]", "model.norm_layer=none"),
-    *("train.batch_size=8", "train.lr=0.001", "beta=constant"),
+    *("train.batch_size=8", "train.lr=0.001", "beta=constant", "model.output_init=random"),
     *("train.device=cpu", "train.workers=1", "train.eval_every=10", "train.steps=40"),
     *("log.reconstructions=4", "log.wandb.mode=disabled", "data.cache=cache"),
 )

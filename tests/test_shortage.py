@@ -31,6 +31,7 @@ pytestmark = [
 POINT = (
     *("data=npz", "data.path=images.npz", "data.cache=cache", *TINY),
     *("train.steps=40", "train.eval_every=10", "train.lr=0.001", "beta=constant"),
+    "model.output_init=random",
 )
 HEADS = ("tanh", "linear")
 OPTIONS = ("-m", f"head={','.join(HEADS)}", *POINT)
