@@ -11,6 +11,7 @@
 # All set up .venv first; that is repeated only when pyproject.toml changed.
 PYTHON ?= python3
 BIN = .venv/bin
+SECONDS_EACH = not browser and not long and not slurm
 
 .PHONY: sweep test quick long browser slurm lint docs coverage test-lowest release-check
 .PHONY: survival study clean
@@ -26,11 +27,11 @@ study: .venv/installed
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
-	  -m "not browser and not long and not slurm"
+	  -m "$(SECONDS_EACH)"
 
 quick: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
-	  -m "not slow and not browser and not long and not slurm"
+	  -m "not slow and $(SECONDS_EACH)"
 
 long: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m long
@@ -60,7 +61,7 @@ docs: .venv/installed
 	@echo "the site: build/site/index.html"
 
 # TESTS chooses others: make coverage TESTS="tests/vae -m 'not slow'"
-TESTS = -m "not browser and not long and not slurm"
+TESTS = -m "$(SECONDS_EACH)"
 coverage: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov \
 	  --cov-report=term:skip-covered $(TESTS)
@@ -68,7 +69,7 @@ coverage: .venv/installed
 # Older versions of dependencies warn of newer ones of theirs, which are no errors here.
 test-lowest: .lowest/installed
 	PATH="$(CURDIR)/.lowest/bin:$$PATH" OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -q -n 2 \
-	  --dist loadfile -W default -m "not slow and not browser and not long and not slurm"
+	  --dist loadfile -W default -m "not slow and $(SECONDS_EACH)"
 
 .lowest/installed: pyproject.toml .venv/installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest

@@ -66,7 +66,7 @@ def _sweeps_in(folder: Path) -> list[Path]:
         raise UserError(f"{no_folder(folder)}; name one: vae-sweep status FOLDER")
     if states.is_sweep(folder):
         return []
-    found = sorted(path for path in folder.iterdir() if states.is_sweep(path))
+    found = states.sweeps_in(folder)
     if not found and not states.is_run(folder):
         raise UserError(f"{folder} holds no runs and no sweeps; name a folder runs/<sweep>")
     return found

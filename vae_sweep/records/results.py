@@ -17,7 +17,7 @@ import pandas as pd
 
 from vae_sweep.config import Own, RunConfig, leaves
 from vae_sweep.errors import UserError, counted, no_folder
-from vae_sweep.records import claim, reader
+from vae_sweep.records import claim, reader, states
 from vae_sweep.records.find import is_run, short_hash
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.summary import Best, Predicted, Summary
@@ -215,8 +215,8 @@ def _collected(folder: Path, run_ids: Sequence[str] | None, rest: bool) -> Colle
         raise UserError(f"results are read from runs/<sweep>; {no_folder(folder)}")
     found = sorted(path.name for path in folder.iterdir() if is_run(path))
     if not found:
-        sweeps = sorted({path.parent for path in folder.glob("*/*") if is_run(path)})
-        remedy = f": {', '.join(map(str, sweeps[:8]))}" if sweeps else ""
+        named = ", ".join(map(str, states.sweeps_in(folder)[:8]))
+        remedy = f": {named}" if named else ""
         raise UserError(f"{folder} holds no runs; name one or several sweeps{remedy}")
     there = {*found}
     chosen = list(dict.fromkeys(found if run_ids is None else run_ids))

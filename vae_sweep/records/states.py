@@ -93,6 +93,11 @@ def is_sweep(folder: Path) -> bool:
     return (folder / "sweep.json").is_file() or any(map(is_run, folder.iterdir()))
 
 
+def sweeps_in(folder: Path) -> list[Path]:
+    """The sweeps of a folder that holds several, by name."""
+    return sorted(path for path in folder.iterdir() if is_sweep(path))
+
+
 def read(folder: Path) -> Sweep:
     """The sweep in `folder`, whether or not a process trains it now.
 
