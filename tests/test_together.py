@@ -11,6 +11,7 @@ from together import Process, check_whole, rows_of, struggle, until
 from vae_sweep import grid
 from vae_sweep.config import RunConfig
 from vae_sweep.records import reader
+from vae_sweep.records.run_folder import RunFolder
 from vae_sweep.reporting.console import Console
 from vae_sweep.training.device import limited_threads
 
@@ -57,6 +58,30 @@ def test_killed_processes_end_with_every_point_once(configs_of, alone, count, ki
     last = struggle(configs, count, kills, seed)
     check_whole(configs, alone(*SOME))
     assert any("overview.png" in each.said() for each in last)
+
+
+@pytest.mark.parametrize("age", [0, 70])
+def test_the_claim_of_a_process_that_was_killed_as_its_run_ended_is_removed(
+    configs_of, monkeypatch, age
+):
+    """By the next command, and by one that trains the other runs meanwhile; that of a
+    process which may be there still is left to it."""
+    configs = configs_of("seed=0", "seed=1")
+    grid.run(configs)
+    left = claim_elsewhere(configs[0].run_dir, age=age)
+    assert [s.status for s in grid.run(configs)] == ["finished"] * 2
+    assert left.exists() == (age == 0)
+    left.unlink(missing_ok=True)
+
+    real, claims = RunFolder.finish, []
+
+    def finish(self, summary):
+        claims.append(claim_elsewhere(configs[0].run_dir, age=age))
+        real(self, summary)
+
+    monkeypatch.setattr(RunFolder, "finish", finish)
+    grid.run([configs[0], configs_of("seed=2")[0]])
+    assert [each.exists() for each in claims] == [age == 0]
 
 
 def test_two_that_start_at_once_where_nothing_is(configs_of, alone, tmp_path):

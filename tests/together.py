@@ -134,7 +134,7 @@ def check_whole(configs: Sequence[RunConfig], rows: Sequence[bytes]) -> None:
         assert summary is not None
         assert summary.status == "finished"
         left = [p.name for p in config.run_dir.iterdir() if p.name not in FILES]
-        assert left == []
+        assert left == [], [p.read_text() for p in config.run_dir.glob("claim-*")]
     ends = Counter((folder.parent / "ends").read_text().split())
     assert max(ends.values()) == 1
     assert reader.read_sweep(folder).keys() == {config.run_id for config in configs}

@@ -278,6 +278,8 @@ class _Training:
             for p in self.points:  # of those that ended before, too, files may be gone
                 summary, path = p.folder.ended()[0], p.folder.path
                 self.ended[path] = None if summary == seen.get(path) else summary
+                if self.ended[path] is not None:
+                    self.claims.tidy(path)
         if self.elsewhere:
             self._say_left()
 
@@ -335,6 +337,7 @@ class _Training:
         for done in p.folder.repair(lambda: self.claims.take(path) is not None):
             self.console.say(done)
         self.claims.end(path)
+        self.claims.tidy(path)
         if complaint:
             self.console.say(f"{path}: {complaint}")
         return summary

@@ -204,6 +204,16 @@ class Claims:
             self._ended[folder] = owes
             self._leave(folder)
 
+    def tidy(self, folder: Path) -> None:
+        """Removes the claim on a run that has ended, of a process that was killed before it
+        could."""
+        with self._lock:
+            if folder not in self._held and _numbers(folder):
+                claim = take(folder)
+                if claim is not None:
+                    _tokens.discard(claim.stated.token)
+                    claim.remove()
+
     def give_up(self, folder: Path) -> None:
         """A run has not ended, and is not trained any more."""
         with self._lock:
