@@ -197,6 +197,25 @@ def test_a_pulse_that_cannot_write_is_no_matter(tmp_path):
     assert not (tmp_path / "gone").exists()
 
 
+def test_a_run_that_is_killed_once_its_summary_is_written_leaves_no_progress(
+    sweep, monkeypatch
+):
+    folder, real = sweep(0, step=100), RunFolder._write_summary
+    beat_of(folder)
+
+    def killed(self, summary):
+        real(self, summary)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "_write_summary", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ended(folder)
+    summary = reader.read_summary(folder.path)
+    assert summary is not None
+    assert summary.status == "finished"
+    assert not (folder.path / "progress.json").exists()
+
+
 def test_the_order_begins_with_what_needs_a_look():
     kinds = ["finished", "waiting", "running", "interrupted", "diverged", "failed"]
     runs = [states.State(kind, kind) for kind in kinds]

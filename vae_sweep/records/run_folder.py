@@ -605,8 +605,8 @@ class RunFolder:
         for picture in filter(Path.is_file, self.pictures):  # of a run without rows none
             digest = hashlib.sha256(picture.read_bytes()).hexdigest()
             about[PICTURES[picture.name]] = digest
+        heartbeat.remove(self.path)  # first: of an ended run nobody would remove it
         self._write_summary(summary.but(**about))
-        heartbeat.remove(self.path)
 
     def _write_summary(self, summary: Summary) -> None:
         content = {"schema": SCHEMA, **summary.stated(), "identity": self.identity}
