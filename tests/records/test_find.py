@@ -62,6 +62,9 @@ def test_nothing_to_look_in(tmp_path):
         run_folder("0e718e1e", tmp_path / "none")
     with pytest.raises(UserError, match=r"holds no runs"):
         run_folder("0e718e1e", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file is a file; name the run's folder"):
+        run_folder("0e718e1e", tmp_path / "file")
 
 
 def test_short_hash():

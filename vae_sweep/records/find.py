@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from vae_sweep.errors import UserError, nearest, shown
+from vae_sweep.errors import UserError, nearest, no_folder, shown
 
 LEAST = 4  # digits of a hash that name a run
 NAMED = 4  # folders that an error names
@@ -74,7 +74,7 @@ def _none(text: str, runs: Path) -> str:
         f"the hash at its end; got {shown(text)}"
     )
     if not runs.is_dir():
-        return f"{rule}, and there is no folder {runs}; name the run's folder"
+        return f"{rule}, and {no_folder(runs)}; name the run's folder"
     names = [path.name for path in _runs(runs) if is_run(path)]
     if not names:
         return f"{rule}, and {runs} holds no runs; name the run's folder"
