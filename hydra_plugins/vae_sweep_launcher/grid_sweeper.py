@@ -125,11 +125,10 @@ def _grids(overrides: list[Override], parser: OverridesParser) -> list[list[Over
     names = arguments.experiment_names(named[-1]) if named else []
     if not names:
         return [typed]
-    keys = {o.key_or_group for o in typed}
     grids = []
     for name in names:
         for lines in experiments.load(name):
-            lines = experiments.overruled([f"experiments={name}", *lines], keys)
+            lines = arguments.beside([f"experiments={name}", *lines], typed)
             grids.append([*_checked(lines, name, parser), *typed])
     return grids
 

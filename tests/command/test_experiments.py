@@ -63,6 +63,48 @@ def test_what_is_typed_beside_it_overrules_the_file(mine):
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "typed", "point"),
+    [
+        (  # of other images, the same ones of them, and the same numbers
+            "data=mnist data.binarize=true data.val_images=400",
+            "data=npz data.path=m.npz",
+            "data=npz data.binarize=True data.path=m.npz data.val_images=400",
+        ),
+        (
+            "model=small model.norm_layer=batch model.latent=64",
+            "model=residual",
+            "model=residual model.norm_layer=batch model.latent=64",
+        ),
+        (
+            "model=small model.norm_layer=batch model.latent=64",
+            "model=linear",
+            "model=linear model.latent=64",
+        ),
+        ("beta=matched beta.sigma=30 beta.fraction=0", "beta=2", "beta=2"),
+        ("beta=warmup beta.value=1 beta.fraction=0", "beta=4", "beta=4"),
+        ("beta=matched beta.sigma=30", "beta=matched", "beta=matched beta.sigma=30"),
+        ("beta=warmup beta.fraction=0", "beta=matched", "beta=matched beta.fraction=0"),
+        ("log.wandb.mode=offline", "log=[]", "log=[]"),
+    ],
+)
+def test_other_keys_stay_where_the_option_typed_has_them(mine, line, typed, point):
+    mine(f"grids: [{line!r}]")
+    [made] = jobs("experiments=mine", *typed.split())
+    assert {"experiments=mine", "sweep=mine", *point.split()} <= {*made}
+    assert len(made) == 2 + len(point.split())
+
+
+def test_a_key_stays_in_the_points_whose_option_has_it(mine):
+    mine("grids: ['beta=matched beta.sigma=30']")
+    made = jobs("experiments=mine", "beta=1,matched")
+    common = ["experiments=mine", "sweep=mine"]
+    assert made == [
+        sorted([*common, "beta=constant", "beta.value=1"]),
+        sorted([*common, "beta=matched", "beta.sigma=30"]),
+    ]
+
+
 def test_several_experiments_keep_to_their_sweeps(mine):
     mine(UNION, "one")
     mine("grids: [norm=unit]", "two")

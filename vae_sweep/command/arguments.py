@@ -520,6 +520,26 @@ def constant_beta(override: Override) -> list[Override]:
     return OverridesParser.create().parse_overrides(lines)
 
 
+def beside(lines: list[str], typed: Iterable[Override]) -> list[str]:
+    """The lines of an experiment that hold beside what was `typed`: those of other keys,
+    but for keys of a section whose typed options all lack them."""
+    typed = [part for override in typed for part in constant_beta(override)]
+    known, given = known_keys(typed), {o.key_or_group: o for o in typed}
+
+    def holds(key: str) -> bool:
+        above = [key[: dot.start()] for dot in re.finditer(r"\.", key)]
+        replaced = [group for group in above if group in given]
+        if key in given or set(replaced) - sections().keys():
+            return False
+        return all(
+            {name_of(group, str(option)) for option in values_of(given[group])}
+            & {*known.get(key.lstrip("+"), ())}
+            for group in replaced
+        )
+
+    return [line for line in lines if holds(line.partition("=")[0])]
+
+
 def fitted(
     jobs: Iterable[list[str]], overrides: list[Override], parser: OverridesParser
 ) -> list[list[str]]:

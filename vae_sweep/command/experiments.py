@@ -121,13 +121,3 @@ def _of_yaml(error: Exception) -> str:
     said = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error)
     where = f" in line {mark.line + 1}" if mark is not None else ""
     return f"{str(said).splitlines()[0]}{where}"
-
-
-def overruled(lines: list[str], typed: set[str]) -> list[str]:
-    """The lines whose key, or a part of it (`beta` of `beta.value`), was not `typed`."""
-
-    def parts(key: str) -> set[str]:
-        names = key.split(".")
-        return {".".join(names[:n]) for n in range(1, len(names) + 1)}
-
-    return [line for line in lines if not parts(line.partition("=")[0]) & typed]
