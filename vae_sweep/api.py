@@ -29,7 +29,7 @@ from vae_sweep.config import RunConfig
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
 from vae_sweep.records.results import Results
-from vae_sweep.records.run_folder import ARGUMENTS
+from vae_sweep.records.run_folder import carrying_out
 from vae_sweep.reporting.console import Console
 from vae_sweep.system import machine, stop
 
@@ -74,7 +74,7 @@ def sweep(*, quiet: bool = False, **options: Any) -> Results:
     """
     with _borrowed():
         asked = _composed(options)
-        with _stated(asked):
+        with carrying_out(asked.lines):
             from vae_sweep import grid  # torch
 
             console = Console(least=120, quiet=quiet, warn=_warn)
@@ -110,7 +110,7 @@ def predict(*, quiet: bool = False, **options: Any) -> pd.DataFrame:
     """
     with _borrowed():
         asked = _composed(options)
-        with _stated(asked):
+        with carrying_out(asked.lines):
             from vae_sweep.reporting import prediction_table  # torch
 
             configs = list({c.run_dir: c for c in asked.configs}.values())
@@ -184,16 +184,6 @@ def _borrowed() -> Iterator[None]:
             raise UserError(entry.one_line(error)) from None
         except OSError as error:
             raise UserError(machine.of_system(error)) from error
-
-
-@contextmanager
-def _stated(asked: Asked) -> Iterator[None]:
-    """Records state the command that asks for the same points."""
-    token = ARGUMENTS.set(asked.lines)
-    try:
-        yield
-    finally:
-        ARGUMENTS.reset(token)
 
 
 def _warn(text: str) -> None:

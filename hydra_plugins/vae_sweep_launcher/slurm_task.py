@@ -26,13 +26,12 @@ class Part:
         from vae_sweep.command import plain
         from vae_sweep.config import validate
         from vae_sweep.errors import Failed
-        from vae_sweep.records.run_folder import ARGUMENTS
+        from vae_sweep.records.run_folder import carrying_out
         from vae_sweep.system import machine, stop
 
-        with plain.said(), stop.borrowed():
+        with plain.said(), stop.borrowed(), carrying_out(arguments):
             machine.start()
             plain.see_working_folder()
-            ARGUMENTS.set(arguments)
             from vae_sweep import grid
 
             configs = [validate(values) for values in json.loads(points)]

@@ -568,6 +568,9 @@ def test_the_environment_has_the_command_as_typed(monkeypatch):
     found = run_folder.environment()
     expected = "python -m vae_sweep.run -m norm=unit 'data.path=my images'"
     assert found["command"] == expected
+    with run_folder.carrying_out(["seed=3"]):
+        assert run_folder.environment()["command"] == "python -m vae_sweep.run seed=3"
+    assert run_folder.environment()["command"] == expected
 
 
 @pytest.mark.parametrize(("steps", "same"), [(510, True), (500, True), (499, False)])

@@ -15,8 +15,8 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
@@ -634,13 +634,22 @@ def _cell(value: float) -> str:
     return str(int(value)) if value % 1 == 0 and abs(value) < 1e15 else repr(float(value))
 
 
-# the arguments of the command that a process carries out; None: its own
-ARGUMENTS: ContextVar[Sequence[str] | None] = ContextVar("arguments", default=None)
+_arguments: ContextVar[Sequence[str] | None] = ContextVar("arguments", default=None)
+
+
+@contextmanager
+def carrying_out(arguments: Sequence[str]) -> Iterator[None]:
+    """Records state the command that had these arguments, not this process's own."""
+    token = _arguments.set(arguments)
+    try:
+        yield
+    finally:
+        _arguments.reset(token)
 
 
 def environment() -> dict[str, Any]:
     """The command, versions of what computes, this checkout's commit, and the machine."""
-    typed = ARGUMENTS.get()
+    typed = _arguments.get()
     arguments = sys.argv[1:] if typed is None else typed
     command = shlex.join(["python", "-m", "vae_sweep.run", *arguments])
     return {"command": command, **_machine()}
