@@ -105,6 +105,16 @@ def test_a_key_stays_in_the_points_whose_option_has_it(mine):
     ]
 
 
+def test_a_number_typed_under_beta_replaces_the_files_value(mine):
+    mine("grids: ['beta=warmup beta.value=4 beta.fraction=0']")
+    made = jobs("experiments=mine", "beta=1,warmup")
+    common = ["experiments=mine", "sweep=mine"]
+    assert made == [
+        sorted([*common, "beta=constant", "beta.value=1"]),
+        sorted([*common, "beta=warmup", "beta.fraction=0"]),
+    ]
+
+
 def test_several_experiments_keep_to_their_sweeps(mine):
     mine(UNION, "one")
     mine("grids: [norm=unit]", "two")

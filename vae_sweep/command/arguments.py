@@ -520,22 +520,21 @@ def constant_beta(override: Override) -> list[Override]:
     return OverridesParser.create().parse_overrides(lines)
 
 
-def beside(lines: list[str], typed: Iterable[Override]) -> list[str]:
+def beside(lines: list[str], typed: list[Override]) -> list[str]:
     """The lines of an experiment that hold beside what was `typed`: those of other keys,
-    but for keys of a section whose typed options all lack them."""
-    typed = [part for override in typed for part in constant_beta(override)]
+    but for keys of a section whose typed options all lack them. A number under beta is a
+    beta.value that was typed."""
     known, given = known_keys(typed), {o.key_or_group: o for o in typed}
+    keys = {*given}
+    if "beta" in given and any(_number(b) is not None for b in values_of(given["beta"])):
+        keys.add("beta.value")
 
     def holds(key: str) -> bool:
-        above = [key[: dot.start()] for dot in re.finditer(r"\.", key)]
-        replaced = [group for group in above if group in given]
-        if key in given or set(replaced) - sections().keys():
+        above = {key[: dot.start()] for dot in re.finditer(r"\.", key)} & keys
+        if key in keys or above - sections().keys():
             return False
-        return all(
-            {name_of(group, str(option)) for option in values_of(given[group])}
-            & {*known.get(key.lstrip("+"), ())}
-            for group in replaced
-        )
+        owners = {*known.get(key.lstrip("+"), ())}
+        return all(_names(group, values_of(given[group])) & owners for group in above)
 
     return [line for line in lines if holds(line.partition("=")[0])]
 
@@ -589,6 +588,11 @@ def fitted(
     return found
 
 
+def _names(group: str, chosen: Iterable[Any]) -> set[str | None]:
+    """What the options `chosen` of a group are named; a number is a constant beta."""
+    return {name_of(group, str(c) if _number(c) is None else "constant") for c in chosen}
+
+
 def _check_owner(
     key: str,
     group: str,
@@ -599,7 +603,7 @@ def _check_owner(
     """Whether `option` has `key`, one of those `known`; UserError where none of the options
     `chosen` has it."""
     owners = known.get(key.lstrip("+"), ())
-    names = {name_of(group, c if _number(c) is None else "constant") for c in chosen}
+    names = _names(group, chosen)
     if not owners or None in names:  # of another's folder: Hydra's to judge
         return True
     if not names & set(owners):
