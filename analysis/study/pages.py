@@ -11,6 +11,7 @@ from study.answers import QUESTIONS, Answer, fixes
 from study.balance import beta_factor
 from study.effects import MARGINS, judged, margin, markdown, recipe, rows
 from study.published import Study, Unpublished
+from vae_sweep.errors import counted
 
 
 def front(study: Study) -> str:
@@ -19,7 +20,8 @@ def front(study: Study) -> str:
     lines = [f"- **{a.question}** {a.sentence}" for a in given]
     missing = len(QUESTIONS) - len(given)
     if missing:
-        lines += ["", f"The grids behind {missing} more questions are still being trained."]
+        more = counted(missing, "more question")
+        lines += ["", f"The grids behind {more} are still being trained."]
     about = study.of("core").caption
     return "\n".join(
         [
