@@ -109,16 +109,21 @@ def optimum(sweeps: Mapping[str, pd.DataFrame]) -> list[str]:
         "latents) has an active unit, and with β > 0: "
     )
     lines, failed = [f"{told}{trained.share(sweeps.values())}."], trained.failures(sweeps)
+    capped = trained.share(sweeps.values(), capped=True)
+    if capped.runs:
+        told = "Of heads that do not, against that optimum clipped to the head's range"
+        lines += ["", f"{told}: {capped}."]
     if not failed.empty:
         lines += [
             "",
-            "Those that do not:",
+            "Those that do not pass it in bits:",
             "",
             markdown(failed.set_index("experiment"), "experiment"),
         ]
-    left = sum(trained.not_comparable(sweep) for sweep in sweeps.values())
+    left = sum(trained.without_optimum(sweep) for sweep in sweeps.values())
     if left:
-        lines += ["", f"{left} runs of capped heads have no optimum in their range stated."]
+        told = "Without an optimum to pass, as their likelihood's has no closed form"
+        lines += ["", f"{told}: {counted(left, 'run')}."]
     return lines
 
 

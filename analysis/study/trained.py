@@ -56,19 +56,21 @@ def _bar(finals: pd.DataFrame, quantity: str) -> pd.Series:
     return finals[f"predicted_{quantity}"].where(np.isinf(finals["psnr_cap"]), clipped)
 
 
-def not_comparable(finals: pd.DataFrame) -> int:
-    """How many runs of capped heads have no such optimum."""
-    return int((np.isfinite(finals["psnr_cap"]) & _bar(finals, BITS).isna()).sum())
+def without_optimum(finals: pd.DataFrame) -> int:
+    """How many runs have no such optimum: their likelihood's has no closed form."""
+    return int(_bar(finals, BITS).isna().sum())
 
 
 def _column(finals: pd.DataFrame, name: str) -> pd.Series:
     return finals.get(name, pd.Series(np.nan, index=finals.index))
 
 
-def share(sweeps: Iterable[pd.DataFrame]) -> Share:
-    """Of the finished runs of several sweeps' finals whose head is not capped."""
+def share(sweeps: Iterable[pd.DataFrame], capped: bool = False) -> Share:
+    """Of the finished runs of several sweeps' finals whose head is not capped, or is."""
     frames = [compared(sweep) for sweep in sweeps]
-    runs = pd.concat([f[(f["status"] == "finished") & ~f["capped"]] for f in frames])
+    runs = pd.concat(
+        [f[(f["status"] == "finished") & (f["capped"] == capped)] for f in frames]
+    )
     return Share(len(runs), int(runs["bits"].sum()), int(runs["psnr"].sum()))
 
 

@@ -239,9 +239,13 @@ def test_what_fails_is_listed_with_the_reason():
 
 def test_a_capped_head_is_held_against_the_optimum_in_its_range():
     cap = {"psnr_cap": 21.0}
-    assert trained.not_comparable(of_runs(BEHIND, **cap)) == 1
+    assert trained.without_optimum(of_runs(BEHIND, **cap)) == 1
     clipped = {"predicted_bits_per_dim_clipped": 7.4}
     sweep = of_runs(BEHIND, GONE, **cap, **clipped, predicted_psnr_clipped=18.0)
-    assert trained.not_comparable(sweep) == 0
+    assert trained.without_optimum(sweep) == 0
     assert trained.compared(sweep)["bits"].tolist() == [True, False]
     assert trained.share([sweep]).runs == 0  # which is of heads that reach every target
+    assert trained.share([sweep], capped=True) == trained.Share(2, 1, 1)
+    page = "\n".join(pages.optimum({"core": sweep, "other": of_runs(BEHIND, **cap)}))
+    assert "range: 50% of 2 runs pass it in calibrated bits, 50% in PSNR." in page
+    assert "no closed form: 1 run." in page
