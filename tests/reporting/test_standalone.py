@@ -9,17 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from helpers import TINY, make_config, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 from torch import Tensor
 
 import vae_sweep
 from vae_sweep import UserError
 from vae_sweep.config import RunConfig
+from vae_sweep.data.decode import decode
 from vae_sweep.export import main
 from vae_sweep.records.checkpoint import State
 from vae_sweep.records.run_folder import RunFolder
@@ -313,6 +316,30 @@ def test_a_model_that_computes_otherwise_is_not_left_there(run, tmp_path, monkey
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_cards_code_reads_a_photo_as_training_does(channels, tmp_path, monkeypatch):
+    run = untrained(tmp_path / "runs", (channels, 8, 8), "head=tanh")
+    out = vae_sweep.export(run, tmp_path / "out")
+    levels = np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(levels).save(out / "photo.jpg", exif=exif)
+    expected, _ = decode((out / "photo.jpg").read_bytes(), (0, 0, 0), 8, channels == 1)
+
+    monkeypatch.chdir(out)
+    monkeypatch.syspath_prepend(str(out))
+    monkeypatch.setitem(sys.modules, "model", standalone._imported(out / "model.py"))
+    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["samples"].shape == (8, channels, 8, 8)
+    np.testing.assert_array_equal(names["images"].numpy(), expected[None])
+    with Image.open("reconstruction.png") as image:
+        written = torch.from_numpy(np.array(image)).reshape(8, 8, channels) / 255
+    assert (written.permute(2, 0, 1) - names["pixels"]).abs().max() <= 0.5 / 255 + 1e-6
+
+
 @pytest.mark.slow
 def test_the_card_has_the_numbers(tmp_path):
     golden = Path(__file__).parents[1] / "golden"
@@ -343,7 +370,7 @@ def test_the_card_has_the_numbers(tmp_path):
             if k not in ("schema", "run_id")
         }
     )
-    [block] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", block], cwd=out, capture_output=True, text=True, check=False
     )
