@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from helpers import Cli, said_by, summary, write_run
@@ -69,7 +70,30 @@ def test_a_run_of_a_later_version_is_counted(sweep, capsys, monkeypatch):
     run_id = write_run(sweep, summary(schema=99), seed=3)
     out = said(status, capsys, monkeypatch, "runs/main")
     assert "1 left out" in out
-    assert f"left out 1 that cannot be read: {run_id} (summary.json was written by a" in out
+    assert f"left out 1: {run_id} (summary.json was written by a" in out
+
+
+def test_a_copy_is_left_out_and_nothing_but_damage_is_no_end(sweep, capsys, monkeypatch):
+    run_id = write_run(sweep, summary(run_id="of its own"), seed=5)
+    (sweep / run_id).rename(sweep / "of its own")
+    shutil.copytree(sweep / "of its own", sweep / "copy")
+    out = said(status, capsys, monkeypatch, "runs/main")
+    assert "left out 1: copy (copy of of its own)" in out
+    damaged = sweep.parent / "damaged"
+    run_id = write_run(damaged, summary())
+    (damaged / run_id / "summary.json").write_text("{")
+    assert "unreadable: 1 left out" in said(status, capsys, monkeypatch, "runs/damaged")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"total_steps": "x"}, {"total_steps": [1]}, {"total_steps": -5}, {"label": 5}],
+)
+def test_a_damaged_list_is_not_read(sweep, capsys, monkeypatch, stated):
+    about = {"command": "c", "time": "2026-01-01T00:00:00+00:00", **stated}
+    content = {"schema": 3, "runs": {"unit-linear-b1-s9-00000000": about}}
+    (sweep / "sweep.json").write_text(json.dumps(content))
+    assert "waiting" not in said(status, capsys, monkeypatch, "runs/main")
 
 
 @pytest.mark.parametrize("width", ["40", "80"])

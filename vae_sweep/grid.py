@@ -205,7 +205,8 @@ def _prepare(
 
 
 def _check_longer(points: list[Located]) -> None:
-    """Raises UserError where a point is the very run that extend names."""
+    """Raises UserError where a point is the very run that extend names, or has other
+    settings than that."""
     for p in points:
         if p.config.extend is None:
             continue
@@ -217,6 +218,10 @@ def _check_longer(points: list[Located]) -> None:
                 f"extend={p.config.extend} needs more steps than the run's {p.steps}; "
                 f"set train.steps={2 * p.steps}, or leave extend out"
             )
+        if p.folder.path.exists():  # one that ended before is asked for nothing else
+            from vae_sweep.training import extend
+
+            extend.check_settings(p, named)
 
 
 def _check_extended(console: Console, todo: "list[Prepared]") -> "dict[Path, Begun]":

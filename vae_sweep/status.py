@@ -111,11 +111,13 @@ def _word(sweep: Sweep) -> str:
         return "training"
     if counts.keys() == {"waiting"}:
         return "waiting"
+    if not counts:
+        return "unreadable"
     return "interrupted" if counts["interrupted"] or counts["waiting"] else "ended"
 
 
 def _goes_on(sweep: Sweep) -> bool:
-    return _word(sweep) != "ended"
+    return _word(sweep) not in ("ended", "unreadable")
 
 
 def _style(word: str) -> str:
@@ -166,7 +168,7 @@ def _print(sweep: Sweep, console: Console, most: int) -> None:
             console.say(said)
     if sweep.skipped:
         name, why = next(iter(sweep.skipped.items()))
-        said = f"left out {len(sweep.skipped)} that cannot be read: {name} ({why})"
+        said = f"left out {len(sweep.skipped)}: {name} ({why})"
         console.say(said)
     if word in ("interrupted", "waiting") and sweep.command:
         said = f"continue with: {sweep.command}"

@@ -141,6 +141,7 @@ def test_without_an_experiment_the_grid_is_the_one_typed():
         ("grids: [norm", "grids"),
         ("{grids: [norm=unit, norm=zscore], about: [{a: 1}]}", "1 in about beside 2 in"),
         ("{grids: [norm=unit], about: 3}", "about: 3"),
+        ("grids: [norm=unit]\ngrids: [norm=zscore]", "'grids' 2 times in line 1"),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_a_line(mine, text, said):

@@ -81,6 +81,14 @@ def test_a_claim_of_before_this_machine_started_is_judged_by_its_age(run, boot):
     assert take(run).is_held
 
 
+def test_a_claim_of_a_day_to_come_holds_nothing(run):
+    claim_elsewhere(run, age=-(STALE_S - 10))  # clocks differ a little
+    assert is_held(run)
+    claim_elsewhere(run, age=-86400.0)
+    assert not is_held(run)
+    assert take(run).is_held
+
+
 @pytest.mark.parametrize("off", [-3600.0, 0.0, 3600.0])
 def test_the_file_servers_clock_decides_not_this_machines(run, monkeypatch, off):
     real = time.time

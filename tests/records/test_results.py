@@ -1,5 +1,6 @@
 import io
 import math
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import vae_sweep
 from vae_sweep.errors import UserError
 from vae_sweep.records import results
 from vae_sweep.records.claim import Claims
+from vae_sweep.records.comparisons import over_seeds
 from vae_sweep.reporting import tables
 
 DAMAGES = {
@@ -33,7 +35,7 @@ def test_a_run_that_cannot_be_read_is_skipped_with_the_reason(tmp_path, name, co
     assert list(loaded.skipped) == [bad]
     assert loaded.skipped[bad].startswith(name)
     [line] = results.left_out(loaded)
-    assert line.startswith(f"left out 1 run that cannot be read: {bad} ({name}")
+    assert line.startswith(f"left out 1 run: {bad} ({name}")
     assert "\n" not in line
     with pytest.raises(UserError, match=name) as refused:
         results.load(tmp_path, [bad])
@@ -101,7 +103,7 @@ def test_a_damaged_training_curve_leaves_its_run_whole(tmp_path, content, reason
 def test_runs_that_are_left_out_are_warned_of(tmp_path):
     whole, torn = write_run(tmp_path, summary()), write_run(tmp_path, summary(), seed=1)
     (tmp_path / torn / "summary.json").write_text("[]")
-    with pytest.warns(UserWarning, match="left out 1 run that cannot be read") as said:
+    with pytest.warns(UserWarning, match="left out 1 run") as said:
         loaded = results.load(tmp_path)
     assert said[0].filename == __file__
     assert list(loaded.finals["run_id"]) == [whole]
@@ -413,6 +415,35 @@ def test_one_data_set_is_not_mixed(tmp_path):
     write_run(tmp_path, summary())
     write_run(tmp_path, summary(), data__cache="elsewhere", seed=1)
     assert results.mixed(results.load(tmp_path)) is None
+
+
+def test_runs_of_other_images_at_the_same_place_are_told_apart(tmp_path):
+    for seed, images in enumerate(("aaaaaaaa00000000", "aaaaaaaa00000000", "bbbbbbbb1")):
+        write_run(tmp_path, summary(images=images), seed=seed)
+    write_run(tmp_path, summary(), seed=3)  # of an earlier version, which stated none
+    loaded = results.load(tmp_path)
+    told = loaded.finals.set_index("seed")["other"].to_dict()
+    assert told == {0: "images=aaaaaaaa", 1: "images=aaaaaaaa", 2: "images=bbbbbbbb", 3: ""}
+    assert "3 data sets (" in results.mixed(loaded)
+    means = over_seeds(loaded.finals)
+    assert sorted(means["seeds"]) == [1, 1, 2]
+
+
+def test_a_copy_of_a_run_is_not_another_seed(tmp_path):
+    run_ids = [write_run(tmp_path, summary(), seed=seed) for seed in range(3)]
+    shutil.copytree(tmp_path / run_ids[0], tmp_path / "a copy")
+    loaded = results.read(tmp_path)
+    assert sorted(loaded.finals["run_id"]) == sorted(run_ids)
+    assert loaded.skipped == {"a copy": f"copy of {run_ids[0]}"}
+    assert results.left_out(loaded) == [f"left out 1 run: a copy (copy of {run_ids[0]})"]
+    # alone, by whatever name, it is the run
+    shutil.rmtree(tmp_path / run_ids[0])
+    assert "a copy" in results.read(tmp_path).finals["run_id"].tolist()
+    # two whose names were exchanged are two runs
+    (tmp_path / run_ids[1]).rename(tmp_path / "held")
+    (tmp_path / run_ids[2]).rename(tmp_path / run_ids[1])
+    (tmp_path / "held").rename(tmp_path / run_ids[2])
+    assert len(results.read(tmp_path).finals) == 3
 
 
 def test_several_sweeps_are_read_as_one(tmp_path):

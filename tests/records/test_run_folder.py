@@ -139,6 +139,15 @@ def test_rows_without_a_checkpoint_are_kept_aside(folder):
     assert (folder.path / "metrics.csv.old-1").exists()
 
 
+def test_pictures_of_a_run_that_is_repeated_are_kept(folder):
+    later = trained(folder, 20)
+    picture = folder.path / "reconstructions.png"
+    picture.write_bytes(b"drawn")
+    later.start_over()
+    assert not picture.exists()
+    assert (folder.path / "reconstructions.png.old-1").read_bytes() == b"drawn"
+
+
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_truncated_checkpoint_is_kept_aside_and_the_run_starts_over(folder, keep):
     later = trained(folder, 20)

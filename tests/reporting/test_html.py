@@ -565,7 +565,7 @@ def test_runs_that_are_left_out_are_said(tmp_path):
     (tmp_path / "sweep" / torn / "summary.json").write_text("[]")
     done = command(str(tmp_path / "sweep"))
     assert done.returncode == 0
-    assert done.stdout.startswith(f"left out 1 run that cannot be read: {torn} (")
+    assert done.stdout.startswith(f"left out 1 run: {torn} (")
 
 
 def test_a_folder_in_the_place_of_the_page_is_put_aside(tmp_path):

@@ -158,6 +158,30 @@ def test_schedules_that_follow_the_length_are_refused(config_of, given, what):
     assert not more.run_dir.exists()
 
 
+def test_the_schedule_is_said_before_a_warm_up_that_follows_from_the_steps(config_of):
+    given = "train.lr_warmup=auto", "train.lr_schedule=cosine"
+    first, more = config_of(*given), config_of(*given, "train.steps=50")
+    assert first.train.warmup(20) != more.train.warmup(50)
+    grid.run([first])
+    with pytest.raises(UserError, match="learning rate depends on the run's length"):
+        grid.run([extended(more, first.run_id)])
+    # under a constant rate the warm-up alone is in the way
+    given = ("train.lr_warmup=auto",)
+    first, more = config_of(*given), config_of(*given, "train.steps=50")
+    grid.run([first])
+    typed = f"type train.lr_warmup={first.train.warmup(20)}"
+    with pytest.raises(UserError, match=typed):
+        grid.run([extended(more, first.run_id)])
+
+
+def test_a_point_that_ended_is_not_shown_for_another_run(config_of):
+    first, other = config_of(), config_of("head=tanh", "train.steps=50")
+    grid.run([first])
+    grid.run([other])
+    with pytest.raises(UserError, match="got head=tanh; type head=linear"):
+        grid.run([extended(other, first.run_id)])
+
+
 def test_other_data_is_said_by_its_name(config_of):
     first = config_of()
     grid.run([first])

@@ -2,6 +2,7 @@
 
 import itertools
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,20 @@ PACKAGE = Path(__file__).parents[1]
 OURS = next(
     p / "experiments" for p in (PACKAGE, PACKAGE.parent) if (p / "experiments").is_dir()
 )
+
+
+class _Unique(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML's loader keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """The mapping of a node; raises ConstructorError."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, count in Counter(keys).items():
+            if count > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{shown(key)} {count} times", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 class Experiment(BaseModel):
@@ -65,7 +80,7 @@ def find(name: str) -> Path:
 def read(path: Path) -> Experiment:
     """The file of an experiment as it stands; UserError where it is none."""
     try:
-        content = Experiment.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        content = Experiment.model_validate(yaml.load(path.read_text("utf-8"), _Unique))
         for line in (content.common, *content.grids):
             shlex.split(line)
     except (OSError, ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:

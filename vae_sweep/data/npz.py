@@ -24,8 +24,8 @@ def read(config: NpzConfig) -> Given:
     except Exception as error:  # zip, zlib and numpy raise what they like
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
-            f"{rule}, got {path} ({reason});\nset data.path=FILE, or save it with "
-            f"np.savez(FILE, images=array)"
+            f"{rule}, got {path} ({reason});\nset data.path=FILE, or save one array of "
+            f"uint8 [n, H, W, C] with np.savez(FILE, images=array)"
         ) from None
     if set(arrays) != {"images"} and ("images" in arrays or "train_images" not in arrays):
         raise UserError(f"{rule}, got {path} with {', '.join(arrays)};\nrename its keys")

@@ -275,7 +275,8 @@ def _is_alive(found: _Found, folder: Path) -> bool:
             return False
         if stated.boot:
             return True
-    return _now(folder.parent) - found.touched < STALE_S
+    # a date to come is of a clock that was wrong, and would hold the run until then
+    return abs(_now(folder.parent) - found.touched) < STALE_S
 
 
 def _is_there(pid: int) -> bool:

@@ -1,6 +1,7 @@
 """Finds a run by what a user calls it: its folder, its run_id, or its short hash."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from vae_sweep.errors import UserError, nearest, no_folder, shown
@@ -16,6 +17,19 @@ def is_run(path: Path) -> bool:
     if path.name.startswith(".") or not path.is_dir():
         return False
     return any((path / name).exists() for name in FILES)
+
+
+def copies(stated: Mapping[str, str]) -> dict[str, str]:
+    """Folder -> the one that it is a copy of, where several hold one run. That which has
+    the run's name is the original, or else the first.
+
+    Args:
+        stated: Folder -> the run_id that it states, named alike.
+    """
+    originals: dict[str, str] = {}
+    for folder, run_id in sorted(stated.items(), key=lambda item: item[0] != item[1]):
+        originals.setdefault(run_id, folder)
+    return {f: originals[i] for f, i in stated.items() if originals[i] != f}
 
 
 def short_hash(run_id: str) -> str:
@@ -73,6 +87,8 @@ def _none(text: str, runs: Path) -> str:
         f"a run is named by its folder, its run_id, or the first {LEAST} to 8 digits of "
         f"the hash at its end; got {shown(text)}"
     )
+    if re.fullmatch(rf"[0-9a-f]{{1,{LEAST - 1}}}", text.lower()):
+        return f"{rule}; type {LEAST} digits or more"
     if not runs.is_dir():
         return f"{rule}, and {no_folder(runs)}; name the run's folder"
     names = [path.name for path in _runs(runs) if is_run(path)]

@@ -197,8 +197,8 @@ class Model:
             Pixels, NumPy [n, H, W, C]. `decode(torch.randn(n, model.latent))` gives
             tensors.
         """
-        if n < 1:
-            raise UserError(f"a sample has at least one image, got n={n}")
+        if not isinstance(n, int) or n < 1:
+            raise UserError(f"a sample has at least one image, got n={shown(n)}")
         z = torch.randn(n, self.latent, generator=stream(seed, "samples"))
         return self.decode(z.numpy(), clip)
 
@@ -215,8 +215,8 @@ class Model:
             return self.cohort.pixels_of(u.to(self.device))[0]
         if not u.is_floating_point():
             raise UserError(
-                f"images are uint8 or floating pixels in [0, 1], got {u.dtype}; give "
-                f"images.astype('uint8') of levels from 0 to 255"
+                f"images are uint8 or floating pixels in [0, 1], got {u.dtype}; divide "
+                f"levels by their largest (255, or 65535 of 16 bits)"
             )
         low, high = (x.item() for x in u.detach().aminmax())
         if not (low >= -SLACK and high <= 1 + SLACK):
@@ -238,7 +238,11 @@ class Model:
             if len(each) == given.ndim
         }
         fitting = {k: u for k, u in found.items() if tuple(u.shape[1:]) == self.shape}
-        if not fitting or not given.numel():
+        if not given.numel():
+            raise UserError(
+                f"images must be one or more of {size}, got {list(given.shape)}"
+            )
+        if not fitting:
             raise UserError(
                 f"images must be {size}, as [n, {height}, {width}, {channels}] or "
                 f"[n, {channels}, {height}, {width}], got {list(given.shape)}; crop or "

@@ -18,13 +18,13 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import yaml
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vae_sweep.config import RunConfig, validate_recorded
+from vae_sweep.config import MOST_STEPS, RunConfig, validate_recorded
 from vae_sweep.errors import UserError
 from vae_sweep.records.summary import Summary
 
@@ -72,11 +72,21 @@ def check_schema(name: str, schema: Any) -> None:
         )
 
 
+class _Listed(BaseModel):
+    """What a list states of a run; earlier versions stated less."""
+
+    model_config = ConfigDict(extra="allow")
+    command: str = ""
+    time: str = ""
+    total_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
+    label: str | None = None
+
+
 class _Sweep(BaseModel):
     """What a sweep.json may hold."""
 
     schema_: int = Field(alias="schema")
-    runs: dict[str, dict[str, Any]]
+    runs: dict[str, _Listed]
 
 
 def _content(path: Path) -> bytes:
@@ -158,7 +168,7 @@ def read_list(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path.name, error) from None
     check_schema(path.name, listed.schema_)
-    return listed.runs
+    return {k: about.model_dump(exclude_unset=True) for k, about in listed.runs.items()}
 
 
 def read_sweep(folder: Path) -> dict[str, dict[str, Any]]:

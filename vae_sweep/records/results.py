@@ -18,7 +18,7 @@ import pandas as pd
 from vae_sweep.config import Own, RunConfig, leaves
 from vae_sweep.errors import UserError, counted, no_folder
 from vae_sweep.records import claim, reader, states
-from vae_sweep.records.find import is_run, short_hash
+from vae_sweep.records.find import copies, is_run, short_hash
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.summary import Best, Predicted, Summary
 
@@ -79,6 +79,7 @@ class Run:
     uncurved: str = ""  # why `training` has nothing, where training.csv cannot be read
     folder: Path = Path()
     sweep: str = ""  # where several are read of which two hold a run of this name
+    stated: str = ""  # the run_id in config.yaml
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,7 +100,8 @@ class Results:
     noise falling: run_id, kl (nats per image), psnr (dB).
 
     `runs` are what the frames were made of, in the order of `finals`; `skipped` maps
-    folders of runs that could not be read to the reason, `uncurved` those whose
+    folders that could not be read, or are copies of a run, to the reason, `uncurved` those
+    whose
     training.csv could not; `waiting` names runs that the sweep is to hold and that have
     not begun.
     """
@@ -256,6 +258,10 @@ def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
                 runs.append(_read(folder))
             except Unreadable as error:
                 skipped[folder.name] = str(error)
+    places = {str(run.folder): str(run.folder.parent / run.stated) for run in runs}
+    copied = copies(places)
+    skipped |= {Path(f).name: f"copy of {Path(of).name}" for f, of in copied.items()}
+    runs = [run for run in runs if str(run.folder) not in copied]
     if not runs:
         run_id, reason = next(iter(skipped.items()))
         where = ", ".join(map(str, sweeps))
@@ -292,10 +298,9 @@ def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Res
 
 
 def left_out(results: Results) -> list[str]:
-    """Lines that count the runs, and the training curves, that could not be read, with the
-    first few reasons."""
-    found = {"{} that cannot be read": results.skipped}
-    found["the training curves of {}"] = results.uncurved
+    """Lines that count the runs, and the training curves, that are left out, with the first
+    few reasons."""
+    found = {"{}": results.skipped, "the training curves of {}": results.uncurved}
     return [_counted(text, runs) for text, runs in found.items() if runs]
 
 
@@ -327,7 +332,10 @@ def _read(folder: Path) -> Run:
         training, uncurved = reader.read_training(folder, summary), ""
     except Unreadable as error:
         training, uncurved = reader.Rows([]), str(error)
-    return Run(folder.name, config, rows, summary, status, training, uncurved, folder)
+    return Run(
+        *(folder.name, config, rows, summary, status, training, uncurved, folder),
+        stated=run_id,
+    )
 
 
 def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
@@ -339,7 +347,7 @@ def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
 
 def _identities(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """IDENTITY -> value per run; folders may have been renamed, so they name the runs."""
-    others = _others([run.config for run in runs])
+    others, images = _others([run.config for run in runs]), _images(runs)
     return [
         {
             "run_id": run.run_id,
@@ -350,9 +358,9 @@ def _identities(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "reduction": run.config.reduction,
             "beta": run.config.beta.label,
             "seed": run.config.seed,
-            "other": f"sweep={run.sweep} {other}".strip() if run.sweep else other,
+            "other": " ".join(filter(None, (run.sweep and f"sweep={run.sweep}", *more))),
         }
-        for run, other in zip(runs, others, strict=True)
+        for run, *more in zip(runs, others, images, strict=True)
     ]
 
 
@@ -412,7 +420,24 @@ def data_sets(runs: Sequence[Run]) -> list[str]:
     ]
     keys = [key for key in _telling(settings) if key != "data.name"]
     more = [[f"{_short(k)}={each[k]}" for k in keys if k in each] for each in settings]
-    return [" ".join([s["data.name"], *m]) for s, m in zip(settings, more, strict=True)]
+    return [
+        " ".join(filter(None, [each["data.name"], *others, images]))
+        for each, others, images in zip(settings, more, _images(runs), strict=True)
+    ]
+
+
+def _images(runs: Sequence[Run]) -> list[str]:
+    """Per run `images=1a2b3c4d` where runs of the same settings of data saw other images,
+    as of a folder to which some were added between two commands; else nothing."""
+    places = [run.config.data.model_dump_json(exclude={"cache"}) for run in runs]
+    stated = [run.summary.images if run.summary else None for run in runs]
+    seen: dict[str, set[str]] = {}
+    for place, images in zip(places, stated, strict=True):
+        seen.setdefault(place, set()).update(filter(None, [images]))
+    return [
+        f"images={images[:8]}" if images and len(seen[place]) > 1 else ""
+        for place, images in zip(places, stated, strict=True)
+    ]
 
 
 def mixed(results: Results) -> str | None:

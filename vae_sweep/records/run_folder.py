@@ -191,6 +191,7 @@ class RunFolder:
     def __init__(self, config: RunConfig, fingerprint: str, steps: int | None = None):
         self.config = config
         self.path = config.run_dir
+        self.images = fingerprint
         decisive = {**config.decisive, "images": fingerprint}
         if steps is not None:
             warmup = config.train.warmup(steps)
@@ -474,10 +475,11 @@ class RunFolder:
         return self._set_aside(why, "summary.json")
 
     def _set_aside(self, why: str, first: str = "state.safetensors") -> str | None:
-        """Renames checkpoint, rows and summary to NAME.old-K; None if nothing is there."""
+        """Renames checkpoint, rows, summary and pictures to NAME.old-K; None if nothing is
+        there."""
         moved = [
             put_aside(self.path / name).name
-            for name in dict.fromkeys((first, METRICS, TRAINING, "summary.json"))
+            for name in dict.fromkeys((first, METRICS, TRAINING, "summary.json", *PICTURES))
             if (self.path / name).exists()
         ]
         if not moved:
@@ -609,7 +611,7 @@ class RunFolder:
         self._write_summary(summary.but(**about))
 
     def _write_summary(self, summary: Summary) -> None:
-        content = {"schema": SCHEMA, **summary.stated(), "identity": self.identity}
+        content = {**summary.stated(), "identity": self.identity, "images": self.images}
         content["schema"] = SCHEMA  # not that of a summary which an earlier version wrote
         content["checksum"] = reader.checksum(content)
         text = json.dumps(content, indent=2, allow_nan=False)

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from vae_sweep.errors import UserError, no_folder
 from vae_sweep.records import claim, heartbeat, reader
-from vae_sweep.records.find import is_run
+from vae_sweep.records.find import copies, is_run
 from vae_sweep.records.heartbeat import Heartbeat
 from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.summary import Summary
@@ -112,17 +112,21 @@ def read(folder: Path) -> Sweep:
     listed = reader.read_sweep(folder)
     there = {path.name for path in folder.iterdir() if is_run(path)}
     runs, skipped = [], {}
+    stated: dict[str, str] = {}
     for run_id in [*listed, *sorted(there - listed.keys())]:
         if run_id not in there:
             total, label = (listed[run_id].get(key) for key in ("total_steps", "label"))
             runs.append(State(run_id, "waiting", total=total, label=label))
             continue
         try:
-            state = _state(folder / run_id)
+            state = _state(folder / run_id, stated)
             label = listed[run_id].get("label") if run_id in listed else None
             runs.append(state._replace(label=label))
         except Unreadable as error:
             skipped[run_id] = str(error)
+    copied = copies(stated)
+    skipped |= {name: f"copy of {of}" for name, of in copied.items()}
+    runs = [run for run in runs if run.run_id not in copied]
     if any(run.status == "running" for run in runs):  # the others' turn comes
         runs = [
             run._replace(status="waiting") if run.status == "interrupted" else run
@@ -132,9 +136,13 @@ def read(folder: Path) -> Sweep:
     return Sweep(folder, runs, skipped, str(commands[-1]) if commands else None)
 
 
-def _state(folder: Path) -> State:
-    """Raises Unreadable where the summary is damaged, or of a later version."""
+def _state(folder: Path, stated: dict[str, str]) -> State:
+    """The state of a run; notes in `stated` the run_id that its summary has.
+
+    Raises Unreadable where the summary is damaged, or of a later version.
+    """
     summary = reader.read_summary(folder)
+    stated[folder.name] = summary.run_id if summary and summary.run_id else folder.name
     if summary is not None and summary.status != "running":
         return _ended(folder.name, summary)
     held, beat = claim.is_held(folder), heartbeat.read(folder)

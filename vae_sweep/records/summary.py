@@ -72,7 +72,8 @@ class Summary(_Kept):
     `steps` are those that it has trained, of `total_steps`; `final` is its last row;
     `implied_sigma` is in 8-bit levels, `psnr_cap` in dB, of the training split, where None
     that is stated is no cap. `seconds` are those of its cohort, of `cohort_size` runs.
-    `metrics` are those that not every run has, by name. `shape` is an image's (C, H, W).
+    `metrics` are those that not every run has, by name. `shape` is an image's (C, H, W),
+    `images` a digest of every pixel.
     `rows` and the digests say what belongs to a run that ended: metrics.csv, training.csv,
     reconstructions.png and samples.png.
     """
@@ -80,6 +81,7 @@ class Summary(_Kept):
     status: Literal["running", "failed", "diverged", "finished"]
     run_id: str | None = None
     identity: str | None = None
+    images: str | None = None
     steps: int | None = None
     total_steps: int | None = None
     diverged_at: int | None = None

@@ -247,6 +247,8 @@ class Display:
             table.add_column(header, justify="right", no_wrap=True, min_width=least)
         for point in self._chosen():
             status, row = point.status, point.row or {}
+            if status == "training" and not row.get("step"):
+                row = {}  # that of the untrained network would look like a result
             step = point.step
             if point.ended is not None and point.ended.diverged_at is not None:
                 step = point.ended.diverged_at

@@ -5,6 +5,7 @@ Its rows are those of a run that was trained to all its steps at once, to the la
 CPU, since that is asked of the schedules, the settings and the images beforehand.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from vae_sweep.records.find import run_folder, short_hash
 from vae_sweep.records.reader import Rows, Unreadable
 from vae_sweep.records.results import flattened
 from vae_sweep.records.run_folder import RunFolder
+from vae_sweep.training.locate import Located
 from vae_sweep.training.prepare import Prepared
 from vae_sweep.training.step import state_shape
 from vae_sweep.vae import schedules
@@ -54,8 +56,7 @@ def begun(p: Prepared) -> Begun:
         config, summary = reader.read_config(path), reader.read_summary(path)
     except Unreadable as error:
         raise UserError(f"extend={name}: {path}/{error}; leave extend out") from None
-    images = len(p.dataset.splits.train)
-    steps = config.train.total_steps(images)
+    steps = config.train.total_steps(len(p.dataset.splits.train))
     _check_settings(p, config, steps)
     if p.steps <= steps:
         raise UserError(
@@ -136,13 +137,26 @@ def rows_until(rows: Rows, step: int, evaluated: bool) -> Rows:
     return Rows([rows.lines[0], *before.lines[1:], line + b"\n"])
 
 
-def _check_settings(p: Prepared, config: RunConfig, steps: int) -> None:
+def check_settings(p: Located, named: Path) -> None:
+    """Raises UserError where a point is not the run in `named`, its length apart; what
+    cannot be read there is no matter of a point that has begun."""
+    with suppress(Unreadable):
+        config = reader.read_config(named)
+        _check_settings(p, config, config.train.total_steps(len(p.dataset.splits.train)))
+
+
+def _check_settings(p: Located | Prepared, config: RunConfig, steps: int) -> None:
     """Raises UserError where the point is another run's, its length apart."""
     ours, theirs = _flat(p.config, p.steps), _flat(config, steps)
     keys = dict.fromkeys([*theirs, *ours])
     differ = [key for key in keys if ours.get(key) != theirs.get(key)]
     if not differ:
         return
+    if differ == ["train.lr_warmup"]:  # which, where not set, follows from the steps
+        warmup = {"lr_warmup": config.train.warmup(steps)}
+        train = p.config.train.model_copy(update=warmup)
+        alike = p.config.model_copy(update={"train": train})
+        _check_schedules(p._replace(config=alike), config, steps, steps)
     if "data.name" in differ:  # whose keys differ as well
         key = config.data.place
         place = f" data.{config.data.place}={getattr(config.data, key)}" if key else ""
@@ -186,7 +200,9 @@ def _flat(config: RunConfig, steps: int) -> dict[str, str]:
     }
 
 
-def _check_schedules(p: Prepared, config: RunConfig, steps: int, until: int) -> None:
+def _check_schedules(
+    p: Located | Prepared, config: RunConfig, steps: int, until: int
+) -> None:
     """Raises UserError where a run of more steps would have had another learning rate or
     beta before step `until`."""
     rates = [

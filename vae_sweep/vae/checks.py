@@ -37,7 +37,7 @@ def _called(what: str, name: str, function: Callable[..., Any], *arguments: Any)
     """`function(*arguments)`; `name` is that of the function in a message."""
     try:
         return function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = options.raised(error, what.partition("=")[2])
         raise UserError(f"{what}: its {name} raised {said}") from error
 

@@ -16,7 +16,7 @@ from vae_sweep.config import (
     RunConfig,
     TrainConfig,
 )
-from vae_sweep.errors import UserError
+from vae_sweep.errors import UserError, counted
 from vae_sweep.vae import own_network
 from vae_sweep.vae.adapter import Stacked
 from vae_sweep.vae.layers import (
@@ -57,11 +57,12 @@ def resolutions(config: ConvConfig, height: int, width: int) -> list[tuple[int, 
     for _ in config.widths:
         h, w = sizes[-1]
         if min(h, w) < 2:
-            levels = len(config.widths)
+            levels, most = len(config.widths), len(sizes) - 1
+            fewer = f" or at most {counted(most, 'width')}" if most else ""
             raise UserError(
                 f"model.widths has {levels} levels, each halves the image: "
-                f"{height}x{width} is too small; use larger images or at most "
-                f"{len(sizes) - 1} widths"
+                f"{height}x{width} is too small; use larger images{fewer}"
+                + ("" if most else ", or model=mlp")
             )
         sizes.append(((h + reach) // 2 + 1, (w + reach) // 2 + 1))
     return sizes

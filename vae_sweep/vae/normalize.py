@@ -130,7 +130,7 @@ def fit(name: str, counts: Tensor, option: str | None = None) -> Affine:
             f"{option or f'norm {name}'} divides by the standard deviation, which is 0 in "
             f"channel {error.channels} of the training images; use {remedy}"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not options.is_own(name):
             raise
         raise UserError(f"norm={name} raised {options.raised(error, name)}") from None

@@ -29,7 +29,7 @@ def verify(
     batch: int = PROBED,
     precision: str = "fp32",
     cuda: bool = False,
-    raised: Callable[[Exception], str] = repr,
+    raised: Callable[[BaseException], str] = repr,
 ) -> None:
     """Tries what `make` builds on a few images, in training and in evaluation.
 
@@ -74,12 +74,12 @@ def verify(
             raise UserError(f"cannot be trained as several runs: {raised(error)}") from None
 
 
-def _made(make: Make, raised: Callable[[Exception], str]) -> nn.Module:
+def _made(make: Make, raised: Callable[[BaseException], str]) -> nn.Module:
     with seeded(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are said where it is made to be trained
         try:
             module = make()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"cannot be made: {raised(error)}") from None
     if not isinstance(module, nn.Module):
         raise UserError(f"must be {WHAT}, got a {type(module).__name__}")
@@ -118,7 +118,7 @@ def _images(count: int, shape: Shape, dtype: torch.dtype) -> Tensor:
 
 
 def _check_pass(
-    module: Any, x: Tensor, latent: int, raised: Callable[[Exception], str]
+    module: Any, x: Tensor, latent: int, raised: Callable[[BaseException], str]
 ) -> None:
     """One pass over x [B, C, H, W] by the module itself."""
 

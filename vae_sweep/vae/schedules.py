@@ -106,7 +106,7 @@ def _made(name: str, given: Any, keys: dict[str, Any]) -> Schedule | None:
         return given if isinstance(given, Schedule) else None
     try:
         made = given(**keys)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"beta={name} raised {options.raised(error, name)}") from None
     return made if isinstance(made, Schedule) else None
 
