@@ -147,10 +147,10 @@ def range_mismatch(study: Study) -> Answer:
     )
     cost, fitting, *_ = tables["PSNR"]
     elsewhere_too = tables["One condition changed"]
-    same = sum(j.decision == cost.decision for j in elsewhere_too)
+    same = [j for j in elsewhere_too if j.decision == cost.decision]
     lead = {
         "lower": f"Yes: tanh cannot reach {outside:.0%} of z-scored targets and loses "
-        f"{cost.size} to a linear head at equal noise",
+        f"{cost.size} to linear heads at equal noise",
         "higher": f"No, tanh gains {cost.size} over a linear head at equal noise",
         EQUAL: f"No: tanh is within {margin('dB')} of a linear head at equal noise, "
         f"{cost.text}",
@@ -162,7 +162,10 @@ def range_mismatch(study: Study) -> Answer:
         EQUAL: f"on [-1, 1] they are within {margin('dB')}",
         "undecided": "on [-1, 1] it is undecided",
     }[fitting.decision]
-    also = f"; likewise in {same} of {len(elsewhere_too)} other conditions"
+    also = f"; likewise in {len(same)} of {len(elsewhere_too)} other conditions"
+    if same and cost.decision in ("lower", "higher"):
+        sizes = [abs(j.shown.estimate) for j in same]
+        also += f" ({min(sizes):.2f} to {max(sizes):.2f} dB)"
     return Answer(
         "Does it hurt that z-scored targets and tanh outputs have different ranges?",
         f"{lead}; {on_minus1_1}{also if cost.decision != 'undecided' else ''}.",

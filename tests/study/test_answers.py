@@ -30,7 +30,11 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
         (ranges_or_balance, {"range_gain": -4.0, "balance_gain": 0.1}, ["if either: "]),
         (ranges_or_balance, {"range_gain": 0.1, "balance_gain": -4.0}, ["if either: "]),
         (ranges_or_balance, LOUD, ["Undecided: "]),
-        (range_mismatch, {}, ["Yes: tanh cannot reach 42%", "loses 2.0", "4 of 4 other"]),
+        (
+            range_mismatch,
+            {},
+            ["Yes: tanh cannot reach 42%", "loses 2.0", "4 of 4 other conditions (1.9"],
+        ),
         (range_mismatch, {"elsewhere": {"mnist": (0.0, 0.0)}}, ["likewise in 3 of 4"]),
         (range_mismatch, {"head_cost": 0.0}, ["No: tanh is within 0.3 dB of a linear"]),
         (range_mismatch, {"head_cost": 1.0}, ["No, tanh gains "]),

@@ -18,8 +18,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = make.NOTEBOOKS
 RESULTS = ROOT / "experiments" / "results"
-there = all((RESULTS / name / "about.json").exists() for name in make.EXPERIMENTS)
-of_tables = pytest.mark.skipif(not there, reason="the study's tables are not published")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +100,6 @@ def test_the_smallest_sweep_comes_out_as_committed(smoke):
         assert found.to_numpy() == pytest.approx(expected.to_numpy(), abs=off)
 
 
-@of_tables
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_committed_notebook_is_executed(notebook):
     made = nbformat.read(notebook, as_version=4)
@@ -124,7 +121,6 @@ def markdown(notebook: Path) -> str:
     return "\n".join(out.get("data", {}).get("text/markdown", "") for out in outputs)
 
 
-@of_tables
 def test_the_committed_notebooks_say_what_the_tables_say():
     committed = Study(RESULTS)
     *questions, last, _ = map(markdown, NOTEBOOKS)
@@ -136,7 +132,6 @@ def test_the_committed_notebooks_say_what_the_tables_say():
         assert all(line in last for line in entry.lines)
 
 
-@of_tables
 def test_every_experiment_is_published():
     committed = Study(RESULTS)
     for name in make.EXPERIMENTS:
@@ -153,7 +148,6 @@ def test_the_pages_say_what_the_tables_say():
     assert make.ANSWERS.read_text() == pages.page(committed)
 
 
-@of_tables
 def test_the_list_of_grids_says_what_they_cost():
     costs = make.LIST.read_text()
     assert make.cost_list(costs, Study(RESULTS)) == costs
