@@ -1,6 +1,8 @@
 """Fixtures of all tests, and what they take for granted."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,19 @@ os.environ["WANDB_MODE"] = "disabled"
 
 from helpers import CHROMIUM, make_images
 
+from vae_sweep.system import stop
+
 settings.register_profile("vae-sweep", deadline=None, derandomize=True)
 settings.load_profile("vae-sweep")
+
+
+@pytest.fixture(autouse=True)
+def unhandled() -> Iterator[None]:
+    """No test leaves behind what ends this process by a signal of a later one."""
+    before = [signal.getsignal(signum) for signum in stop.SIGNALS]
+    yield
+    assert [signal.getsignal(signum) for signum in stop.SIGNALS] == before
+    assert "stop" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.fixture

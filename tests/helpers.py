@@ -217,13 +217,18 @@ def claim_elsewhere(folder: Path, number: int = 1, age: float = 0.0, **stated: A
 # --- commands ---
 
 
+def leave_signals(monkeypatch: Any) -> None:
+    """A command in this process leaves its signals alone."""
+    monkeypatch.setattr("vae_sweep.system.stop.install", lambda: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
 def said_by(
     module: Any, capsys: Any, monkeypatch: Any, *arguments: str, code: int = 0
 ) -> tuple[str, str]:
     """What a command's module prints in this process, for what needs none of its own."""
     monkeypatch.setattr("sys.argv", ["vae-sweep", *arguments])
-    monkeypatch.setattr("vae_sweep.system.stop.install", lambda: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    leave_signals(monkeypatch)
     try:
         module.main()
         ended = 0

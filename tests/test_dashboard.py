@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from helpers import make_config
+from helpers import leave_signals, make_config
 
 from vae_sweep import dashboard
 from vae_sweep.errors import UserError
@@ -167,6 +167,7 @@ ARGUMENTS = ("--entity", "team", "--project", "vae-sweep")
 def command(monkeypatch):
     def run(*arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["vae-sweep dashboard", *arguments])
+        leave_signals(monkeypatch)
         dashboard.main()
 
     return run

@@ -242,10 +242,13 @@ def test_wandb_files_read_back_hold_the_curves(cli):
     cli.env["WANDB_MODE"] = "offline"
     cli.env.pop("WANDB_DIR", None)
     point = [o for o in SMALL if "wandb" not in o]
-    out, _ = cli(*point, "norm=zscore,unit")
+    out, err = cli(*point, "norm=zscore,unit")
     assert "wandb sync runs/main/wandb/offline-run-*" in out
     for folder in cli.runs():
-        [file] = cli.folder.glob(f"runs/main/wandb/*{folder.name}/run-{folder.name}.wandb")
+        name = f"*{folder.name}/run-{folder.name}.wandb"
+        files = list((cli.folder / "runs/main/wandb").glob(name))
+        assert len(files) == 1, err
+        [file] = files
         history: dict[float, dict[str, float]] = {}
         for record in read_records(file):
             items = {key_of(i): i.value_json for i in record.history.item}

@@ -148,14 +148,14 @@ def _draw_floor(axes: Axes, runs: pd.DataFrame, column: str, color: str) -> None
 
 @drawn()
 def effects(rows: Mapping[str, Interval], x: str, log: bool = False) -> Figure:
-    """Estimates with their 95% intervals, one line each; a vertical line at 0, unless
-    they are positive and shown on a logarithmic axis."""
+    """Estimates with their 95% intervals, one line each, and a vertical line at no effect:
+    0, or 1 of ratios, which are shown on a logarithmic axis."""
     figure, grid = _figure(8, 0.9 + 0.32 * len(rows))
     axes = grid[0, 0]
     if log:
         _log_x(axes)
-    else:
-        axes.axvline(0, color=LIGHT.quiet, linewidth=1)
+        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=12))
+    axes.axvline(1 if log else 0, color=LIGHT.quiet, linewidth=1)
     for i, row in enumerate(rows.values()):
         axes.plot([row.low, row.high], [i, i], color=PALETTE[0], linewidth=2.5, alpha=0.6)
         axes.plot([row.estimate], [i], "o", color=PALETTE[0], markersize=5)

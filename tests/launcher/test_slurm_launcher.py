@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_images
+from helpers import leave_signals, make_images
 from submitit.core.utils import DelayedSubmission
 
 from vae_sweep import status
@@ -300,8 +300,7 @@ def test_predictions_need_no_slurm(folder, capsys, monkeypatch):
 def test_readers_pass_over_what_submitit_writes(command, folder, capsys, monkeypatch):
     command(SLURM, "seed=0,1")
     monkeypatch.setattr(sys, "argv", ["status.py", "runs/main"])
-    monkeypatch.setattr("vae_sweep.system.stop.install", lambda: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    leave_signals(monkeypatch)
     status.main()
     out = capsys.readouterr().out
     assert out.startswith("runs/main  waiting: 2 waiting · 0 %\n")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import TINY, make_config, make_images
+from helpers import TINY, leave_signals, make_config, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
@@ -276,7 +276,7 @@ def test_folders_that_hold_something_are_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     monkeypatch.setattr("sys.argv", ["export", str(run), str(tmp_path / "full")])
-    monkeypatch.setattr("vae_sweep.system.stop.install", lambda: None)
+    leave_signals(monkeypatch)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

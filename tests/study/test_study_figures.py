@@ -75,8 +75,11 @@ def test_effects_are_points_in_their_intervals(log):
     }
     figure = figures.effects(rows, "what", log)
     [axes] = figure.axes
-    drawn = [line.get_xydata().tolist() for line in axes.lines]
-    drawn = drawn if log else drawn[1:]  # the first is the line at 0
+    none, *drawn = [line.get_xydata().tolist() for line in axes.lines]
+    assert none == [[1 if log else 0, 0], [1 if log else 0, 1]]
+    figure.draw_without_rendering()
+    shown = [text.get_text() for text in axes.get_xticklabels()]
+    assert {"2", "5"} <= set(shown) if log else shown
     assert drawn == [[[1, 0], [4, 0]], [[2, 0]], [[8, 1], [9, 1]], [[8, 1]]]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["first", "second (2 diverged)"]

@@ -21,6 +21,7 @@ from vae_sweep.system import scratch
 from vae_sweep.system.machine import open_files
 
 INIT_TIMEOUT_S = 30  # how long wandb may look for its server
+START_TIMEOUT_S = 120  # and wait for its service process, which a busy machine delays
 OPEN_FILES = 64  # of this process that wandb needs: with few its threads print tracebacks
 FINISH_TIMEOUT_S = 30  # and upload what is left of a run; the rest stays in its folder
 
@@ -127,7 +128,9 @@ class WandbLogger:
         if mode == "offline":
             self._supersede()
         # process-wide and first: else wandb may ask for a key at the terminal
-        singleton = wandb.setup(settings=wandb.Settings(silent=True))
+        singleton = wandb.setup(
+            settings=wandb.Settings(silent=True, x_service_wait=START_TIMEOUT_S)
+        )
         self._run = wandb.init(
             project=_project(config),
             entity=_section(config).entity,
@@ -142,7 +145,7 @@ class WandbLogger:
             settings=wandb.Settings(
                 console="off",
                 silent=True,
-                init_timeout=INIT_TIMEOUT_S,
+                init_timeout=INIT_TIMEOUT_S if mode == "online" else START_TIMEOUT_S,
                 finish_timeout=FINISH_TIMEOUT_S,
                 # they measure the machine, R times over where R runs share it
                 x_disable_stats=True,
