@@ -282,14 +282,14 @@ def output_layer(study: Study) -> Answer:
     )
     tables = _judged(
         {
-            "The asker's tanh replaced": asked,
+            "tanh replaced": asked,
             title: others,
             "The noise found rather than typed": [
                 contrast(published, "linear: gaussian_optimal − mse", BITS, free, by_hand)
             ],
         }
     )
-    replaced = tables["The asker's tanh replaced"][0]
+    replaced = tables["tanh replaced"][0]
     in_psnr = [j for j in tables[title] if j.effect.unit == "dB"]
     lead = {
         "higher": f"Yes, on z-scored targets: linear gains {replaced.size} over tanh",
@@ -301,14 +301,13 @@ def output_layer(study: Study) -> Answer:
     likelihood = {
         "lower": f"`gaussian_optimal` saves {-found.shown.estimate:.3f} bits per dim",
         "higher": f"`gaussian_optimal` costs {found.shown.estimate:.3f} bits per dim",
-        EQUAL: "`gaussian_optimal` is level with a typed noise",
+        EQUAL: "noise that is found (`gaussian_optimal`) is as good as typed",
         "undecided": "`gaussian_optimal` is undecided",
     }[found.decision]
     return Answer(
         "Should the output layer be something else?",
-        f"{lead}; of {len(in_psnr)} bounded heads that reach every target "
-        f"{_counted(in_psnr)}; "
-        f"{likelihood}.",
+        f"{lead}; of {len(in_psnr)} bounded heads that reach every target, "
+        f"{_counted(in_psnr)}; {likelihood}.",
         tables,
         [],
         ("core", "likelihoods"),
@@ -394,10 +393,12 @@ def balance(study: Study) -> Answer:
     at_1, factor = tables["KL at β = 1"][2], tables[theory][1]
     scale2 = beta_factor(published, "unit", "zscore")
     measured = factor.shown.mapped(lambda ratio: ratio * scale2).text(1)
-    times = f"at β = 1, z-scoring multiplies KL by {at_1.shown.estimate:.2f}"
+    times = (
+        f"at `beta=1`, z-scoring [0, 1] images multiplies KL by {at_1.shown.estimate:.2f}"
+    )
     lead = {
         "higher": f"Yes: {times}",
-        "lower": f"Yes, reversed: {times}",
+        "lower": f"Reversed: {times}",
         EQUAL: f"No: {times}",
         "undecided": f"Undecided: {times}",
     }[at_1.decision]
@@ -406,7 +407,7 @@ def balance(study: Study) -> Answer:
         "undecided": "undecided",
     }.get(factor.decision, f"over {margin('×')} off")
     inside = factor.shown.low <= 1 <= factor.shown.high
-    fits = f"{'held' if inside else 'excluded'}, {fits}"
+    fits = f"{'confirmed' if inside else 'excluded'}, {fits}"
     undone = f"multiplying β by {measured} undoes that (theory: {scale2:.1f}, {fits})"
     if math.isnan(factor.shown.low):
         undone = "no factor on β was found that undoes that"
@@ -533,14 +534,14 @@ def ranges_or_balance(study: Study) -> Answer:
 
     tables = _judged(
         {
-            "PSNR over the set-up as asked": gains(PSNR),
+            "PSNR over the original set-up": gains(PSNR),
             "Which matters more": [
                 contrast(published, "balance fixed − range fixed", PSNR, balanced, ranges)
             ],
             "Calibrated bits per dim over the same (lower is better)": gains(BITS),
         }
     )
-    first, second, together = tables["PSNR over the set-up as asked"]
+    first, second, together = tables["PSNR over the original set-up"]
     more = tables["Which matters more"][0].decision
     either = "higher" in (first.decision, second.decision)
     lead = {
@@ -551,7 +552,8 @@ def ranges_or_balance(study: Study) -> Answer:
     }[more]
     return Answer(
         "Is it the ranges that don't meet, or the balance of the two terms?",
-        f"{lead}: in the set-up as asked, correcting the range adds {first.text}, "
+        f"{lead}: with z-scored images, tanh, both terms as means and β = 1, correcting "
+        f"the range adds {first.text}, "
         f"correcting the balance {second.text}, both {together.text} of PSNR.",
         tables,
         [effects.markdown(original(published.results.finals))],

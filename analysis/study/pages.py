@@ -22,13 +22,16 @@ def front(study: Study) -> str:
     if missing:
         more = counted(missing, "more question")
         lines += ["", f"The grids behind {more} are still being trained."]
-    about = study.of("core").caption
+    core = study.of("core")
+    about = core.about
     return "\n".join(
         [
             *lines,
             "",
-            f"Test split, [95 % t intervals], paired by seed; {about}. Tables, limits and "
-            "commands: [docs/answers.md](docs/answers.md).",
+            f"Test split, [95 % t intervals], paired by seed; {about['data']}; "
+            f"{about['steps']} steps of batch {about['batch_size']}, {core.seeds}; "
+            f"{about['hardware']}, torch {about['versions']['torch']}. Tables, networks, "
+            "limits and commands of each: [docs/answers.md](docs/answers.md).",
         ]
     )
 
@@ -41,7 +44,9 @@ the experiment states ({", ".join(margin(unit) for unit in MARGINS)}): *higher* 
 are beyond it, *equal* is shown to be within it, anything else is *undecided*. Decisions and
 their p-values are corrected by Holm over all rows of a question. Of a KL, and of factors on
 β, the ratio is shown (×). `half → end` is the same on validation images at half of training
-and at its end; *settled* moved by less than a third of the margin.
+and at its end. `since half` compares the two: *settled*, shown to have moved by less than a
+third of the margin; *still grows* or *shrinks*, shown to have moved by more; *undecided*,
+neither.
 """
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from vae_sweep.config import Norm, RunConfig
 from vae_sweep.data.dataset import Dataset, Datasets
-from vae_sweep.errors import UserError
+from vae_sweep.errors import UserError, counted
 from vae_sweep.files import write_atomically
 from vae_sweep.records import results
 from vae_sweep.records.reader import read_picture
@@ -66,9 +66,14 @@ class Published(NamedTuple):
         return torch.from_numpy(self.histogram.to_numpy().T.copy())
 
     @property
+    def seeds(self) -> str:
+        """How many, as in `5 seeds`."""
+        return counted(self.results.finals["seed"].nunique(), "seed")
+
+    @property
     def caption(self) -> str:
         """One line that says what the numbers rest on."""
-        about, seeds = self.about, self.results.finals["seed"].nunique()
+        about = self.about
         images = about["images"]
         sets = images if isinstance(images, list) else [images]
         shown = [f"{s['train']:,} training, {s['test']:,} test images" for s in sets]
@@ -78,7 +83,7 @@ class Published(NamedTuple):
         return (
             f"{about['data']}: {', '.join(shown)}; {about['network']}; "
             f"{about['steps']} steps of batch {about['batch_size']}, "
-            f"{seeds} seed{'s' if seeds > 1 else ''}; {about['hardware']}, "
+            f"{self.seeds}; {about['hardware']}, "
             f"torch {about['versions']['torch']}"
         )
 

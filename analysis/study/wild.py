@@ -114,7 +114,7 @@ Sorted by implied noise: the standard deviation, in 8-bit levels, of the decoder
 negative ELBO the loss is, up to one factor: a Gaussian's, or Laplace's where the likelihood
 is l1. A Bernoulli's cross entropy has no noise to imply (–); one that is learned is in
 brackets, as it came out. Expected are active units, KL (nats per image) and PSNR (dB) of a
-linear VAE at its optimum, known of Gaussian noise and of images up to 64x64x3. Observed are
+linear VAE at its optimum, known for Gaussian noise and images up to 64x64x3. Observed are
 those of validation images after our small network was trained with that loss on dead leaves
 of their size, with one seed: they show what the objective asks for, not what their networks
 reach on their images. A latent counts as active from a variance of its mean of 0.01, and a
@@ -167,13 +167,13 @@ def lead(found: Sequence[Loss]) -> str:
         f"({least.about.name}) to {high} ({largest.about.name}). The median is "
         f"{_short(middle)}; {len(wide)} are at or above 255, the whole range of pixels.\n"
         f"- Options of one code base imply different noise: {_spans(implied)}.\n"
-        f"- Collapse is predicted of {_names(unused)}; it was observed, KL below "
-        f"{COLLAPSED} nats, of {_names(collapsed)}. Fewer than {LITTLE:g} nats were left "
-        f"by {_names(little)}. Of the {len(known)} whose linear optimum is known, "
+        f"- Collapse is predicted for {_names(unused)}; it was observed (KL below "
+        f"{COLLAPSED} nats) for {_names(collapsed)}. KL ended below {LITTLE:g} nats for "
+        f"{_names(little)}. Of the {len(known)} whose linear optimum is known, "
         f"{len(few)} leave more than half of their latents unused.\n"
-        f"- KL weighs next to nothing, noise below {FAINT:g} level, in {_names(faint)}.\n"
-        f"- Heads that miss targets: {_names(capped)}. A tanh over targets in [0, 1], of "
-        f"whose range half lies idle: {_names(half)}."
+        f"- KL has almost no effect (noise below {FAINT:g} level) in {_names(faint)}.\n"
+        f"- Heads that miss targets: {_names(capped)}. A tanh over targets in [0, 1] "
+        f"leaves half of its range unused: {_names(half)}."
     )
 
 

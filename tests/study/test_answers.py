@@ -57,17 +57,28 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
             {"reaching": {"sigmoid": 1.0, "tanh_rescaled": -1.0}},
             ["5 within 0.3 dB, 1 better, 3 worse;"],
         ),
-        (output_layer, {"optimal_bits": 0.0}, ["is level with a typed noise"]),
+        (
+            output_layer,
+            {"optimal_bits": 0.0},
+            ["noise that is found (`gaussian_optimal`) is as good as typed."],
+        ),
         (output_layer, {"optimal_bits": 0.1}, ["costs 0.1"]),
         (output_layer, LOUD, ["Undecided on z-scored", "`gaussian_optimal` is undecided"]),
-        (balance, {}, ["Yes: at β = 1, z-scoring multiplies KL by 2.7", "within 5 %)"]),
+        (
+            balance,
+            {},
+            [
+                "Yes: at `beta=1`, z-scoring [0, 1] images multiplies KL by 2.7",
+                "within 5 %)",
+            ],
+        ),
         (
             balance,
             {"power": 0.8},
             ["(theory: 12.1, excluded, over 5 % off)", "PSNR equal within"],
         ),
-        (balance, {"power": -1.0}, ["Yes, reversed: ", "multiplies KL by 0.37"]),
-        (balance, {"by_scale": False}, ["No: at β = 1", "multiplying β by 1.0"]),
+        (balance, {"power": -1.0}, ["Reversed: ", "multiplies KL by 0.37"]),
+        (balance, {"by_scale": False}, ["No: at `beta=1`", "multiplying β by 1.0"]),
         (balance, {"leak": 0.2, "unit_gap": -1.0}, ["KL is not equal, PSNR not equal."]),
         (balance, LOUD, ["Undecided: ", "no factor on β was", "PSNR undecided."]),
     ],
@@ -139,7 +150,7 @@ def test_the_front_page_has_a_sentence_per_question():
     said = pages.front(Truth())
     bullets = [line for line in said.splitlines() if line.startswith("- **")]
     assert len(bullets) == 5
-    assert "planted: 10 training, 10 test images; conv network, latent=16" in said
+    assert "paired by seed; planted; 1000 steps of batch 1, 5 seeds; none, torch 0." in said
 
 
 def test_what_is_not_published_is_not_answered():

@@ -135,7 +135,7 @@ def read(typed: list[str]) -> Typed:
 def _warn_of_repeated(overrides: list[Override]) -> None:
     """Says on stderr which choices do not count, since a later one is of the same axis.
 
-    Of other keys, such as train.steps, a later line often overrules one in a script.
+    Of other keys, such as train.steps, a later line often overrides one in a script.
     """
     last = {o.key_or_group: o for o in overrides}
     for override in overrides:

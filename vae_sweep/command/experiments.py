@@ -37,7 +37,7 @@ class Experiment(BaseModel):
     """experiments/NAME.yaml: a union of grids, each as one would type it.
 
     The points of every grid have what `common` says; what is typed beside
-    `experiments=NAME` overrules both. `about`, where given, says something of each grid,
+    `experiments=NAME` overrides both. `about`, where given, says something of each grid,
     in whatever keys its reader knows; running ignores it.
     """
 

@@ -53,6 +53,8 @@ class WandbLogger:
         folder = scratch.use_own_folder()
         if "HOME" not in os.environ:  # else its service complains on stderr
             os.environ.setdefault("XDG_CACHE_HOME", str(folder))
+        if not sys.modules.get("wandb"):  # else it looks for the service of another
+            os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
         mode = "offline" if _reached is False else wandb_mode(_section(config))

@@ -158,7 +158,7 @@ class Heads(nn.Module):
 
     In training a standardized one uses the mean and the population variance of each channel
     of the batch, and the gradient flows through both. `mean` and `var` [R, C] are what it
-    uses in evaluation: in training they move by MOMENTUM towards the batch's mean and
+    uses in evaluation: in training they move by MOMENTUM toward the batch's mean and
     unbiased variance, as in torch.nn.BatchNorm2d. The first batch sets them (`seen` [R]
     says whether there was one), so that an early evaluation is not mixed with the initial 0
     and 1. Other heads leave them alone.

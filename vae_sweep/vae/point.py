@@ -34,7 +34,7 @@ class Point(NamedTuple):
     target: Affine
     zscore: Affine | None
     weights: tuple[float, float]  # (w_r, w_k) of the reduction
-    beta: float  # the one the run trains towards
+    beta: float  # the one the run trains toward
     variance: Tensor  # implied decoder variance [C], pixel units, at `beta`; or nan
     spread: float  # root mean square deviation of the targets from their mean
     start: Start | None  # None: at random

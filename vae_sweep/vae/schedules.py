@@ -33,7 +33,7 @@ class Schedule:
     """What beta is over a run.
 
     Args:
-        final: The beta that a run trains towards, at which its ELBO and noise are quoted: a
+        final: The beta that a run trains toward, at which its ELBO and noise are quoted: a
             number, or a function of the pixels N, the latent size D, and the Implied noise.
         multiplier: beta / final beta, a function of the share of the steps done, an array
             from 0 to 1; 1 throughout unless set.
@@ -112,7 +112,7 @@ def _made(name: str, given: Any, keys: dict[str, Any]) -> Schedule | None:
 
 
 def final_beta(config: BetaConfig, pixels: int, latent: int, implied: Implied) -> float:
-    """The beta that a run trains towards; pixels N, latent D."""
+    """The beta that a run trains toward; pixels N, latent D."""
     final = schedule(config).final
     return final(pixels, latent, implied) if callable(final) else float(final)
 
