@@ -532,9 +532,15 @@ def ranges_or_balance(study: Study) -> Answer:
     def gains(quantity: str) -> list[Effect]:
         return [contrast(published, k, quantity, way, asked) for k, way in ways.items()]
 
+    by_range, by_balance, by_both = gains(PSNR)
+    beyond = effects.minus(by_both, by_range, "both fixed − range fixed")
     tables = _judged(
         {
             "PSNR over the original set-up": gains(PSNR),
+            "Are the two independent?": [
+                beyond,
+                effects.minus(beyond, by_balance, "both fixed − the sum of each"),
+            ],
             "Which matters more": [
                 contrast(published, "balance fixed − range fixed", PSNR, balanced, ranges)
             ],

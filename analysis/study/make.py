@@ -10,10 +10,12 @@ and what captions call them.
 """
 
 import argparse
+import hashlib
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +28,7 @@ from study import calculator, figures, pages, published, wild
 from study.published import Study
 from vae_sweep.command import experiments
 from vae_sweep.errors import UserError
+from vae_sweep.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = (
@@ -48,21 +51,23 @@ def render(notebook: Path, to: Path, sweep: Path | None = None) -> None:
     Raises papermill's PapermillExecutionError where a cell raises.
     """
     parameters = {} if sweep is None else {"sweep": str(sweep.resolve())}
-    papermill.execute_notebook(
-        str(notebook),
-        str(to),
-        parameters,
-        cwd=str(notebook.parent),
-        progress_bar=False,
-        log_output=False,
-    )
-    made = nbformat.read(to, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:  # papermill writes after every cell
+        executed = Path(folder) / notebook.name
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            parameters,
+            cwd=str(notebook.parent),
+            progress_bar=False,
+            log_output=False,
+        )
+        made = nbformat.read(executed, as_version=4)
     made.metadata.pop("papermill", None)  # times and paths, which change at each run
     for i, cell in enumerate(made.cells):
         cell["id"] = f"{notebook.stem[:2]}-{i:02d}"
         tags = cell.metadata.get("tags")
         cell["metadata"] = {"tags": tags} if tags else {}
-    nbformat.write(made, to)
+    write_atomically(to, f"{nbformat.writes(made)}\n".encode())
 
 
 def filled(page: str, name: str, content: str) -> str:
@@ -90,7 +95,9 @@ def cost_list(page: str, study: Study) -> str:
             f"| {(finals['status'] == 'diverged').sum()} | {about['steps']} "
             f"| {about['run_seconds'] / 60:.0f} |"
         )
-    return filled(page, "cost", "\n".join([*lines, "", study.of(EXPERIMENTS[0]).caption]))
+    about = study.of(EXPERIMENTS[0]).about
+    machine = f"{about['hardware']}, torch {about['versions']['torch']}."
+    return filled(page, "cost", "\n".join([*lines, "", machine]))
 
 
 class Place(NamedTuple):
@@ -98,6 +105,9 @@ class Place(NamedTuple):
 
     options: list[str]
     name: str | None
+
+
+NOWHERE = Place([], None)  # where the experiment itself says
 
 
 def data_set(experiment: str) -> str:
@@ -108,7 +118,13 @@ def data_set(experiment: str) -> str:
 
 
 def check(places: Mapping[str, Place], options: list[str]) -> None:
-    """Composes, validates and predicts every point before any trains."""
+    """Composes, validates and predicts every point before any trains.
+
+    Raises UserError where an option is wrong, or would change which runs are published.
+    """
+    for word in [*options, *(word for place in places.values() for word in place.options)]:
+        if word.lstrip("+").partition("=")[0] in ("experiments", "sweep", "runs"):
+            raise UserError(f"the study names its own sweeps, got {word}; leave it out")
     for place, names in groupby(sorted(EXPERIMENTS, key=data_set), data_set):
         command = [sys.executable, "-m", "vae_sweep.predict", "-m"]
         command += [f"experiments={','.join(names)}", *options]
@@ -119,19 +135,38 @@ def check(places: Mapping[str, Place], options: list[str]) -> None:
             )
 
 
-def run(experiment: str, options: list[str], name: str | None) -> None:
-    """Trains an experiment, publishes its tables and writes its report; `name` is what
-    captions call the images.
+def sweep_of(experiment: str, options: Sequence[str]) -> str:
+    """The sweep of an experiment; with `options` one of its own, so that a table never has
+    runs of other options."""
+    if not options:
+        return experiment
+    return f"{experiment}-{hashlib.sha256(shlex.join(options).encode()).hexdigest()[:8]}"
+
+
+def run(experiment: str, place: Place, options: Sequence[str] = ()) -> None:
+    """Trains an experiment, publishes its tables and writes its report.
 
     Raises UserError where it could not be run; one with points that diverged has been.
     """
-    command = [sys.executable, "-m", "vae_sweep.run", f"experiments={experiment}", *options]
+    sweep = sweep_of(experiment, options)
+    command = [sys.executable, "-m", "vae_sweep.run", f"experiments={experiment}"]
+    command += [f"sweep={sweep}", *place.options, *options]
     code = subprocess.run(command, env={"WANDB_MODE": "disabled", **os.environ}).returncode
     if code not in (0, 1):
         raise UserError(f"{experiment} ended with exit code {code}; correct what it says")
-    folder = Path("runs", experiment)
-    published.publish(folder, RESULTS / experiment, name)
+    folder = Path("runs", sweep)
+    published.publish(folder, RESULTS / experiment, place.name)
     subprocess.run([sys.executable, "-m", "vae_sweep.report", folder], check=True)
+
+
+def _words(options: str) -> list[str]:
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise UserError(
+            f"a place's options are words as a shell reads them, got {options} ({error}); "
+            f"close the quote"
+        ) from None
 
 
 def placed(given: Sequence[Sequence[str]]) -> dict[str, Place]:
@@ -147,7 +182,7 @@ def placed(given: Sequence[Sequence[str]]) -> dict[str, Place]:
                 f"perhaps a name for captions; got {' '.join(values)}"
             )
     return {
-        name: Place(shlex.split(options), rest[0] if rest else None)
+        name: Place(_words(options), rest[0] if rest else None)
         for name, options, *rest in given
     }
 
@@ -158,18 +193,20 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="no training, no tables")
     parser.add_argument("options", nargs="*", help="of vae_sweep.run, for every experiment")
     chosen = parser.parse_args()
+    if chosen.render and (chosen.place or chosen.options):
+        parser.error("--render trains nothing: leave --place and options out")
     if not chosen.render:
         places = placed(chosen.place)
         check(places, chosen.options)
         for experiment in OWN_IMAGES:
-            run(experiment, [], None)
+            run(experiment, NOWHERE)
         for experiment in EXPERIMENTS:
-            place = places.get(data_set(experiment), Place([], None))
-            run(experiment, [*place.options, *chosen.options], place.name)
+            place = places.get(data_set(experiment), NOWHERE)
+            run(experiment, place, chosen.options)
+    study = Study(RESULTS)  # read before a notebook is written
     for notebook in NOTEBOOKS:
         print(f"rendering {notebook.name}", flush=True)
         render(notebook, notebook)
-    study = Study(RESULTS)
     figures.collapse(study.of("balance")).savefig(COLLAPSE, dpi=110)
     PAGE.write_text(front_page(PAGE.read_text(), study))
     ANSWERS.write_text(pages.page(study))
@@ -184,3 +221,6 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

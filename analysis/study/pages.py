@@ -91,8 +91,13 @@ def limits(study: Study, answer: Answer) -> list[str]:
         published = study.of(name)
         about = published.about
         passed = trained.share([published.results.finals])
+        capped = trained.share([published.results.finals], capped=True)
+        of_capped = (
+            f"; of capped heads, against it clipped, {capped}" if capped.runs else ""
+        )
         lines.append(
-            f"- `{name}`: {published.caption}. Against the linear optimum: {passed}. "
+            f"- `{name}`: {published.caption}. Against the linear optimum: "
+            f"{passed}{of_capped}. "
             f"`{about['command']}`, commit {about['commit'][:10]}."
         )
     moving = {

@@ -24,7 +24,7 @@ from PIL import Image
 
 from vae_sweep.config import Norm, RunConfig
 from vae_sweep.data.dataset import Dataset, Datasets
-from vae_sweep.errors import UserError, counted
+from vae_sweep.errors import UserError, counted, reason
 from vae_sweep.files import write_atomically
 from vae_sweep.records import results
 from vae_sweep.records.reader import read_picture
@@ -261,15 +261,29 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _read(folder: Path) -> Published:
+    """Raises UserError where a file is damaged or missing."""
+    try:
+        return _whole(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the published tables in {folder} are damaged ({reason(error)}); restore them "
+            f"with git checkout, or publish them again"
+        ) from None
+
+
+def _whole(folder: Path) -> Published:
     texts: Any = dict.fromkeys(TEXTS, str)
     about = json.loads((folder / "about.json").read_text())
     finals, curves = (
         _numbers(pd.read_csv(folder / name, dtype=texts, keep_default_na=False))
         for name in ("finals.csv", "curves.csv")
     )
+    if sorted(finals["run_id"]) != sorted(set(curves["run_id"])):
+        raise ValueError("finals.csv and curves.csv are of other runs")
     first = [name for name in results.IDENTITY if name in finals]
     curves = finals[first].merge(curves, on="run_id")
     theory = pd.read_csv(folder / "theory.csv", dtype=texts)
+    _ = theory["kl"], theory["psnr"]
     levels = folder / "histogram.csv"
     histogram = pd.read_csv(levels) if levels.exists() else pd.DataFrame()
     rows = [np.zeros((0, 0, 3), np.uint8)]

@@ -159,6 +159,30 @@ def test_the_numbers_of_any_sweep(sweep, tmp_path):
     assert set(published.results_of(sweep).finals["status"]) == {"interrupted"}
 
 
+@pytest.mark.parametrize("name", ["about.json", "finals.csv", "curves.csv", "theory.csv"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]"])
+def test_damaged_tables_are_said(sweep, tmp_path, name, content):
+    published.publish(sweep, tmp_path / "there")
+    path = tmp_path / "there" / name
+    if content is not None:
+        path.write_bytes(content)
+    elif name != "about.json":  # without which it is no published table
+        path.unlink()
+    else:
+        return
+    with pytest.raises(UserError, match=r"there are damaged \(.*git checkout"):
+        published.results_of(tmp_path / "there")
+
+
+@pytest.mark.parametrize("damage", [lambda lines: lines[:2], lambda lines: [*lines, "x,y"]])
+def test_rows_that_are_lost_or_added_are_said(sweep, tmp_path, damage):
+    published.publish(sweep, tmp_path / "there")
+    path = tmp_path / "there" / "finals.csv"
+    path.write_text("\n".join(damage(path.read_text().splitlines())))
+    with pytest.raises(UserError, match="of other runs"):
+        published.results_of(tmp_path / "there")
+
+
 def test_a_study_finds_its_experiments(sweep, tmp_path):
     published.publish(sweep, tmp_path / "all" / "one")
     published.publish(sweep, tmp_path / "all" / "two")

@@ -1,11 +1,13 @@
 """The notebooks on the smallest sweep, and what is committed of the study."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from study import answers, make, pages, published
 from study.ledger import ledger
@@ -156,6 +158,41 @@ def test_the_list_of_grids_says_what_they_cost():
 def test_each_experiment_has_one_place_for_its_images():
     assert make.data_set("original") == "cifar10"
     assert make.data_set("smoke") == "dead_leaves"
+
+
+@pytest.mark.parametrize("word", ["sweep=mine", "experiments=smoke", "+runs=there"])
+def test_what_would_change_the_published_runs_is_refused(word):
+    with pytest.raises(UserError, match=re.escape(f"got {word}; leave it out")):
+        make.check({}, ["train.steps=4", word])
+    with pytest.raises(UserError, match="names its own sweeps"):
+        make.check({"cifar10": make.Place([word], None)}, [])
+
+
+def test_a_study_with_other_options_has_sweeps_of_its_own():
+    assert make.sweep_of("core", []) == "core"
+    longer = make.sweep_of("core", ["train.steps=20000"])
+    assert longer.startswith("core-")
+    assert longer != make.sweep_of("core", ["train.steps=30000"])
+
+
+def test_a_quote_that_is_not_closed_is_said():
+    with pytest.raises(UserError, match="No closing quotation"):
+        make.placed([["cifar10", "data.path='photos"]])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_notebook_that_fails_is_left_as_it_was(tmp_path):
+    cell = nbformat.v4.new_code_cell("1 / 0")
+    notebook = tmp_path / "fails.ipynb"
+    kernel = {"name": "python3", "display_name": "Python", "language": "python"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    made = nbformat.v4.new_notebook(cells=[cell], metadata=metadata)
+    nbformat.write(made, notebook)
+    before = notebook.read_bytes()
+    with pytest.raises(papermill.PapermillExecutionError):
+        make.render(notebook, notebook)
+    assert notebook.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["fails.ipynb"]
 
 
 def test_a_place_is_options_and_a_name(monkeypatch):
