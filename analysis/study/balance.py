@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from study.effects import (
     Effect,
@@ -20,6 +21,7 @@ from vae_sweep.records.comparisons import Interval, interval, of_point
 from vae_sweep.vae.normalize import fit
 
 COLLAPSED = 0.5  # nats of KL, below which a run's latents carry nothing
+EDGE = 1.05  # how far beyond a measured KL another may be, which the factor then extends to
 
 
 def linear(norm: str, target: str | None = None, **more: Any) -> Where:
@@ -35,27 +37,39 @@ def beta_factor(published: Published, a: Norm, b: Norm) -> float:
     return squares[0] / squares[1]
 
 
+def _along(at: NDArray, x: NDArray, y: NDArray) -> NDArray:
+    """np.interp, whose first and last pieces go on beyond the ends; x rises."""
+    piece = np.clip(np.searchsorted(x, at), 1, len(x) - 1)
+    slope = (y[piece] - y[piece - 1]) / (x[piece] - x[piece - 1])
+    return y[piece] + (at - x[piece]) * slope
+
+
 def factor(a: str, b: str) -> Measure:
     """Logarithm of the factor on beta that gives normalization `b` the KL that `a` has, of
     linear heads, measured.
 
-    Between the betas of the grid log KL is taken as linear in log beta; KL of less than a
-    nat is left out, and a seed whose KL does not fall as beta rises has no factor.
+    Between the betas of the grid log KL is taken as linear in log beta, and so up to EDGE
+    beyond its ends. The betas of `a` that count are the same for every seed: those whose
+    mean KL is in that range, else the seeds that happen to be in it would decide. KL of
+    less than a nat is left out, and a seed whose KL does not fall as beta rises has no
+    factor.
     """
 
     def measure(finals: pd.DataFrame, split: str) -> pd.Series:
         curves = {norm: _kl_curves(finals, norm, f"{split}/kl") for norm in (a, b)}
         logs: dict[int, float] = {}
-        for seed in curves[a].index.intersection(curves[b].index):
-            wanted, offered = (curves[norm].loc[seed] for norm in (a, b))
-            offered = offered[offered > 1]
-            x, y = (np.log(np.asarray(v, float)) for v in (offered.index, offered))
-            inside = wanted[
-                (wanted > 1) & (wanted <= offered.max()) & (wanted >= offered.min())
-            ]
-            if len(inside) and (np.diff(y) < 0).all():
-                found = np.interp(np.log(inside), y[::-1], x[::-1])
-                logs[seed] = float(np.mean(found - np.log(np.asarray(inside.index, float))))
+        seeds = curves[a].index.intersection(curves[b].index)
+        wanted, offered = (curves[norm].loc[seeds] for norm in (a, b))
+        mean, there = wanted.mean(), offered.mean()
+        there = there[there > 1]
+        counts = (mean > 1) & mean.between(there.min() / EDGE, there.max() * EDGE)
+        for seed in seeds:
+            asked, known = wanted.loc[seed, counts].dropna(), offered.loc[seed]
+            known = known[known > 1]
+            x, y = (np.log(np.asarray(v, float)) for v in (known.index, known))
+            if len(asked) and len(y) > 1 and (np.diff(y) < 0).all():
+                found = _along(np.log(asked.to_numpy(float)), y[::-1], x[::-1])
+                logs[seed] = float(np.mean(found - np.log(np.asarray(asked.index, float))))
         return pd.Series(logs, dtype=float)
 
     return measure

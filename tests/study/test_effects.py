@@ -144,6 +144,24 @@ def test_the_factor_on_beta_is_measured(norm, truth):
     assert against.shown.estimate == pytest.approx(1, rel=5e-3)
 
 
+def test_the_same_betas_count_for_every_seed():
+    """KL of 1600 / beta and of 100 / beta, whose first value is 2 % less or more by seed:
+    the same KL is at 16 / 0.98 or 16 / 1.02, also just beyond the last beta of the grid."""
+    off = {0: 0.98, 1: 1.02, 2: 0.98, 3: 1.02}
+    shared = {"head": "linear", "likelihood": "mse", "reduction": "sum"}
+    shared |= {"status": "finished", "other": ""}
+    rows = [
+        {**shared, "norm": norm, "target": norm, "seed": seed, "beta_value": beta}
+        | {"beta": f"warmup{beta:g}"}
+        | {"test/kl": kl / beta * (off[seed] if (norm, beta) == ("unit", 1) else 1)}
+        for norm, kl in {"unit": 100.0, "zscore": 1600.0}.items()
+        for beta in (1.0, 4.0, 16.0)
+        for seed in off
+    ]
+    logs = balance.factor("unit", "zscore")(pd.DataFrame(rows), "test")
+    assert np.exp(logs).to_dict() == pytest.approx({s: 16 / k for s, k in off.items()})
+
+
 def test_a_kl_that_does_not_fall_has_no_factor():
     balanced = Truth().of("balance")
     finals = balanced.results.finals
