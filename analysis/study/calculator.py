@@ -34,6 +34,7 @@ SOURCES = Path(__file__).parent / "calculator_page"
 PAGE = ROOT / "docs" / "calculator.html"
 IMAGES = ROOT / "experiments" / "results" / "images.json"
 DIGITS = 9  # of eigenvalues
+TRAINING = {"cifar10": (50_000, (3, 32, 32)), "mnist": (60_000, (1, 28, 28))}
 
 
 def counted(data: Dataset, name: str) -> dict[str, Any]:
@@ -84,6 +85,9 @@ def count(cifar: str, mnist: str) -> None:
     Args:
         cifar: Folder of CIFAR-10's images, with train/ and test/.
         mnist: Its file, with train_images and test_images.
+
+    Raises:
+        UserError: They are not there, or are other images.
     """
     places = {
         "cifar10": ("CIFAR-10, re-encoded as JPEG", "image_folder", cifar),
@@ -91,9 +95,18 @@ def count(cifar: str, mnist: str) -> None:
     }
     found = {}
     for word, (name, source, path) in places.items():
+        quoted = path.replace("'", "\\'")
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", [f"data={source}", f"data.path='{path}'"])
-        found[word] = counted(dataset.load(config_of(composed).data), name)
+            composed = compose("config", [f"data={source}", f"data.path='{quoted}'"])
+        data = dataset.load(config_of(composed).data)
+        images = len(data.splits.train) + len(data.splits.val)
+        if (images, data.shape) != TRAINING[word]:
+            count, shape = TRAINING[word]
+            raise UserError(
+                f"{word} has {count:,} training images of {shape}, got {images:,} of "
+                f"{data.shape} in {path}; name {name}"
+            )
+        found[word] = counted(data, name)
     write_atomically(IMAGES, (_lines(found) + "\n").encode())
 
 

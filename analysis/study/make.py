@@ -131,7 +131,8 @@ def check(places: Mapping[str, Place], options: list[str]) -> None:
         command += places[place].options if place in places else []
         if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
             raise UserError(
-                "the study's options are those of vae_sweep.run; correct the above"
+                "places and options of the study are words as vae_sweep.run takes them; "
+                "correct what is said above"
             )
 
 
@@ -175,7 +176,9 @@ def placed(given: Sequence[Sequence[str]]) -> dict[str, Place]:
     Raises UserError where a data set is none of the study's, or a value is missing.
     """
     sets = sorted({data_set(name) for name in EXPERIMENTS})
-    for values in given:
+    for k, values in enumerate(given):
+        if values[:1] in [before[:1] for before in given[:k]]:
+            raise UserError(f"a data set has one --place, got two of {values[0]}")
         if len(values) not in (2, 3) or values[0] not in sets:
             raise UserError(
                 f"--place takes one of {', '.join(sets)}, its options of vae_sweep.run and "

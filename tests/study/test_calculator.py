@@ -100,6 +100,18 @@ def test_what_is_counted_of_images(tmp_path):
         )
 
 
+def test_other_images_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_SWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(calculator, "IMAGES", tmp_path / "images.json")
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    for i, image in enumerate(make_images(30).permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    with pytest.raises(UserError, match=r"cifar10 has 50,000 .* got .* \(3, 8, 8\) in"):
+        calculator.count(str(folder), "mnist.npz")
+    assert not (tmp_path / "images.json").exists()
+
+
 # --- in a browser ---
 
 in_browser = [pytest.mark.browser, pytest.mark.slow]

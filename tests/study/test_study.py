@@ -175,6 +175,11 @@ def test_a_study_with_other_options_has_sweeps_of_its_own():
     assert longer != make.sweep_of("core", ["train.steps=30000"])
 
 
+def test_a_data_set_has_one_place():
+    with pytest.raises(UserError, match="got two of cifar10"):
+        make.placed([["cifar10", "data.path=a"], ["cifar10", "data.path=b"]])
+
+
 def test_a_quote_that_is_not_closed_is_said():
     with pytest.raises(UserError, match="No closing quotation"):
         make.placed([["cifar10", "data.path='photos"]])
