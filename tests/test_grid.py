@@ -281,7 +281,7 @@ def test_the_picture_shows_the_sweep_and_the_table_this_commands_points(
     assert shown == [[config_of("seed=7").run_id, config_of().run_id]]
     (config_of().run_dir / "config.yaml").write_text("[")
     grid.run([config_of("seed=7")])
-    assert "left out 1 run" in capsys.readouterr().out
+    assert "left out 1 run: " in capsys.readouterr().out
     assert shown[1] == [config_of("seed=7").run_id]
 
 

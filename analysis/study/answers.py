@@ -536,7 +536,7 @@ def ranges_or_balance(study: Study) -> Answer:
     beyond = effects.minus(by_both, by_range, "both fixed − range fixed")
     tables = _judged(
         {
-            "PSNR over the original set-up": gains(PSNR),
+            "PSNR over the original set-up": [by_range, by_balance, by_both],
             "Are the two independent?": [
                 beyond,
                 effects.minus(beyond, by_balance, "both fixed − the sum of each"),
@@ -559,8 +559,8 @@ def ranges_or_balance(study: Study) -> Answer:
     return Answer(
         "Is it the ranges that don't meet, or the balance of the two terms?",
         f"{lead}: with z-scored images, tanh, both terms as means and β = 1, correcting "
-        f"the range adds {first.text}, "
-        f"correcting the balance {second.text}, both {together.text} of PSNR.",
+        f"the range adds {first.text}, correcting the balance {second.text}, "
+        f"both {together.text} of PSNR.",
         tables,
         [effects.markdown(original(published.results.finals))],
         ("original",),

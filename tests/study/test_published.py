@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -159,17 +160,22 @@ def test_the_numbers_of_any_sweep(sweep, tmp_path):
     assert set(published.results_of(sweep).finals["status"]) == {"interrupted"}
 
 
-@pytest.mark.parametrize("name", ["about.json", "finals.csv", "curves.csv", "theory.csv"])
-@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]"])
+TABLES = ("finals.csv", "curves.csv", "theory.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *itertools.product(("about.json", *TABLES), (b"", b"{}", b"[]")),
+        *((name, None) for name in TABLES),  # without about.json it is no published table
+    ],
+)
 def test_damaged_tables_are_said(sweep, tmp_path, name, content):
     published.publish(sweep, tmp_path / "there")
     path = tmp_path / "there" / name
+    path.unlink()
     if content is not None:
         path.write_bytes(content)
-    elif name != "about.json":  # without which it is no published table
-        path.unlink()
-    else:
-        return
     with pytest.raises(UserError, match=r"there are damaged \(.*git checkout"):
         published.results_of(tmp_path / "there")
 
