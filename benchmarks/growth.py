@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 SIZES = (100, 300, 1_000, 2_000, 5_000, 10_000)
-ROUNDS, MANY = 3, 2_000  # rounds of each cost, up to so many points; one of more
+ROUNDS = 3  # of each cost
 REPORTED = 5_000  # points, up to which a page is written; browsers take more, people not
 OPENED = 2_000  # points, up to which a browser opens it
 SEEDS = 5
@@ -101,9 +101,8 @@ def main() -> None:
             for name, command in COSTS.items():
                 if name == REPORT and n > REPORTED:
                     continue
-                rounds = ROUNDS if n <= MANY else 1
                 arguments = command(f"runs/n{n}", n)
-                spent[name][n] = [cost(folder, *arguments) for _ in range(rounds)]
+                spent[name][n] = [cost(folder, *arguments) for _ in range(ROUNDS)]
                 _say(name, n, spent[name][n])
             if n <= REPORTED:
                 pages[n] = (folder / f"runs/n{n}/report.html").stat().st_size / 1e6
@@ -240,9 +239,8 @@ def _section(
     )
     return "\n".join(
         [
-            f"n = {ROUNDS} up to {MANY:,} points, then 1; {note}; {CORES} cores "
-            f"({platform.machine()}), Python {platform.python_version()}, torch "
-            f"{version('torch')}.",
+            f"Medians, n = {ROUNDS}; {note}; {CORES} cores ({platform.machine()}), Python "
+            f"{platform.python_version()}, torch {version('torch')}.",
             *("", "```text", table, "```", ""),
             *([browser, ""] if clicks else []),
             "![Each cost over the number of points](growth.png)",

@@ -305,13 +305,18 @@ def read_rows(folder: Path, name: str = METRICS) -> Rows:
     Raises:
         Unreadable: It is damaged.
     """
+    whole = _whole_lines(folder, name)
+    return Rows([line + b"\n" for line in whole.split(b"\n")[:-1]], name)
+
+
+def _whole_lines(folder: Path, name: str) -> bytes:
     try:
         content = _content(folder / name)
     except FileNotFoundError:
-        return Rows([])
+        return b""
     except OSError as error:
         raise _damaged(name, error) from None
-    return Rows([line + b"\n" for line in content.split(b"\n")[:-1]], name)
+    return content[: content.rfind(b"\n") + 1]
 
 
 def read_training(folder: Path, summary: Summary | None) -> Rows:
@@ -363,6 +368,18 @@ def is_picture_of(summary: Summary, content: bytes, name: str) -> bool:
     and of schema 1, state none."""
     stated = getattr(summary, PICTURES[name])
     return stated in (None, hashlib.sha256(content).hexdigest())
+
+
+def has_rows(folder: Path, summary: Summary) -> bool:
+    """Whether metrics.csv has the rows that an ended run's summary states.
+
+    Raises:
+        Unreadable: It is damaged.
+    """
+    whole = _whole_lines(folder, METRICS)
+    if summary.metrics_sha256 == hashlib.sha256(whole).hexdigest():
+        return True  # a rerun asks this of all runs: nothing is parsed
+    return fit(summary, read_rows(folder))
 
 
 def fit(summary: Summary, rows: Rows) -> bool:

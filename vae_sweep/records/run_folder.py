@@ -243,7 +243,7 @@ class RunFolder:
                 return None, "summary.json is another run's" if other else None
             if summary.status == "running":
                 return None, None
-            if reader.fit(summary, reader.read_rows(self.path)):
+            if reader.has_rows(self.path, summary):
                 return summary, self._complaint(summary)
         except LeftAlone as error:
             raise _refusal(self.path, error) from None
