@@ -11,8 +11,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from helpers import leave_signals, make_config
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from hydra_plugins.vae_sweep_launcher.grid_sweeper import union
 from vae_sweep import dashboard
+from vae_sweep.command import arguments
+from vae_sweep.command.entry import CONF, config_of
 from vae_sweep.errors import UserError
 from vae_sweep.records.reader import CURVE
 from vae_sweep.records.wandb_logger import WandbLogger
@@ -294,7 +299,10 @@ def test_the_agents_commands_make_the_points_of_the_grid(agent):
         point = dict(zip(parameters, values, strict=True))
         env, python, m, module, *overrides = agent.command(f"run{i}", point)
         assert (env, python, m, module) == ("/usr/bin/env", "python", "-m", "vae_sweep.run")
-        config = make_config(*overrides)
+        lines = arguments.read(overrides).lines  # as the command reads them
+        [job] = union(OverridesParser.create().parse_overrides(lines))
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = config_of(compose("config", job))
         for key in ("norm", "head", "seed"):
             assert getattr(config, key) == point[key]
         assert config.beta.label == f"{point['beta.value']:g}"

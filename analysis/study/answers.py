@@ -202,10 +202,10 @@ def make_it_fit(study: Study) -> Answer:
     )
     gains = tables["PSNR over z-scored inputs with tanh"]
     groups = {
-        f"more than {margin('dB')} is gained by": "higher",
-        f"less than {margin('dB')} is gained or lost by": EQUAL,
-        "worse are": "lower",
-        "undecided are": "undecided",
+        "rises with": "higher",
+        f"stays within {margin('dB')} with": EQUAL,
+        "falls with": "lower",
+        "is undecided with": "undecided",
     }
     parts = [
         f"{words} {listed}"
@@ -214,7 +214,7 @@ def make_it_fit(study: Study) -> Answer:
     ]
     return Answer(
         "Which pre-processing, or post-processing of the output, makes them fit?",
-        f"Over z-scored targets with tanh, {'; '.join(parts)} (dB).",
+        f"Over tanh on z-scored targets, PSNR {'; '.join(parts)} (dB).",
         tables,
         [],
         ("core",),
@@ -284,7 +284,7 @@ def output_layer(study: Study) -> Answer:
         {
             "tanh replaced": asked,
             title: others,
-            "The noise found rather than typed": [
+            "The noise fitted rather than set": [
                 contrast(published, "linear: gaussian_optimal − mse", BITS, free, by_hand)
             ],
         }
@@ -297,16 +297,16 @@ def output_layer(study: Study) -> Answer:
         EQUAL: f"No: linear is within {margin('dB')} of tanh on z-scored targets",
         "undecided": f"Undecided on z-scored targets: linear minus tanh is {replaced.text}",
     }[replaced.decision]
-    found = tables["The noise found rather than typed"][0]
+    found = tables["The noise fitted rather than set"][0]
     likelihood = {
         "lower": f"`gaussian_optimal` saves {-found.shown.estimate:.3f} bits per dim",
         "higher": f"`gaussian_optimal` costs {found.shown.estimate:.3f} bits per dim",
-        EQUAL: "noise that is found (`gaussian_optimal`) is as good as typed",
+        EQUAL: "fitting the noise (`gaussian_optimal`) is as good as setting it",
         "undecided": "`gaussian_optimal` is undecided",
     }[found.decision]
     return Answer(
         "Should the output layer be something else?",
-        f"{lead}; of {len(in_psnr)} bounded heads that reach every target, "
+        f"{lead}; of {len(in_psnr)} pairs of norm and bounded head that reach every target, "
         f"{_counted(in_psnr)}; {likelihood}.",
         tables,
         [],
@@ -495,7 +495,7 @@ def original_points(finals: pd.DataFrame) -> dict[str, Where]:
     of_noise = {"norm": "zscore", "reduction": "sum", "beta": matched(finals)}
     equal = f"noise of {noise(finals, matched(finals))} levels"
     return {
-        "as asked: z-score, tanh, mean reduction, β = 1": asked,
+        "original: z-score, tanh, mean reduction, β = 1": asked,
         "range fixed: tanh_rescaled": {**asked, "head": "tanh_rescaled"},
         "range fixed: linear head": {**asked, "head": "linear"},
         "range fixed: [-1, 1]": {**asked, "norm": "minus1_1"},
@@ -548,6 +548,7 @@ def ranges_or_balance(study: Study) -> Answer:
         }
     )
     first, second, together = tables["PSNR over the original set-up"]
+    equal = noise(published.results.finals, matched(published.results.finals))
     more = tables["Which matters more"][0].decision
     either = "higher" in (first.decision, second.decision)
     lead = {
@@ -558,8 +559,8 @@ def ranges_or_balance(study: Study) -> Answer:
     }[more]
     return Answer(
         "Is it the ranges that don't meet, or the balance of the two terms?",
-        f"{lead}: with z-scored images, tanh, both terms as means and β = 1, correcting "
-        f"the range adds {first.text}, correcting the balance {second.text}, "
+        f"{lead}: with z-scored images, tanh, both terms as means, β = 1, correcting the "
+        f"range adds {first.text}, correcting the balance (σ = {equal} levels) {second.text}, "
         f"both {together.text} of PSNR.",
         tables,
         [effects.markdown(original(published.results.finals))],

@@ -86,7 +86,7 @@ WRONG = {
     ("runs='a",): "check its quotes",
     ("--multirun=3",): "--multirun takes no value, got --multirun=3",
     ("-m=3",): "-m takes no value",
-    ("runs=~/x",): "'runs=\"~/x\"'",
+    ("runs=~/x,~/y",): "'runs=\"~/x,~/y\"'",
     ("seed=1\udc80",): "UTF-8",
     ("runs=a\0b",): "cannot read the option",
     ("seed=" + 5000 * "1",): "cannot read the option seed=111",
@@ -113,6 +113,13 @@ def test_what_is_wrong_is_answered_with_what_is_right(typed):
     assert WRONG[typed] in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "multirun to" not in str(refused.value)
+
+
+@pytest.mark.parametrize("typed", ["runs=~/x", "data.path=~/my photos", "runs=~ada/x"])
+def test_a_home_folder_needs_no_quotes(typed):
+    key, _, value = typed.partition("=")
+    [override] = OverridesParser.create().parse_overrides(arguments.read([typed]).lines)
+    assert (override.key_or_group, override.value()) == (key, value)
 
 
 def test_images_in_place_of_their_kind_are_answered_with_it(tmp_path, monkeypatch):

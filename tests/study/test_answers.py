@@ -23,7 +23,7 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
 @pytest.mark.parametrize(
     ("question", "truth", "parts"),
     [
-        (ranges_or_balance, {}, ["The balance: ", "correcting the range adds +0.4"]),
+        (ranges_or_balance, {}, ["The balance: ", "correcting the range adds +0.4", "(σ = 30 levels) +3."]),
         (ranges_or_balance, {"range_gain": 4.0}, ["The ranges: ", "both +4.5"]),
         (ranges_or_balance, {"range_gain": 3.0}, ["Both alike: "]),
         (ranges_or_balance, {"range_gain": 0.0, "balance_gain": 0.0}, ["Neither: "]),
@@ -44,11 +44,11 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
         (
             make_it_fit,
             {},
-            ["0.3 dB is gained by `head=", "is gained or lost by `head=hardtanh`"],
+            ["PSNR rises with `head=", "within 0.3 dB with `head=hardtanh`"],
         ),
-        (make_it_fit, {"head_cost": 0.0}, ["is gained or lost by ", "`head=linear` +0.0"]),
-        (make_it_fit, {"head_cost": 2.0}, ["worse are ", "`head=linear` −1.99"]),
-        (make_it_fit, LOUD, ["tanh, undecided are "]),
+        (make_it_fit, {"head_cost": 0.0}, ["PSNR stays within 0.3 dB with ", "`head=linear` +0.0"]),
+        (make_it_fit, {"head_cost": 2.0}, ["falls with ", "`head=linear` −1.99"]),
+        (make_it_fit, LOUD, ["targets, PSNR is undecided with "]),
         (output_layer, {}, ["Yes, on z-scored", "gains 2.0", "9 within", " saves 0."]),
         (output_layer, {"head_cost": 0.0}, ["No: linear is within 0.3 dB of tanh"]),
         (output_layer, {"head_cost": 1.0}, ["No: linear loses 0.99"]),
@@ -60,7 +60,7 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
         (
             output_layer,
             {"optimal_bits": 0.0},
-            ["noise that is found (`gaussian_optimal`) is as good as typed."],
+            ["fitting the noise (`gaussian_optimal`) is as good as setting it."],
         ),
         (output_layer, {"optimal_bits": 0.1}, ["costs 0.1"]),
         (output_layer, LOUD, ["Undecided on z-scored", "`gaussian_optimal` is undecided"]),

@@ -67,6 +67,7 @@ INSTEAD = ("--options", "--hydra-help", "--version", "--cfg", "-c", "--info", "-
 INSTEAD += ("--shell-completion", "-sc", "--experimental-rerun")
 ONE_POINT = "hydra.mode=RUN"
 HASHED = re.compile(r"extend=[0-9a-f]+")
+HOME = re.compile(r"[\w.]+=~[^\"',]*")  # no shell expands it there, and Hydra cannot read it
 FOREIGN = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -200,7 +201,7 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
 def parse(line: str, parser: OverridesParser) -> Override:
     """One option, as Hydra reads it; UserError where it cannot."""
     text = shown(line)[1:-1]
-    if HASHED.fullmatch(line):  # 12345e67 is no number here
+    if HASHED.fullmatch(line) or HOME.fullmatch(line):  # 12345e67 is no number here
         line = line.replace("=", "='") + "'"
     if len(line) > LONGEST:
         raise UserError(f"an option has at most {LONGEST:,} characters, got {text}")
