@@ -8,7 +8,7 @@
 # release-check` installs what would be released. `make study` is the whole study
 # (CIFAR="data=image_folder data.path=FOLDER" and MNIST="data=npz data.path=FILE" name other
 # places than torchvision's downloads, CIFAR_NAME and MNIST_NAME what captions call them).
-# All set up .venv first; that is repeated only when pyproject.toml changed.
+# All set up .venv first; that is repeated only when pyproject.toml or constraints.txt changed.
 PYTHON ?= python3
 BIN = .venv/bin
 SECONDS_EACH = not browser and not long and not slurm

@@ -306,8 +306,8 @@ def output_layer(study: Study) -> Answer:
     }[found.decision]
     return Answer(
         "Should the output layer be something else?",
-        f"{lead}; of {len(in_psnr)} pairs of norm and bounded head that reach every target, "
-        f"{_counted(in_psnr)}; {likelihood}.",
+        f"{lead}; of {len(in_psnr)} pairs of norm and bounded head that reach every "
+        f"target, {_counted(in_psnr)}; {likelihood}.",
         tables,
         [],
         ("core", "likelihoods"),
@@ -560,8 +560,8 @@ def ranges_or_balance(study: Study) -> Answer:
     return Answer(
         "Is it the ranges that don't meet, or the balance of the two terms?",
         f"{lead}: with z-scored images, tanh, both terms as means, β = 1, correcting the "
-        f"range adds {first.text}, correcting the balance (σ = {equal} levels) {second.text}, "
-        f"both {together.text} of PSNR.",
+        f"range adds {first.text}, the balance ({equal}) {second.text}, both "
+        f"{together.text} of PSNR.",
         tables,
         [effects.markdown(original(published.results.finals))],
         ("original",),

@@ -219,8 +219,15 @@ SCRIPTS = ("theory.js", "page.js")
 
 def made() -> str:
     """The page of what is committed."""
-    table = published.load(IMAGES.parent / wild.NAME)
-    return page(json.loads(IMAGES.read_text()), table)
+    try:
+        images = json.loads(IMAGES.read_text())
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{IMAGES} cannot be read ({said}); restore it, or count the images again: "
+            f"python -m study.calculator CIFAR_FOLDER MNIST_FILE"
+        ) from None
+    return page(images, published.load(IMAGES.parent / wild.NAME))
 
 
 def main() -> None:

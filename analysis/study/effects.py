@@ -127,7 +127,7 @@ MOVES: Mapping[Decision, str] = {
     "higher": "still grows",
     "lower": "shrinks",
     "equal within the margin": "settled",
-    "undecided": "undecided",
+    "undecided": "–",
 }
 
 

@@ -45,7 +45,7 @@ are beyond it, *equal* is shown to be within it, anything else is *undecided*. D
 their p-values are corrected by Holm over all rows of a question. Of a KL, and of factors on
 β, the ratio is shown (×). `half → end` is the same on validation images at half of training
 and at its end. `since half` compares the two: *settled*, shown to have moved by less than a
-third of the margin; *still grows* or *shrinks*, shown to have moved by more; *undecided*,
+third of the margin; *still grows* or *shrinks*, shown to have moved by more; a dash,
 neither.
 """
 

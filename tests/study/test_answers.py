@@ -23,7 +23,11 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
 @pytest.mark.parametrize(
     ("question", "truth", "parts"),
     [
-        (ranges_or_balance, {}, ["The balance: ", "correcting the range adds +0.4", "(σ = 30 levels) +3."]),
+        (
+            ranges_or_balance,
+            {},
+            ["The balance: ", "correcting the range adds +0.4", "the balance (σ = 30) +3."],
+        ),
         (ranges_or_balance, {"range_gain": 4.0}, ["The ranges: ", "both +4.5"]),
         (ranges_or_balance, {"range_gain": 3.0}, ["Both alike: "]),
         (ranges_or_balance, {"range_gain": 0.0, "balance_gain": 0.0}, ["Neither: "]),
@@ -46,7 +50,11 @@ LOUD: dict[str, Any] = {"spread": 5.0, "kl_spread": 0.7}  # too loud for five se
             {},
             ["PSNR rises with `head=", "within 0.3 dB with `head=hardtanh`"],
         ),
-        (make_it_fit, {"head_cost": 0.0}, ["PSNR stays within 0.3 dB with ", "`head=linear` +0.0"]),
+        (
+            make_it_fit,
+            {"head_cost": 0.0},
+            ["PSNR stays within 0.3 dB with ", "`head=linear` +0.0"],
+        ),
         (make_it_fit, {"head_cost": 2.0}, ["falls with ", "`head=linear` −1.99"]),
         (make_it_fit, LOUD, ["targets, PSNR is undecided with "]),
         (output_layer, {}, ["Yes, on z-scored", "gains 2.0", "9 within", " saves 0."]),
@@ -107,7 +115,7 @@ def test_what_moves_is_said():
     assert moves() == "settled"
     assert moves(at_half=0.7) == "still grows"
     assert moves(at_half=1.3) == "shrinks"
-    assert moves(at_half=0.7, spread=5.0) == "undecided"
+    assert moves(at_half=0.7, spread=5.0) == "–"
     told = pages.limits(Truth(at_half=0.7), range_mismatch(Truth(at_half=0.7)))[-1]
     assert "Not settled when training ended: zscore: tanh − linear (still grows)" in told
 

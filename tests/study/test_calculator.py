@@ -112,6 +112,15 @@ def test_other_images_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "images.json").exists()
 
 
+def test_damaged_counts_are_refused_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(calculator, "IMAGES", tmp_path / "images.json")
+    with pytest.raises(UserError, match=r"No such file .*count the images again: python"):
+        calculator.made()
+    (tmp_path / "images.json").write_text('{"cifar10": ')
+    with pytest.raises(UserError, match=r"images.json cannot be read \(Expecting value"):
+        calculator.made()
+
+
 # --- in a browser ---
 
 in_browser = [pytest.mark.browser, pytest.mark.slow]

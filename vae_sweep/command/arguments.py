@@ -67,7 +67,7 @@ INSTEAD = ("--options", "--hydra-help", "--version", "--cfg", "-c", "--info", "-
 INSTEAD += ("--shell-completion", "-sc", "--experimental-rerun")
 ONE_POINT = "hydra.mode=RUN"
 HASHED = re.compile(r"extend=[0-9a-f]+")
-HOME = re.compile(r"[\w.]+=~[^\"',]*")  # no shell expands it there, and Hydra cannot read it
+HOME = re.compile(r"[\w.]+=~[^\"',]*")  # which no shell expands, and Hydra cannot read
 FOREIGN = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -168,8 +168,10 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
             continue
         name, equals, value = argument.partition("=")
         if name not in FLAGS:
-            meant = nearest(name, FLAGS)
+            meant, option = nearest(name, FLAGS), name.lstrip("-")
             remedy = f"did you mean {meant}?" if meant else "--help shows examples"
+            if option in keys() or option in choices():
+                remedy = f"options have no dashes: type {option}={value or '...'}"
             raise UserError(f"unknown flag {shown(argument)[1:-1]}; {remedy}")
         values = FLAGS[name]
         if values == () and equals:
