@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +136,7 @@ OWN += "MAE = Metric('mae', lambda p: (p.u - p.u_hat).abs().mean((-3, -2, -1)))\
 def typed(page: str) -> list[list[str]]:
     """The options that tables of a page name, a command line each."""
     rows = [line for line in pages.prose(page).splitlines() if line.startswith("|")]
-    spans = [span.split() for row in rows for span in re.findall(r"`([^`]+)`", row)]
+    spans = [shlex.split(s) for row in rows for s in re.findall(r"`([^`]+)`", row)]
     lines = [span for span in spans if all(OPTION.fullmatch(word) for word in span)]
     filled = re.compile("|".join(rf"(?<==){word}$" for word in FILLED))
     return [
