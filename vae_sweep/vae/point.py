@@ -199,10 +199,14 @@ def _solved(function: Callable[[Tensor], Tensor], wanted: Tensor) -> Tensor:
     high = torch.ones_like(wanted)
     for _ in range(DOUBLINGS):
         beyond = (function(high) - wanted) * (function(-high) - wanted) > 0
+        if not beyond.any():
+            break
         high = torch.where(beyond, 2 * high, high)
     low, rises = -high, function(high) > function(-high)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
+        if ((middle == low) | (middle == high)).all():  # no number is between them
+            break
         above = (function(middle) > wanted) == rises
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     found = (low + high) / 2
