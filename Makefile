@@ -21,8 +21,8 @@ sweep: .venv/installed
 
 study: .venv/installed
 	PYTHONPATH=analysis $(BIN)/python -m study.make \
-	  $(if $(CIFAR),--place cifar10 "$(CIFAR)" $(if $(CIFAR_NAME),"$(CIFAR_NAME)")) \
-	  $(if $(MNIST),--place mnist "$(MNIST)" $(if $(MNIST_NAME),"$(MNIST_NAME)")) \
+	  $(if $(CIFAR),--place cifar10 '$(subst ','\'',$(CIFAR))' $(if $(CIFAR_NAME),'$(subst ','\'',$(CIFAR_NAME))')) \
+	  $(if $(MNIST),--place mnist '$(subst ','\'',$(MNIST))' $(if $(MNIST_NAME),'$(subst ','\'',$(MNIST_NAME))')) \
 	  -- $(OPTIONS)
 
 test: lint

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -208,3 +209,13 @@ def test_a_place_is_options_and_a_name(monkeypatch):
     for wrong in (["mnist", "data=npz"], ["cifar10"], ["cifar10", "a", "b", "c"]):
         with pytest.raises(UserError, match=r"--place takes one of cifar10"):
             make.placed([wrong])
+
+
+def test_make_hands_places_on_as_they_were_typed():
+    place, name = 'data=image_folder data.path="it\'s, here"', 'my "own", 2'
+    command = ["make", "-n", "study", f"CIFAR={place}", f"CIFAR_NAME={name}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    words = shlex.split(said.stdout.replace("\\\n", " "))
+    at = words.index("--place")
+    assert words[at : at + 4] == ["--place", "cifar10", place, name]
+    assert words.count("--place") == 1
