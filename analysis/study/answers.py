@@ -214,7 +214,7 @@ def make_it_fit(study: Study) -> Answer:
     ]
     return Answer(
         "Which pre-processing, or post-processing of the output, makes them fit?",
-        f"Over tanh on z-scored targets, PSNR {'; '.join(parts)} (dB).",
+        f"Against tanh on z-scored targets, PSNR {'; '.join(parts)} (dB).",
         tables,
         [],
         ("core",),

@@ -26,7 +26,7 @@ def test_rows_come_back_as_the_floats_they_were(curve):
     text = "step,loss,mse,kl\n0,0.3333333333333333,2.5,1e-30\n25,3.0,inf,4.0\n"
     assert curve.path.read_text() == text + "50,-1e+300,2.0,0.1\n"
     rows = reader.read_rows(curve.path.parent, "training.csv")
-    assert [*map(tuple, rows.cells)] == ROWS
+    assert [tuple(row.values()) for row in rows] == ROWS
 
 
 def test_nothing_is_written_before_there_is_a_row(tmp_path):

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+import stat
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
@@ -91,8 +92,9 @@ class _Sweep(BaseModel):
 
 def _content(path: Path) -> bytes:
     """Of a regular file: a pipe, say, would be waited for without end."""
-    if path.exists() and not path.is_file():
-        what = "directory" if path.is_dir() else "pipe or device"
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        what = "directory" if stat.S_ISDIR(mode) else "pipe or device"
         raise Unreadable(f"{path.name} is damaged: it is a {what}")
     return path.read_bytes()
 
@@ -236,36 +238,30 @@ class Rows:
         """
         self.lines = lines
         self.columns: tuple[str, ...] = ()
-        self.cells: list[array[float]] = []  # a row's numbers, in the order of the columns
+        self.numbers = array("d")  # row by row, in the order of the columns
         if not lines:
             return
         try:
             text = b"".join(lines).decode()
-            header, *cells = csv.reader(io.StringIO(text), strict=True)
-            self.cells = [
-                array("d", [float(cell or "nan") for cell in line]) for line in cells
-            ]
+            header, self.numbers = _plain(text) or _quoted(text, len(lines))
         except (ValueError, csv.Error) as error:
             raise Unreadable(f"{name} is damaged: {error}") from None
         self.columns = tuple(header)
         if len(set(header)) < len(header) or "step" not in header:
             raise Unreadable(f"{name} is damaged: it needs one column step")
-        if any(len(row) != len(header) for row in self.cells):
-            raise Unreadable(f"{name} is damaged: a row has other columns")
-        if len(self.cells) != len(lines) - 1:
-            raise Unreadable(f"{name} is damaged: a row spans lines")
-        place = header.index("step")
-        steps = [row[place] for row in self.cells]
+        steps = self._steps
         whole = all(math.isfinite(s) and s >= 0 and s % 1 == 0 for s in steps)
         if not whole or any(b <= a for a, b in pairwise(steps)):
             raise Unreadable(f"{name} is damaged: its steps do not rise")
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self.numbers) // max(len(self.columns), 1)
 
     def __getitem__(self, index: int) -> dict[str, float]:
         """A row, column -> number."""
-        return dict(zip(self.columns, self.cells[index], strict=True))
+        width = len(self.columns)
+        start = range(len(self))[index] * width
+        return dict(zip(self.columns, self.numbers[start : start + width], strict=True))
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         return (self[index] for index in range(len(self)))
@@ -273,8 +269,13 @@ class Rows:
     @property
     def steps(self) -> list[int]:
         """The step of each row."""
-        place = self.columns.index("step") if self.cells else 0
-        return [int(row[place]) for row in self.cells]
+        return [*map(int, self._steps)]
+
+    @property
+    def _steps(self) -> "array[float]":
+        if not self.columns:
+            return array("d")
+        return self.numbers[self.columns.index("step") :: len(self.columns)]
 
     def first(self, count: int) -> "Rows":
         """The header and `count` rows; nothing at all of no rows."""
@@ -282,9 +283,8 @@ class Rows:
 
     def followed_by(self, line: bytes) -> "Rows":
         """These rows and one more, of a later step."""
-        [row] = Rows([self.lines[0], line]).cells
-        more = copy.copy(self)
-        more.lines, more.cells = [*self.lines, line], [*self.cells, row]
+        row, more = Rows([self.lines[0], line]), copy.copy(self)
+        more.lines, more.numbers = [*self.lines, line], self.numbers + row.numbers
         return more
 
     @property
@@ -296,6 +296,33 @@ class Rows:
     def sha256(self) -> str:
         """The digest of `content`."""
         return hashlib.sha256(self.content).hexdigest()
+
+
+def _plain(text: str) -> "tuple[list[str], array[float]] | None":
+    """Header and numbers of a table as vae-sweep writes it, which csv needs longer for;
+    None of any other."""
+    head, *lines = text.split("\n")[:-1]
+    header, widths = head.split(","), {line.count(",") for line in lines}
+    if widths - {len(header) - 1} or '"' in text or "\r" in text:
+        return None
+    cells = ",".join(lines).replace(",,", ",nan,").replace(",,", ",nan,").split(",")
+    if cells[-1] == "":
+        cells[-1] = "nan"
+    try:
+        return header, array("d", map(float, cells if lines else ()))
+    except ValueError:
+        return None
+
+
+def _quoted(text: str, lines: int) -> "tuple[list[str], array[float]]":
+    """The same of any table of so many lines; raises ValueError or csv.Error."""
+    header, *rows = csv.reader(io.StringIO(text), strict=True)
+    cells = [float(cell or "nan") for row in rows for cell in row]
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("a row has other columns")
+    if len(rows) != lines - 1:
+        raise ValueError("a row spans lines")
+    return header, array("d", cells)
 
 
 def read_rows(folder: Path, name: str = METRICS) -> Rows:

@@ -62,6 +62,7 @@ DRAWN = (
     *("step", "epoch", "val/mse_pixel", "val/kl", "val/elbo", "val/psnr"),
     *("val/elbo_discrete", "val/sigma", "val/bits_per_dim_calibrated"),
 )
+ENCODER = json.JSONEncoder(separators=(",", ":"))
 MEASURED_LAST = ("test/psnr", "test/bits_per_dim_calibrated")  # of runs that have ended
 REASONS = 5  # that are named of runs which cannot be read
 
@@ -143,6 +144,19 @@ class Results:
         counts += [f"{len(self.skipped)} left out"] if self.skipped else []
         counts += [f"{len(self.waiting)} waiting"] if self.waiting else []
         return ", ".join(counts)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Python's collector rests: of records that are all kept it goes through the first
+    thousands again and again while others are read."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def load(
@@ -243,6 +257,7 @@ def of(folders: Iterable[Path]) -> Results:
     return _framed(*_readable(folders), [])
 
 
+@_uncollected()
 def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
     """The runs in `folders`, and by folder's name why others cannot be read.
 
@@ -251,13 +266,12 @@ def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
     """
     runs, skipped = [], {}
     sweeps: dict[Path, None] = {}
-    with _uncollected():
-        for folder in folders:
-            sweeps[folder.parent] = None
-            try:
-                runs.append(_read(folder))
-            except Unreadable as error:
-                skipped[folder.name] = str(error)
+    for folder in folders:
+        sweeps[folder.parent] = None
+        try:
+            runs.append(_read(folder))
+        except Unreadable as error:
+            skipped[folder.name] = str(error)
     places = {str(run.folder): str(run.folder.parent / run.stated) for run in runs}
     copied = copies(places)
     skipped |= {Path(f).name: f"copy of {Path(of).name}" for f, of in copied.items()}
@@ -269,19 +283,7 @@ def _readable(folders: Iterable[Path]) -> tuple[list[Run], dict[str, str]]:
     return runs, skipped
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Python's collector rests: of records that are all kept it goes through the first
-    thousands again and again while others are read."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
+@_uncollected()
 def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Results:
     identities = _identities(runs)
     finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
@@ -461,7 +463,7 @@ def _short(key: str) -> str:
 def flattened(section: dict[str, Any]) -> dict[str, str]:
     """{"model": {"latent": 16}} as {"model.latent": "16"}."""
     return {
-        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        key: value if isinstance(value, str) else ENCODER.encode(value)
         for key, value in leaves(section)
     }
 
@@ -475,7 +477,7 @@ def _tidy(identities: list[dict[str, Any]], tables: Sequence[reader.Rows]) -> pd
     start = 0
     for rows in filter(len, tables):
         places = [place[name] for name in rows.columns]
-        cells[start : start + len(rows), places] = rows.cells
+        cells[start : start + len(rows), places] = np.reshape(rows.numbers, (len(rows), -1))
         start += len(rows)
     of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(tables)), lengths)]
     numbers = pd.DataFrame(cells, columns=columns).astype({"step": "int64"})
