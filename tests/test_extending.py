@@ -200,7 +200,7 @@ def test_records_are_read_where_the_code_is_not(trained, tmp_path):
     assert "val mean <br>absolute error <br>(8-bit levels)" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_grid_goes_on_to_the_same_numbers(trained):
     killed = trained.folder / "runs/killed"
     process = trained.start(*grid("killed"), start_new_session=True)

@@ -89,6 +89,7 @@ def test_every_way_to_run_gives_the_same_rows(grid, cli, way):
         assert rows == (theirs / "metrics.csv").read_text()
 
 
+@pytest.mark.long
 def test_the_launchers_agree_whatever_their_threads(cli):
     """`grid` is what a grid gets unasked; `basic` trains point after point."""
     for sweep, way in (("grid", []), ("basic", ["hydra/launcher=basic"])):

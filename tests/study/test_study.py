@@ -84,7 +84,7 @@ def test_the_quickstart_runs_in_an_empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_cell_that_raises_is_an_error(smoke, tmp_path):
+def test_a_cell_that_raises_is_an_error(tmp_path):
     broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
     broken.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(broken, tmp_path / "00_broken.ipynb")
