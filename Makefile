@@ -12,6 +12,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 SECONDS_EACH = not browser and not long and not slurm
+quoted = $(if $($(1)),'$(subst ','\'',$($(1)))')  # a variable, for the shell
 
 .PHONY: sweep test quick long browser slurm lint docs coverage test-lowest release-check
 .PHONY: survival study clean
@@ -21,8 +22,8 @@ sweep: .venv/installed
 
 study: .venv/installed
 	PYTHONPATH=analysis $(BIN)/python -m study.make \
-	  $(if $(CIFAR),--place cifar10 '$(subst ','\'',$(CIFAR))' $(if $(CIFAR_NAME),'$(subst ','\'',$(CIFAR_NAME))')) \
-	  $(if $(MNIST),--place mnist '$(subst ','\'',$(MNIST))' $(if $(MNIST_NAME),'$(subst ','\'',$(MNIST_NAME))')) \
+	  $(if $(CIFAR),--place cifar10 $(call quoted,CIFAR) $(call quoted,CIFAR_NAME)) \
+	  $(if $(MNIST),--place mnist $(call quoted,MNIST) $(call quoted,MNIST_NAME)) \
 	  -- $(OPTIONS)
 
 test: lint

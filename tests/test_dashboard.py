@@ -295,19 +295,24 @@ def test_the_agents_commands_make_the_points_of_the_grid(agent):
     parameters = agent.content["parameters"]
     axes = [parameters[key]["values"] for key in parameters]
     configs = []
-    for i, values in enumerate(itertools.product(*axes)):
-        point = dict(zip(parameters, values, strict=True))
-        env, python, m, module, *overrides = agent.command(f"run{i}", point)
-        assert (env, python, m, module) == ("/usr/bin/env", "python", "-m", "vae_sweep.run")
-        lines = arguments.read(overrides).lines  # as the command reads them
-        [job] = union(OverridesParser.create().parse_overrides(lines))
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for i, values in enumerate(itertools.product(*axes)):
+            point = dict(zip(parameters, values, strict=True))
+            env, python, m, module, *overrides = agent.command(f"run{i}", point)
+            assert (env, python, m, module) == (
+                "/usr/bin/env",
+                "python",
+                "-m",
+                "vae_sweep.run",
+            )
+            lines = arguments.read(overrides).lines  # as the command reads them
+            [job] = union(OverridesParser.create().parse_overrides(lines))
             config = config_of(compose("config", job))
-        for key in ("norm", "head", "seed"):
-            assert getattr(config, key) == point[key]
-        assert config.beta.label == f"{point['beta.value']:g}"
-        assert config.log.wandb.mode == "online"
-        configs.append(config)
+            for key in ("norm", "head", "seed"):
+                assert getattr(config, key) == point[key]
+            assert config.beta.label == f"{point['beta.value']:g}"
+            assert config.log.wandb.mode == "online"
+            configs.append(config)
     assert len(configs) == 60
     assert len({config.run_id for config in configs}) == 60
     # two agents at once never lock each other out, and all runs are in one group

@@ -520,9 +520,8 @@ def original(finals: pd.DataFrame) -> pd.DataFrame:
 def ranges_or_balance(study: Study) -> Answer:
     """The question as it was asked: is it the ranges, or the balance of the terms?"""
     published = recipe(study.of("original"))
-    asked, ranges, _, _, _, balanced, both = original_points(
-        published.results.finals
-    ).values()
+    finals = published.results.finals
+    asked, ranges, _, _, _, balanced, both = original_points(finals).values()
     ways = {
         "range fixed (tanh_rescaled)": ranges,
         "balance fixed (matched noise)": balanced,
@@ -548,7 +547,7 @@ def ranges_or_balance(study: Study) -> Answer:
         }
     )
     first, second, together = tables["PSNR over the original set-up"]
-    equal = noise(published.results.finals, matched(published.results.finals))
+    equal = noise(finals, matched(finals))
     more = tables["Which matters more"][0].decision
     either = "higher" in (first.decision, second.decision)
     lead = {
@@ -563,7 +562,7 @@ def ranges_or_balance(study: Study) -> Answer:
         f"range adds {first.text}, the balance ({equal}) {second.text}, both "
         f"{together.text} of PSNR.",
         tables,
-        [effects.markdown(original(published.results.finals))],
+        [effects.markdown(original(finals))],
         ("original",),
     )
 

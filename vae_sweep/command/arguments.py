@@ -66,7 +66,7 @@ NO_COMMAND = ("--multirun", "-m", "--run", "-r")  # as Hydra spells what we do u
 INSTEAD = ("--options", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
 INSTEAD += ("--shell-completion", "-sc", "--experimental-rerun")
 ONE_POINT = "hydra.mode=RUN"
-HASHED = re.compile(r"extend=[0-9a-f]+")
+HASHED = re.compile(r"extend=[0-9a-f]+")  # 12345e67 is no number here
 HOME = re.compile(r"[\w.]+=~[^\"',]*")  # which no shell expands, and Hydra cannot read
 FOREIGN = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
@@ -203,7 +203,7 @@ def _sorted(typed: list[str]) -> tuple[list[str], list[str]]:
 def parse(line: str, parser: OverridesParser) -> Override:
     """One option, as Hydra reads it; UserError where it cannot."""
     text = shown(line)[1:-1]
-    if HASHED.fullmatch(line) or HOME.fullmatch(line):  # 12345e67 is no number here
+    if HASHED.fullmatch(line) or HOME.fullmatch(line):
         line = line.replace("=", "='") + "'"
     if len(line) > LONGEST:
         raise UserError(f"an option has at most {LONGEST:,} characters, got {text}")
