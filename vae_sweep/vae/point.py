@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -136,7 +137,9 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
     begin = None
     if config.model.output_init == "data":
         try:
-            begin = start(head, likelihood, target, zscore, mean, std)
+            given = torch.stack([*target, mean, std, *(zscore or ())])
+            numbers = tuple(map(tuple, given.tolist()))
+            begin = _known_start(config.head, config.likelihood, numbers)
         except ValueError:
             raise UserError(
                 f"model.output_init=data needs a head that can output the mean of the "
@@ -152,6 +155,21 @@ def point(config: RunConfig, counts: Tensor, size: int) -> Point:
         variance=variance,
         spread=std.square().mean().sqrt().item(),
         start=begin,
+    )
+
+
+@lru_cache(1_000)  # the points of a grid have few that differ
+def _known_start(head: str, likelihood: str, given: tuple[tuple[float, ...], ...]) -> Start:
+    """As `start`, of names and of rows: the target's shift and scale, mean, std, and the
+    z-score's shift and scale of a head that standardizes."""
+    shift, scale, mean, std, *zscore = torch.tensor(given, dtype=torch.float64)
+    return start(
+        heads.named(head),
+        likelihoods.named(likelihood),
+        Affine(shift, scale),
+        Affine(*zscore) if zscore else None,
+        mean,
+        std,
     )
 
 
