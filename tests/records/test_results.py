@@ -1,3 +1,4 @@
+import hashlib
 import io
 import math
 import shutil
@@ -98,6 +99,18 @@ def test_a_damaged_training_curve_leaves_its_run_whole(tmp_path, content, reason
     assert found.finals["val/psnr"].tolist() == [18.42]
     assert len(found.curves) == 2
     assert len(found.training) == 0
+
+
+def test_a_curve_whose_digest_fits_is_parsed_when_it_is_asked_for(tmp_path):
+    text = TRAINING.replace("5,2", "5,two")  # no run wrote it: a forged digest
+    stated = hashlib.sha256(text.encode()).hexdigest()
+    run_id = write_run(tmp_path, summary(training_sha256=stated))
+    (tmp_path / run_id / "training.csv").write_text(text)
+    found = results.load(tmp_path)
+    assert found.uncurved == {}
+    assert found.finals["val/psnr"].tolist() == [18.42]
+    with pytest.raises(UserError, match=r"training.csv is damaged: .*two.*; remove it"):
+        _ = found.training
 
 
 def test_runs_that_are_left_out_are_warned_of(tmp_path):

@@ -11,6 +11,7 @@ from vae_sweep import grid
 from vae_sweep.errors import UserError
 from vae_sweep.records import reader
 from vae_sweep.records.find import short_hash
+from vae_sweep.records.rows import Rows
 from vae_sweep.training import execute, extend, take
 from vae_sweep.training.device import limited_threads
 
@@ -260,7 +261,7 @@ def test_a_hash_is_no_number(digits):
 
 def test_rows_end_where_the_longer_run_goes_on():
     header = b"step,val/kl,test/kl\n"
-    rows = reader.Rows([header, b"0,1,\n", b"10,2,\n", b"20,3,4\n"])
+    rows = Rows(header + b"0,1,\n10,2,\n20,3,4\n")
     assert extend.rows_until(rows, 20, True).lines == [
         *(header, b"0,1,\n", b"10,2,\n"),
         b"20,3,\n",

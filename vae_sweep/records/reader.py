@@ -4,20 +4,14 @@ Every reader raises Unreadable, with the reason, for a file that is damaged; wha
 there is None or empty. Nothing is unpickled.
 """
 
-import copy
-import csv
 import hashlib
 import io
 import json
-import math
 import re
 import stat
-from array import array
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -27,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vae_sweep.config import MOST_STEPS, RunConfig, validate_recorded
 from vae_sweep.errors import UserError
+from vae_sweep.records.rows import Rows
 from vae_sweep.records.summary import Summary
 
 # of what is written; 1, of files that state none; 2, before finished runs kept no more than
@@ -227,104 +222,6 @@ def checksum(summary: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Rows:
-    """The whole lines of a metrics.csv or training.csv: header, then a line per step."""
-
-    def __init__(self, lines: list[bytes], name: str = METRICS):
-        """`lines` end in a line feed each; the first is the header. `name` is the file's.
-
-        Raises:
-            Unreadable: They are no table of numbers with rising steps.
-        """
-        self.lines = lines
-        self.columns: tuple[str, ...] = ()
-        self.numbers = array("d")  # row by row, in the order of the columns
-        if not lines:
-            return
-        try:
-            text = b"".join(lines).decode()
-            header, self.numbers = _plain(text) or _quoted(text, len(lines))
-        except (ValueError, csv.Error) as error:
-            raise Unreadable(f"{name} is damaged: {error}") from None
-        self.columns = tuple(header)
-        if len(set(header)) < len(header) or "step" not in header:
-            raise Unreadable(f"{name} is damaged: it needs one column step")
-        steps = self._steps
-        whole = all(math.isfinite(s) and s >= 0 and s % 1 == 0 for s in steps)
-        if not whole or any(b <= a for a, b in pairwise(steps)):
-            raise Unreadable(f"{name} is damaged: its steps do not rise")
-
-    def __len__(self) -> int:
-        return len(self.numbers) // max(len(self.columns), 1)
-
-    def __getitem__(self, index: int) -> dict[str, float]:
-        """A row, column -> number."""
-        width = len(self.columns)
-        start = range(len(self))[index] * width
-        return dict(zip(self.columns, self.numbers[start : start + width], strict=True))
-
-    def __iter__(self) -> Iterator[dict[str, float]]:
-        return (self[index] for index in range(len(self)))
-
-    @property
-    def steps(self) -> list[int]:
-        """The step of each row."""
-        return [*map(int, self._steps)]
-
-    @property
-    def _steps(self) -> "array[float]":
-        if not self.columns:
-            return array("d")
-        return self.numbers[self.columns.index("step") :: len(self.columns)]
-
-    def first(self, count: int) -> "Rows":
-        """The header and `count` rows; nothing at all of no rows."""
-        return Rows(self.lines[: count + 1] if count else [])
-
-    def followed_by(self, line: bytes) -> "Rows":
-        """These rows and one more, of a later step."""
-        row, more = Rows([self.lines[0], line]), copy.copy(self)
-        more.lines, more.numbers = [*self.lines, line], self.numbers + row.numbers
-        return more
-
-    @property
-    def content(self) -> bytes:
-        """The file's bytes: the header and the rows."""
-        return b"".join(self.lines)
-
-    @property
-    def sha256(self) -> str:
-        """The digest of `content`."""
-        return hashlib.sha256(self.content).hexdigest()
-
-
-def _plain(text: str) -> "tuple[list[str], array[float]] | None":
-    """Header and numbers of a table as vae-sweep writes it, which csv needs longer for;
-    None of any other."""
-    head, *lines = text.split("\n")[:-1]
-    header, widths = head.split(","), {line.count(",") for line in lines}
-    if widths - {len(header) - 1} or '"' in text or "\r" in text:
-        return None
-    cells = ",".join(lines).replace(",,", ",nan,").replace(",,", ",nan,").split(",")
-    if cells[-1] == "":
-        cells[-1] = "nan"
-    try:
-        return header, array("d", map(float, cells if lines else ()))
-    except ValueError:
-        return None
-
-
-def _quoted(text: str, lines: int) -> "tuple[list[str], array[float]]":
-    """The same of any table of so many lines; raises ValueError or csv.Error."""
-    header, *rows = csv.reader(io.StringIO(text), strict=True)
-    cells = [float(cell or "nan") for row in rows for cell in row]
-    if any(len(row) != len(header) for row in rows):
-        raise ValueError("a row has other columns")
-    if len(rows) != lines - 1:
-        raise ValueError("a row spans lines")
-    return header, array("d", cells)
-
-
 def read_rows(folder: Path, name: str = METRICS) -> Rows:
     """The whole rows of metrics.csv, or of training.csv, without a torn last line; none
     where it is missing.
@@ -332,8 +229,14 @@ def read_rows(folder: Path, name: str = METRICS) -> Rows:
     Raises:
         Unreadable: It is damaged.
     """
-    whole = _whole_lines(folder, name)
-    return Rows([line + b"\n" for line in whole.split(b"\n")[:-1]], name)
+    return _rows(_whole_lines(folder, name), name)
+
+
+def _rows(whole: bytes, name: str) -> Rows:
+    try:
+        return Rows(whole)
+    except ValueError as error:
+        raise _damaged(name, error) from None
 
 
 def _whole_lines(folder: Path, name: str) -> bytes:
@@ -352,11 +255,14 @@ def read_training(folder: Path, summary: Summary | None) -> Rows:
     Raises:
         Unreadable: It is damaged, or is not the one that `summary`, an ended run's, states.
     """
-    rows = read_rows(folder, TRAINING)
+    whole = _whole_lines(folder, TRAINING)
+    stated = summary.training_sha256 if summary is not None else None
+    if stated == hashlib.sha256(whole).hexdigest():
+        return Rows(whole, known=True)
+    rows = _rows(whole, TRAINING)
     if rows.columns not in ((), CURVE):
         raise Unreadable(f"{TRAINING} is damaged: its columns must be {', '.join(CURVE)}")
-    stated = summary.training_sha256 if summary is not None else None
-    if stated not in (None, rows.sha256):
+    if stated is not None:
         raise Unreadable(f"{TRAINING} has other rows than summary.json states")
     return rows
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,8 @@ from vae_sweep.config import Own, RunConfig, leaves
 from vae_sweep.errors import UserError, counted, no_folder
 from vae_sweep.records import claim, reader, states
 from vae_sweep.records.find import copies, is_run, short_hash
-from vae_sweep.records.reader import Unreadable
+from vae_sweep.records.reader import TRAINING, Unreadable
+from vae_sweep.records.rows import Rows
 from vae_sweep.records.summary import Best, Predicted, Summary
 
 # interrupted: "running", but no process trains it
@@ -73,10 +75,10 @@ class Run:
 
     run_id: str  # the folder's name, which may have been changed
     config: RunConfig
-    rows: reader.Rows
+    rows: Rows
     summary: Summary | None  # None before there is one, and of early versions' unfinished
     status: Status
-    training: reader.Rows = field(default_factory=lambda: reader.Rows([]))
+    training: Rows = field(default_factory=lambda: Rows(b""))
     uncurved: str = ""  # why `training` has nothing, where training.csv cannot be read
     folder: Path = Path()
     sweep: str = ""  # where several are read of which two hold a run of this name
@@ -94,9 +96,6 @@ class Results:
     predicted_<name> of PREDICTED, their sentence, seconds, device, then the columns of
     metrics.csv at the last finite row. `target` is resolved, `beta` is the schedule's
     label, and `other` states whatever else differs within the sweep. nan is not known.
-    `training` has a row per run and training batch that training.csv has: IDENTITY, step,
-    and before that step's update loss (the objective per image), mse (per element of the
-    target) and kl (nats per image).
     `theory` has a row per run and point of the curve of linear VAEs at their optimum, the
     noise falling: run_id, kl (nats per image), psnr (dB).
 
@@ -110,11 +109,29 @@ class Results:
     curves: pd.DataFrame
     finals: pd.DataFrame
     theory: pd.DataFrame
-    training: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE))
     runs: tuple[Run, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     uncurved: Mapping[str, str] = field(default_factory=dict)
     waiting: Sequence[str] = ()
+
+    @cached_property  # its rows are most of what the runs hold, and few ask for them
+    def training(self) -> pd.DataFrame:
+        """A row per run and training batch that training.csv has: IDENTITY, step, and
+        before that step's update loss (the objective per image), mse (per element of the
+        target) and kl (nats per image).
+
+        Raises:
+            UserError: A file is damaged, though a digest says that it is whole.
+        """
+        identities = self.finals.reindex(columns=IDENTITY).head(len(self.runs))
+        for run in self.runs:
+            try:
+                _ = run.training.columns
+            except ValueError as error:
+                name = run.folder / TRAINING
+                raise UserError(f"{name} is damaged: {error}; remove it") from None
+        tables = [run.training for run in self.runs]
+        return _with_columns(_tidy(identities, tables), CURVE)
 
     @property
     def folders(self) -> list[Path]:
@@ -288,10 +305,11 @@ def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Res
     identities = _identities(runs)
     finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
     return Results(
-        curves=_with_columns(_tidy(identities, [r.rows for r in runs]), DRAWN),
+        curves=_with_columns(
+            _tidy(pd.DataFrame(identities), [run.rows for run in runs]), DRAWN
+        ),
         finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *numbers(runs))),
         theory=_theory(runs),
-        training=_with_columns(_tidy(identities, [r.training for r in runs]), CURVE),
         runs=tuple(runs),
         skipped=skipped,
         uncurved={run.run_id: run.uncurved for run in runs if run.uncurved},
@@ -333,7 +351,7 @@ def _read(folder: Path) -> Run:
     try:
         training, uncurved = reader.read_training(folder, summary), ""
     except Unreadable as error:
-        training, uncurved = reader.Rows([]), str(error)
+        training, uncurved = Rows(b""), str(error)
     return Run(
         *(folder.name, config, rows, summary, status, training, uncurved, folder),
         stated=run_id,
@@ -342,7 +360,7 @@ def _read(folder: Path) -> Run:
 
 def identities(configs: Sequence[RunConfig]) -> pd.DataFrame:
     """A row of IDENTITY per config."""
-    none = reader.Rows([])
+    none = Rows(b"")
     runs = [Run(config.run_id, config, none, None, "running") for config in configs]
     return pd.DataFrame(_identities(runs))
 
@@ -468,7 +486,7 @@ def flattened(section: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _tidy(identities: list[dict[str, Any]], tables: Sequence[reader.Rows]) -> pd.DataFrame:
+def _tidy(identities: pd.DataFrame, tables: Sequence[Rows]) -> pd.DataFrame:
     """The rows of all runs, one run after the other; nan where a run lacks a column."""
     columns = list(dict.fromkeys(c for rows in tables for c in rows.columns)) or ["step"]
     place = {name: k for k, name in enumerate(columns)}
@@ -479,7 +497,7 @@ def _tidy(identities: list[dict[str, Any]], tables: Sequence[reader.Rows]) -> pd
         places = [place[name] for name in rows.columns]
         cells[start : start + len(rows), places] = np.reshape(rows.numbers, (len(rows), -1))
         start += len(rows)
-    of_runs = pd.DataFrame(identities).loc[np.repeat(np.arange(len(tables)), lengths)]
+    of_runs = identities.iloc[np.repeat(np.arange(len(tables)), lengths)]
     numbers = pd.DataFrame(cells, columns=columns).astype({"step": "int64"})
     return pd.concat([of_runs.reset_index(drop=True), numbers], axis=1)
 

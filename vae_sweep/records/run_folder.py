@@ -50,10 +50,10 @@ from vae_sweep.records.reader import (
     SCHEMA,
     TRAINING,
     LeftAlone,
-    Rows,
     Unreadable,
     check_schema,
 )
+from vae_sweep.records.rows import Rows
 from vae_sweep.records.summary import Summary
 
 if TYPE_CHECKING:
@@ -413,7 +413,7 @@ class RunFolder:
 
         path = self.path / "state.safetensors"
         if not path.exists():
-            return None, Rows([]), {}
+            return None, Rows(b""), {}
         try:
             about = checkpoint.read_about(path)
             if (schema := about.get("schema", "1")).isdecimal():
@@ -544,7 +544,7 @@ class RunFolder:
         cannot be read."""
         with suppress(Unreadable):
             return reader.read_training(self.path, summary)
-        return Rows([])
+        return Rows(b"")
 
     def append(self, row: Row) -> None:
         """Adds a row of a later step than those that are there.
@@ -560,10 +560,10 @@ class RunFolder:
         columns = kept.columns or self.columns
         cells = (_cell(row.get(key, math.nan)) for key in columns)
         line = (",".join(cells) + "\n").encode()
-        if not kept.lines:
+        if not kept.content:
             header = (",".join(columns) + "\n").encode()
             write_atomically(path, header + line)
-            self._kept = Rows([header, line])
+            self._kept = Rows(header + line)
             return
         append(path, len(kept.content), line)
         self._kept = kept.followed_by(line)

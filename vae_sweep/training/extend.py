@@ -17,8 +17,9 @@ from vae_sweep.records import claim, reader
 from vae_sweep.records.checkpoint import State, is_whole
 from vae_sweep.records.curve import CurveFile
 from vae_sweep.records.find import run_folder, short_hash
-from vae_sweep.records.reader import Rows, Unreadable
+from vae_sweep.records.reader import Unreadable
 from vae_sweep.records.results import flattened
+from vae_sweep.records.rows import Rows
 from vae_sweep.records.run_folder import RunFolder
 from vae_sweep.training.locate import Located
 from vae_sweep.training.prepare import Prepared
@@ -134,7 +135,7 @@ def rows_until(rows: Rows, step: int, evaluated: bool) -> Rows:
     cells = rows.lines[len(before) + 1].rstrip(b"\n").split(b",")
     later = [name.startswith("test/") for name in rows.columns]
     line = b",".join(b"" if test else c for c, test in zip(cells, later, strict=True))
-    return Rows([rows.lines[0], *before.lines[1:], line + b"\n"])
+    return Rows(b"".join([rows.lines[0], *before.lines[1:], line + b"\n"]))
 
 
 def check_settings(p: Located, named: Path) -> None:
