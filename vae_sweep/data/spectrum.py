@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, lobpcg
 
 from vae_sweep.data.cache import cached, say
 
@@ -193,6 +192,8 @@ def of_few(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) ->
 def leading(images: NDArray[np.uint8], ratio: NDArray[np.float64], count: int) -> Spectrum:
     """The `count` largest components of the covariance of `images` [n, C, H, W], without
     that covariance: LOBPCG (Knyazev 2001) only multiplies by it, some 8 times."""
+    from scipy.sparse.linalg import LinearOperator, lobpcg  # slow, and few commands need it
+
     n, channels = images.shape[:2]
     flat = images.reshape(n, -1)
     pixels = flat.shape[1]
