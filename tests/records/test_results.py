@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import yaml
 from helpers import COLUMNS, PREDICTED, cap, config_values, summary, write_run
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 import vae_sweep
 from vae_sweep.errors import UserError
-from vae_sweep.records import results
+from vae_sweep.records import reader, results
 from vae_sweep.records.claim import Claims
 from vae_sweep.records.comparisons import over_seeds
 from vae_sweep.reporting import tables
@@ -111,6 +113,33 @@ def test_a_curve_whose_digest_fits_is_parsed_when_it_is_asked_for(tmp_path):
     assert found.finals["val/psnr"].tolist() == [18.42]
     with pytest.raises(UserError, match=r"training.csv is damaged: .*two.*; remove it"):
         _ = found.training
+
+
+SCALARS = st.sampled_from(
+    [None, True, -1, 0.5, "", "a: b", "- x", "#", "null", "\nkey: 1", "x\n\ny: 2"]
+)
+VALUES = st.recursive(
+    SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text("ab"), v)
+)
+DAMAGE = ["\n", "\t", " ", "- ", "{", "]", "'", "|\n", "...\n", "b: 1\n", "? ", ": ", "#"]
+
+
+@given(
+    values=st.dictionaries(st.text("abc"), VALUES, max_size=5),
+    edits=st.lists(st.tuples(st.integers(0, 200), st.sampled_from(DAMAGE)), max_size=3),
+)
+def test_a_text_means_what_it_means_to_yaml(values, edits):
+    text = yaml.safe_dump(values, sort_keys=False)
+    for place, added in edits:
+        text = text[: place % (len(text) + 1)] + added + text[place % (len(text) + 1) :]
+
+    def meaning(parse):
+        try:
+            return repr(parse(text))
+        except (yaml.YAMLError, ValueError) as error:
+            return type(error).__name__
+
+    assert meaning(reader.parsed) == meaning(lambda text: yaml.load(text, reader.LOADER))
 
 
 def test_runs_that_are_left_out_are_warned_of(tmp_path):

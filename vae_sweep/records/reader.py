@@ -34,6 +34,8 @@ RECONSTRUCTIONS, SAMPLES = "reconstructions.png", "samples.png"
 PICTURES = {RECONSTRUCTIONS: "picture_sha256", SAMPLES: "samples_sha256"}
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, tens of times faster
 
+SECTION = re.compile(r"\w+:.*\n(?:(?:  |- ).*\n)*")  # of a config.yaml
+
 
 class Unreadable(Exception):
     """A file of a run that cannot be read, and why."""
@@ -133,7 +135,7 @@ def read_stated(folder: Path) -> Stated:
 
 @lru_cache(20_000)  # a command reads each several times
 def _stated(text: str) -> Stated:
-    values = yaml.load(text, LOADER)
+    values = parsed(text)
     if not isinstance(values, dict):
         raise Unreadable("config.yaml holds no settings")
     schema, run_id = values.pop("schema", 1), values.pop("run_id", None)
@@ -142,6 +144,27 @@ def _stated(text: str) -> Stated:
     if run_id is not None and run_id != config.run_id and not unknown_keys:
         raise Unreadable(f"config.yaml was altered: it is not {run_id}'s")
     return Stated(config, run_id or config.run_id)
+
+
+def parsed(text: str) -> Any:
+    """What YAML holds. As vae-sweep writes it, key by key: those of a grid's runs are
+    mostly the same.
+
+    Raises:
+        yaml.YAMLError, ValueError: It is not YAML.
+    """
+    sections = SECTION.findall(text)
+    if sections and "".join(sections) == text:
+        with suppress(yaml.YAMLError):
+            parts = [*map(_section, sections)]
+            if all(isinstance(part, dict) and len(part) == 1 for part in parts):
+                return {key: value for part in parts for key, value in part.items()}
+    return yaml.load(text, LOADER)
+
+
+@lru_cache(20_000)
+def _section(text: str) -> Any:
+    return yaml.load(text, LOADER)
 
 
 def lists(folder: Path) -> list[Path]:
