@@ -5,8 +5,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from vae_sweep.vae import transposed
 from vae_sweep.vae.layers import WAYS, BatchNorm, Conv, GroupNorm, Linear
-from vae_sweep.vae.transposed import Doubling
 
 RUNS = 3
 
@@ -105,38 +105,70 @@ def test_initial_weights_have_torchs_distribution():
     assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_narrow_transposed_convolution_is_one(bias):
-    """Its forward is not PyTorch's; gradcheck holds its backward to finite differences."""
+SIZES = [  # of outputs, kernel; stride, padding, output_padding
+    (3, 4, ((2, 2), (1, 1), (0, 0))),  # the narrow way
+    (9, 4, ((2, 2), (1, 1), (0, 0))),
+    (3, 4, ((2, 2), (1, 1), (1, 0))),
+    (2, 3, ((2, 2), (1, 1), (0, 1))),
+    (3, 5, ((1, 1), (2, 2), (0, 0))),
+]
+
+
+def operands(outputs: int, kernel: int, dtype: torch.dtype) -> list[Tensor]:
     g = torch.Generator().manual_seed(0)
-    x, weight, offset = (
-        torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_()
-        for shape in ((2, 5, 4, 3), (5, 3, 4, 4), (3,))
-    )
-    offset.requires_grad_(bias)
-    ours = Doubling.apply(x, weight, offset)
-    theirs = F.conv_transpose2d(x, weight, offset, stride=2, padding=1)
+    shapes = (2, 5, 4, 3), (5, outputs, kernel, kernel), (outputs,)
+    return [torch.randn(s, generator=g, dtype=dtype).requires_grad_() for s in shapes]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("outputs", "kernel", "sizes"), SIZES)
+def test_a_transposed_convolution_on_cpu_is_one(outputs, kernel, sizes, bias):
+    """Neither forward nor backward are PyTorch's; gradcheck holds these to finite
+    differences, backward, forward and batched."""
+    given = operands(outputs, kernel, torch.float64)
+    given[2].requires_grad_(bias)
+    ours = transposed.convolved(*given, *sizes)
+    theirs = F.conv_transpose2d(*given, *sizes)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(Doubling.apply, (x, weight, offset))
+    assert torch.autograd.gradcheck(
+        lambda *given: transposed.convolved(*given, *sizes),
+        given,
+        check_forward_ad=True,
+        check_batched_grad=True,
+    )
 
 
-def test_only_few_channels_on_cpu_go_the_narrow_way(monkeypatch):
+@pytest.mark.parametrize(("outputs", "kernel", "sizes"), SIZES)
+def test_in_bfloat16_it_rounds_as_often(outputs, kernel, sizes):
+    given = operands(outputs, kernel, torch.float32)
+    found = []
+    for convolve in (transposed.convolved, F.conv_transpose2d):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = convolve(*given, *sizes)
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), given)])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2 * theirs.std().item())
+
+
+def test_convolutions_on_cpu_go_that_way(monkeypatch):
     went = []
 
-    def narrow(x, weight, bias):
+    def convolved(x, weight, *given):
         went.append(weight.shape[1])
-        return F.conv_transpose2d(x, weight, bias, 2, 1)
+        return F.conv_transpose2d(x, weight, *given)
 
-    monkeypatch.setattr(Doubling, "apply", narrow)
+    monkeypatch.setattr(transposed, "convolved", convolved)
     x = [torch.zeros(1, 5, 4, 4)] * 2
-    for outputs, kernel, extra in (
-        (3, 4, (0, 0)),
-        (8, 4, (0, 0)),
-        (3, 6, (0, 0)),
-        (3, 4, (1, 0)),
-    ):
-        Conv(generators(0, 1), 5, outputs, kernel, 2, True, extra)(x)
-    assert went == [3, 3]  # of the first, for each run
-    with torch.autocast("cpu", torch.bfloat16):
-        Conv(generators(0, 1), 5, 3, 4, 2, True)(x)
-    assert len(went) == 2
+    for outputs, is_transposed in ((3, True), (9, True), (7, False)):
+        Conv(generators(0, 1), 5, outputs, 4, 2, is_transposed)(x)
+    assert went == [3, 3, 9, 9]  # for each run
+
+
+def test_the_narrow_way_is_for_few_channels():
+    usual = (2, 2), (1, 1), (0, 0)
+    assert transposed.doubles(torch.empty(5, 3, 4, 4), *usual)
+    assert not transposed.doubles(torch.empty(5, 8, 4, 4), *usual)
+    assert not transposed.doubles(torch.empty(5, 3, 6, 6), *usual)
+    assert not transposed.doubles(torch.empty(5, 3, 4, 4), *usual[:2], (1, 0))

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from vae_sweep.vae import transposed as narrow
+from vae_sweep.vae import transposed as on_cpu
 
 Way = Literal["loop", "grouped", "products"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -174,7 +174,6 @@ class Conv(nn.Module):
             (kernel - 1) // 2,
         )
         self.kernel, self.output_padding = kernel, output_padding
-        self._is_doubling = (kernel, stride, output_padding) == (4, 2, (0, 0))
         self.way: Way | None = None  # None: the device's usual one
         shape = (inputs, outputs) if transposed else (outputs, inputs)
         # PyTorch takes fan_in from dimension 1 of the weight, transposed or not.
@@ -237,11 +236,11 @@ class Conv(nn.Module):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1):
         if not self.transposed:
             return F.conv2d(x, weight, bias, self.stride, self.padding, 1, groups)
-        if self._is_doubling and groups == 1 and narrow.pays(x, weight):
-            return narrow.Doubling.apply(x, weight, bias)
-        return F.conv_transpose2d(
-            x, weight, bias, self.stride, self.padding, self.output_padding, groups
-        )
+        stride, padding = (self.stride, self.stride), (self.padding, self.padding)
+        sizes = stride, padding, self.output_padding
+        if groups == 1 and not x.is_cuda:
+            return on_cpu.convolved(x, weight, bias, *sizes)
+        return F.conv_transpose2d(x, weight, bias, *sizes, groups)
 
 
 def start_layer(
