@@ -123,7 +123,6 @@ class Results:
         Raises:
             UserError: A file is damaged, though a digest says that it is whole.
         """
-        identities = self.finals.reindex(columns=IDENTITY).head(len(self.runs))
         for run in self.runs:
             try:
                 _ = run.training.columns
@@ -131,7 +130,7 @@ class Results:
                 name = run.folder / TRAINING
                 raise UserError(f"{name} is damaged: {error}; remove it") from None
         tables = [run.training for run in self.runs]
-        return _with_columns(_tidy(identities, tables), CURVE)
+        return _with_columns(_tidy(_identities(self.runs), tables), CURVE)
 
     @property
     def folders(self) -> list[Path]:
@@ -305,9 +304,7 @@ def _framed(runs: list[Run], skipped: dict[str, str], waiting: list[str]) -> Res
     identities = _identities(runs)
     finals = [i | _final(run) for run, i in zip(runs, identities, strict=True)]
     return Results(
-        curves=_with_columns(
-            _tidy(pd.DataFrame(identities), [run.rows for run in runs]), DRAWN
-        ),
+        curves=_with_columns(_tidy(identities, [r.rows for r in runs]), DRAWN),
         finals=_with_columns(pd.DataFrame(finals), (*DRAWN, *numbers(runs))),
         theory=_theory(runs),
         runs=tuple(runs),
@@ -486,7 +483,7 @@ def flattened(section: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _tidy(identities: pd.DataFrame, tables: Sequence[Rows]) -> pd.DataFrame:
+def _tidy(identities: list[dict[str, Any]], tables: Sequence[Rows]) -> pd.DataFrame:
     """The rows of all runs, one run after the other; nan where a run lacks a column."""
     columns = list(dict.fromkeys(c for rows in tables for c in rows.columns)) or ["step"]
     place = {name: k for k, name in enumerate(columns)}
@@ -497,7 +494,8 @@ def _tidy(identities: pd.DataFrame, tables: Sequence[Rows]) -> pd.DataFrame:
         places = [place[name] for name in rows.columns]
         cells[start : start + len(rows), places] = np.reshape(rows.numbers, (len(rows), -1))
         start += len(rows)
-    of_runs = identities.iloc[np.repeat(np.arange(len(tables)), lengths)]
+    repeated = np.repeat(np.arange(len(tables)), lengths)
+    of_runs = pd.DataFrame(identities, columns=IDENTITY).iloc[repeated]
     numbers = pd.DataFrame(cells, columns=columns).astype({"step": "int64"})
     return pd.concat([of_runs.reset_index(drop=True), numbers], axis=1)
 
