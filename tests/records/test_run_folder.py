@@ -459,6 +459,13 @@ def test_a_training_curve_that_the_run_did_not_write_is_left_out(folder, damage)
     assert len(later.training(summary)) == 0
 
 
+def test_a_damaged_curve_with_a_forged_digest_is_left_out(folder):
+    later = ended(folder)
+    folder.curve.path.write_text("step,loss,mse,kl\n0,one,2,3\n")
+    digest = hashlib.sha256(folder.curve.path.read_bytes()).hexdigest()
+    assert len(later.training(Summary(status="finished", training_sha256=digest))) == 0
+
+
 def test_samples_are_a_picture_like_the_others(folder):
     pixels = np.zeros((2, 3, 4, 5, 2), np.uint8)  # two rows of three, two channels
     path = folder.save_picture(*pixels, name="samples.png")

@@ -542,8 +542,10 @@ class RunFolder:
     def training(self, summary: Summary | None = None) -> Rows:
         """The rows of training.csv; none where they are not those that `summary` states, or
         cannot be read."""
-        with suppress(Unreadable):
-            return reader.read_training(self.path, summary)
+        with suppress(Unreadable, ValueError):
+            rows = reader.read_training(self.path, summary)
+            _ = rows.numbers  # parsed here, even where a digest says that they are whole
+            return rows
         return Rows(b"")
 
     def append(self, row: Row) -> None:
