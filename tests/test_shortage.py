@@ -215,7 +215,7 @@ def test_a_full_folder_for_temporary_files(mounted, assert_goes_on):
 @pytest.mark.parametrize(
     ("count", "options"),
     [
-        (16, WORKERS),
+        pytest.param(16, WORKERS, marks=pytest.mark.long),
         (48, (*WORKERS, "log.wandb.mode=offline")),
     ],
     ids=["16", "48 with W&B"],

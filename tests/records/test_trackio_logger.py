@@ -77,6 +77,7 @@ def test_each_point_is_a_run_with_rows_pictures_and_settings(cli):
     assert (len(ids), len({name for _, name in ids})) == (3, 2)
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_as_the_same_run(cli):
     long = (*POINT, "train.steps=1200", "train.eval_every=20", "log.every=10")
     process = cli.start(*long)

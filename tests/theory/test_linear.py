@@ -53,7 +53,10 @@ def train(norm: str) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("norm", RATES)
+LONG = [pytest.param(norm, marks=pytest.mark.long) for norm in ("unit", "zscore_global")]
+
+
+@pytest.mark.parametrize("norm", ["minus1_1", "zscore", *LONG])
 def test_it_ends_at_the_closed_form(norm, tmp_path):
     trained = train(norm)
     constants = trained.cohort.points[0]
