@@ -95,7 +95,7 @@ def test_a_narrow_table_keeps_noise_and_cap_beside_the_points(width, rest, monke
     assert "PSNR cap" in table[0]
     assert "sigma" in table[0]
     assert sum(line.startswith(("zscore", "unit")) for line in table) == 8
-    assert any(": of a linear VAE" in line for line in table) == rest
+    assert any(": a linear VAE" in line for line in table) == rest
 
 
 def test_one_point_has_its_name(monkeypatch):

@@ -145,6 +145,17 @@ def test_every_width_shows_steps_and_time(clock, width):
     assert ("steps/s" in lines[1]) == (width > 40)
 
 
+def test_messages_that_waited_and_arrive_at_once_are_no_rate(clock):
+    display = display_of(console_of())
+    display.advance(RUNS[:1], 191)
+    clock.now += 0.001
+    display.advance(RUNS[:1], 200)
+    assert (display.points[RUNS[0]].rate, display._left()) == (0, None)
+    clock.now += 0.999
+    display.advance(RUNS[:1], 201)
+    assert display.points[RUNS[0]].rate == pytest.approx(10)
+
+
 def test_a_cohort_that_is_tried_again_has_a_new_rate(clock):
     display = display_of(console_of())
     display.advance(RUNS, 0)

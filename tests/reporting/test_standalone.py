@@ -289,6 +289,15 @@ def test_folders_that_hold_something_are_refused(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_where_nothing_can_be_written_is_said(tmp_path):
+    run = untrained(tmp_path / "runs", (3, 8, 8), "head=tanh")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as refused:
+        vae_sweep.export(run, tmp_path / "file/model")
+    where = f"the export is written to {tmp_path}/file/model"
+    assert str(refused.value) == f"{where}: File exists; name another folder"
+
+
 def test_what_cannot_be_written_down_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "heads_of_a_test.py").write_text(

@@ -111,7 +111,7 @@ def print_predictions(predicted: pd.DataFrame, console: Console) -> None:
     of_optimum = [h for h in headers if h in NUMBERS and NUMBERS[h][0] in OPTIMUM]
     ends = [h.partition(" (")[0].replace("\n", " ") for h in of_optimum]
     span = " to ".join(dict.fromkeys([ends[0], ends[-1]])) if ends else ""
-    said = [f"{span}: of a linear VAE at its optimum"] if span else []
+    said = [f"columns {span}: a linear VAE at its optimum"] if span else []
     said += [f"{seeds} seeds, all the same"] if len(shown) < len(predicted) else []
     table.caption = "; ".join(said) or None
     console.print(table)

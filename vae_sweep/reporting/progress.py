@@ -22,6 +22,7 @@ from vae_sweep.system import stop
 NARROW = 64  # columns, below which PSNR, KL and rates are left out
 MOST = 40  # points shown, however high the terminal; a notebook says 100 lines
 AROUND = 4  # lines of the display that are no points, and one that stays free
+KNOWN_S = 1.0  # seconds, before which no rate is stated: what waited arrives at once
 NOTEBOOK_S = 1.0  # seconds between updates in a notebook, where each is sent to a browser
 STYLES = {"diverged": "red", "failed": "red", "finished": "green", "waiting": "dim"}
 
@@ -55,7 +56,7 @@ class _State:
     @property
     def rate(self) -> float:
         """Steps per second, evaluations included; 0 while not known."""
-        if self.began is None or self.at <= self.began[0]:
+        if self.began is None or self.at - self.began[0] < KNOWN_S:
             return 0.0
         return (self.step - self.began[1]) / (self.at - self.began[0])
 
@@ -176,9 +177,9 @@ class Display:
 
     def _rate(self) -> float:
         """Steps per second, of all points together."""
-        if self.since is None:
+        if self.since is None or time.monotonic() - self.since < KNOWN_S:
             return 0.0
-        return self.passed / max(time.monotonic() - self.since, 1e-9)
+        return self.passed / (time.monotonic() - self.since)
 
     def _left(self) -> float | None:
         """Seconds until all points have ended; None while not known."""

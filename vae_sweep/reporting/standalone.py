@@ -74,8 +74,8 @@ def export(run: Run | Path | str, out: Path | str, runs: Path | str = "runs") ->
         `out`.
 
     Raises:
-        UserError: `out` holds files, the run cannot be loaded, or its head or likelihood
-            is a user's own that cannot be written down.
+        UserError: `out` holds files or cannot be written, the run cannot be loaded, or its
+            head or likelihood is a user's own that cannot be written down.
 
     Example:
         >>> vae_sweep.export("0e718e1e", "my_vae")
@@ -90,13 +90,16 @@ def export(run: Run | Path | str, out: Path | str, runs: Path | str = "runs") ->
     loaded.cohort.bf16 = False  # model.py computes in the weights' own type
     output = _Output(loaded)
     sources = _sources(loaded.config)
-    out.parent.mkdir(parents=True, exist_ok=True)
     made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    made.mkdir()
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made.mkdir()
         _write(made, loaded, output, sources)
         _check(made, loaded)
         os.replace(made, out)
+    except OSError as error:
+        said = f"the export is written to {out}: {error.strerror or error}"
+        raise UserError(f"{said}; name another folder") from None
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return out
